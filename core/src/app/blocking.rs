@@ -1,0 +1,363 @@
+//! Blocking applications: `Read` and `Write` over a connection that somebody else moves bytes for.
+//!
+//! The handler borrows the connection through one cell, for its body and its response at once. Each read or
+//! write asks the connection first; only when that cannot go on is the [`Turn`] asked to move bytes or to wait.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+
+use super::{ConnectionInfo, DrainSignal, Handler, Service};
+use crate::conn::{BodyRead, Connection, RespondError};
+use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead};
+use crate::machine::{CloseReason, Cx};
+use crate::shutdown::ConnState;
+
+/// How the thread that runs a blocking handler moves bytes and waits.
+pub trait Turn {
+    /// What is known of the world now.
+    fn cx(&mut self) -> Cx<'_>;
+
+    /// Moves some bytes of the connection, or waits until some can be moved or a deadline passes.
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended, or this turn cannot wait (`WouldBlock`).
+    fn advance(&mut self, connection: &mut Connection) -> io::Result<()>;
+
+    /// Whether [`advance`](Self::advance) can wait.
+    fn can_wait(&self) -> bool;
+}
+
+/// The body of a request, as it arrives. A read of 0 bytes is its end; a body that the client did not complete is an
+/// error, never a short success.
+///
+/// The first read asks a client that waits for it to go on (100, RFC 9110 §10.1.1).
+pub struct BodyReader<'a> {
+    exchange: &'a RefCell<dyn Operations + 'a>,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.exchange.borrow_mut().read(buffer)
+    }
+}
+
+/// Answers a request, once.
+pub struct Responder<'a> {
+    exchange: &'a RefCell<dyn Operations + 'a>,
+}
+
+impl<'a> Responder<'a> {
+    /// Sends the whole response, with its Content-Length. Large bodies are not copied. What has not been read of
+    /// the request body by now is not read any more.
+    ///
+    /// # Errors
+    ///
+    /// The head is invalid, or the connection has ended.
+    pub fn send(self, head: ResponseHead, body: impl Into<Bytes>) -> io::Result<()> {
+        self.exchange.borrow_mut().send(&head, body.into())
+    }
+
+    /// Sends the head now and the body as it is written: with the length that a Content-Length field gives, or
+    /// chunked without one.
+    ///
+    /// # Errors
+    ///
+    /// The head is invalid, or the connection has ended.
+    pub fn stream(self, head: ResponseHead) -> io::Result<BodyWriter<'a>> {
+        self.exchange.borrow_mut().begin(&head)?;
+        Ok(BodyWriter { exchange: self.exchange })
+    }
+
+    /// Answers 101 and takes the connection over (RFC 9110 §7.8). The head's Upgrade field names the protocol.
+    ///
+    /// # Errors
+    ///
+    /// The head is invalid or not a 101, the request has a body that was not read, or the connection has ended.
+    pub fn upgrade(self, head: ResponseHead) -> io::Result<Upgraded<'a>> {
+        self.exchange.borrow_mut().upgrade(&head)?;
+        Ok(Upgraded {
+            body: BodyReader { exchange: self.exchange },
+            out: BodyWriter { exchange: self.exchange },
+        })
+    }
+
+    /// What is known of the connection.
+    pub fn connection(&self) -> ConnectionInfo {
+        self.exchange.borrow().info()
+    }
+
+    /// Tells when the worker drains.
+    pub fn drain(&self) -> DrainSignal {
+        self.exchange.borrow().drain()
+    }
+}
+
+/// The body of a response. What is written is queued up to [`HIGH_WATER`](crate::config::HIGH_WATER); `flush` waits
+/// until the kernel has all of it. The body ends when the handler returns `Ok`.
+pub struct BodyWriter<'a> {
+    exchange: &'a RefCell<dyn Operations + 'a>,
+}
+
+impl Write for BodyWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.exchange.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.exchange.borrow_mut().flush()
+    }
+}
+
+/// A connection that the application has taken over: raw bytes both ways, ended when the handler returns.
+///
+/// A read of 0 bytes means that the client has ended its side. A read that waits when a drain begins fails once with
+/// [`Interrupted`](io::ErrorKind::Interrupted), so that the handler can say goodbye (D13); reading on is allowed until
+/// the drain's deadline.
+pub struct Upgraded<'a> {
+    body: BodyReader<'a>,
+    out: BodyWriter<'a>,
+}
+
+impl Read for Upgraded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer)
+    }
+}
+
+impl Write for Upgraded<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Lets a handler answer the request that `head` began, and ends the exchange whatever the handler did.
+pub(crate) fn answer(
+    handler: &dyn Handler,
+    head: &RequestHead,
+    connection: &mut Connection,
+    turn: &mut dyn Turn,
+    service: &Service,
+) {
+    let exchange = RefCell::new(Exchange { connection, turn, service, told: false });
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        handler.call(&head.view(), BodyReader { exchange: &exchange }, Responder { exchange: &exchange })
+    }));
+    let Exchange { connection, turn, .. } = exchange.into_inner();
+    let cx = turn.cx();
+    match result {
+        Ok(Ok(())) if connection.awaits_response() => {
+            tracing::error!(request = ?head.view(), "the handler returned without answering");
+            internal_error(connection, false, &cx);
+        }
+        Ok(Ok(())) => {
+            if let Err(error @ RespondError::TooShort { .. }) = connection.finish(cx.now) {
+                tracing::error!(request = ?head.view(), "{error}");
+            }
+        }
+        // The peer's fault, which the handler only passed on.
+        Ok(Err(error)) if connection.body_fault().is_some() || connection.is_ending() => {
+            tracing::debug!(request = ?head.view(), "{error}");
+            match connection.body_fault().and_then(refusal) {
+                Some(refusal) => connection.refuse(refusal, &cx),
+                None => connection.abort(CloseReason::PeerAborted),
+            }
+        }
+        Ok(Err(error)) => {
+            tracing::error!(request = ?head.view(), "the handler failed: {error}");
+            internal_error(connection, false, &cx);
+        }
+        Err(panic) => {
+            service.counters.panics.increment();
+            tracing::error!(request = ?head.view(), "the handler panicked: {}", message(&*panic));
+            internal_error(connection, true, &cx);
+        }
+    }
+}
+
+/// Answers 500, or cuts the response that has begun already.
+fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
+    const TEXT: &[u8] = b"internal server error\n";
+    if !connection.awaits_response() {
+        return connection.abort(CloseReason::ApplicationFailed);
+    }
+    let mut head = ResponseHead::new(500).field("Content-Type", "text/plain");
+    if close {
+        head = head.field("Connection", "close");
+    }
+    connection.discard_body();
+    let sent = connection
+        .respond(&head, BodyLen::Exact(TEXT.len() as u64), cx)
+        .and_then(|()| connection.write_shared(Bytes::from_static(TEXT), cx.now))
+        .and_then(|()| connection.finish(cx.now));
+    if sent.is_err() {
+        connection.abort(CloseReason::ApplicationFailed);
+    }
+}
+
+/// What the peer is told about a body that could not be read; nothing if it has gone.
+fn refusal(fault: BodyError) -> Option<Refusal> {
+    match fault {
+        BodyError::Chunked(_) => Some(Refusal::BadChunked),
+        BodyError::TooLarge { .. } => Some(Refusal::BodyTooLarge),
+        BodyError::TimedOut => Some(Refusal::BodyTimeout),
+        BodyError::Truncated | BodyError::Closed => None,
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
+    }
+}
+
+/// What handles do, behind one cell, whatever the lifetimes inside.
+trait Operations {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()>;
+    fn begin(&mut self, head: &ResponseHead) -> io::Result<()>;
+    fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()>;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn flush(&mut self) -> io::Result<()>;
+    fn info(&self) -> ConnectionInfo;
+    fn drain(&self) -> DrainSignal;
+}
+
+struct Exchange<'a> {
+    connection: &'a mut Connection,
+    turn: &'a mut dyn Turn,
+    service: &'a Service,
+    /// The application that has taken the connection over has been told of the drain.
+    told: bool,
+}
+
+impl Exchange<'_> {
+    /// Whether a read has to return so that the application learns of a drain.
+    fn must_tell(&mut self) -> bool {
+        let tell =
+            !self.told && self.connection.state() == ConnState::Upgraded && self.turn.cx().drain.is_some();
+        self.told |= tell;
+        tell
+    }
+}
+
+impl Operations for Exchange<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match self.connection.read_body(buffer, &self.turn.cx()) {
+                BodyRead::Data(n) => return Ok(n),
+                BodyRead::End => return Ok(0),
+                BodyRead::NeedInput if self.must_tell() => return Err(io::ErrorKind::Interrupted.into()),
+                BodyRead::NeedInput => self.turn.advance(self.connection)?,
+                BodyRead::Aborted(error) => return Err(body_error(error)),
+            }
+        }
+    }
+
+    fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()> {
+        let cx = self.turn.cx();
+        self.connection.discard_body();
+        self.connection.respond(head, BodyLen::Exact(body.len() as u64), &cx).map_err(respond_error)?;
+        self.connection.write_shared(body, cx.now).map_err(respond_error)
+    }
+
+    fn begin(&mut self, head: &ResponseHead) -> io::Result<()> {
+        let len = head.content_length().map_or(BodyLen::Unknown, BodyLen::Exact);
+        self.connection.respond(head, len, &self.turn.cx()).map_err(respond_error)
+    }
+
+    fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()> {
+        self.connection.upgrade(head, &self.turn.cx()).map_err(respond_error)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let now = self.turn.cx().now;
+            let n = self.connection.write(bytes, now).map_err(respond_error)?;
+            if n > 0 || bytes.is_empty() {
+                return Ok(n);
+            }
+            self.turn.advance(self.connection)?;
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.turn.can_wait() && self.connection.unsent() > 0 {
+            self.turn.advance(self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> ConnectionInfo {
+        self.connection.info()
+    }
+
+    fn drain(&self) -> DrainSignal {
+        self.service.drain.clone()
+    }
+}
+
+fn body_error(error: BodyError) -> io::Error {
+    let kind = match error {
+        BodyError::Truncated => io::ErrorKind::UnexpectedEof,
+        BodyError::TimedOut => io::ErrorKind::TimedOut,
+        BodyError::Closed => io::ErrorKind::ConnectionAborted,
+        BodyError::Chunked(_) | BodyError::TooLarge { .. } => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error)
+}
+
+fn respond_error(error: RespondError) -> io::Error {
+    let kind = match error {
+        RespondError::Closed => io::ErrorKind::BrokenPipe,
+        _ => io::ErrorKind::InvalidInput,
+    };
+    io::Error::new(kind, error)
+}
+
+/// The turn of a handler that runs inline: it must not wait.
+#[derive(Debug)]
+pub(crate) struct Inline<'a>(pub(crate) Cx<'a>);
+
+impl Turn for Inline<'_> {
+    fn cx(&mut self) -> Cx<'_> {
+        self.0
+    }
+
+    fn advance(&mut self, _: &mut Connection) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "a handler that said it was short wrote more than fits without waiting",
+        ))
+    }
+
+    fn can_wait(&self) -> bool {
+        false
+    }
+}
+
+macro_rules! opaque_debug {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque_debug!(BodyReader, Responder, BodyWriter, Upgraded);

@@ -1,0 +1,68 @@
+//! Validated configuration that the connection machine reads. Parsing and ranges live in the cli's table.
+
+use std::time::Duration;
+
+/// What one connection may take, in time and in size.
+///
+/// Every field is independent of the others; [`Default`] gives the documented defaults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// How long a connection may be idle between requests. Default 5 s; zero closes after each response.
+    pub keep_alive: Duration,
+    /// How long a request head may take from its first byte, never restarted (D12). Default 10 s; zero: no limit.
+    pub header_timeout: Duration,
+    /// How long a request body may make no progress while the application wants it. Default 30 s; zero: no limit.
+    pub body_timeout: Duration,
+    /// How long a response may make no progress while bytes of it are queued. Default 30 s; zero: no limit.
+    pub write_timeout: Duration,
+    /// How long a closed connection is read from and discarded (D7). Default 2 s; zero closes at once.
+    pub linger: Duration,
+    /// Bytes of a request line, without its line ending. Default 8190; past it 414.
+    pub request_line: usize,
+    /// Fields of a request. Default 100; past it 431.
+    pub fields: usize,
+    /// Bytes of one field line. Default 8190; past it 431.
+    pub field_size: usize,
+    /// Bytes of a request body. Default 0: no limit; past it 413.
+    pub body: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(2),
+            request_line: 8190,
+            fields: 100,
+            field_size: 8190,
+            body: 0,
+        }
+    }
+}
+
+/// Bytes of a response that may be queued and unsent before the application has to wait.
+pub const HIGH_WATER: usize = 64 * 1024;
+
+/// Bytes a read buffer has at first.
+pub const READ_BUFFER: usize = 8 * 1024;
+
+/// Bytes a read buffer may grow to; no request head can be larger, whatever the other limits say.
+pub const READ_BUFFER_MAX: usize = 64 * 1024;
+
+/// Bytes of an unread request body that are read and thrown away to keep a connection usable; past it the
+/// connection is closed instead (RFC 9112 §9.3).
+pub const DISCARD_MAX: u64 = 64 * 1024;
+
+/// Bytes that a lingering connection discards before it is closed all the same (D7).
+pub const LINGER_MAX: u64 = 4 * 1024 * 1024;
+
+/// How long a connection lingers at most once the drain's deadline has passed (D10): a little less than the 0.5 s
+/// after which the kernel ends the process, so that lingering alone never looks like work that was cut.
+pub const LINGER_AT_DEADLINE: Duration = Duration::from_millis(400);
+
+/// Requests that one step may answer before other connections get their turn.
+pub const STEP_BUDGET: u32 = 16;

@@ -1,0 +1,216 @@
+//! The two buffers of a connection: what was read and not used, and what waits to be sent.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use bytes::Bytes;
+
+use crate::config::{READ_BUFFER, READ_BUFFER_MAX};
+use crate::machine::IoSlices;
+
+/// Bytes read and not used yet. The storage stays initialised, and the filled part is remembered: filling it with
+/// zeros before each read would cost more than parsing does.
+#[derive(Debug, Default)]
+pub(super) struct ReadBuffer {
+    storage: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl ReadBuffer {
+    /// A buffer that holds `bytes` already.
+    pub(super) fn holding(bytes: &[u8]) -> Self {
+        let mut buffer = Self::default();
+        buffer.fill(bytes);
+        buffer
+    }
+
+    pub(super) fn filled(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Whether it holds as much as it ever may.
+    pub(super) fn is_full(&self) -> bool {
+        self.end - self.start >= READ_BUFFER_MAX
+    }
+
+    /// Room for more, made by moving or growing where there is none.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        if self.end == self.storage.len() {
+            self.align();
+            if self.end == self.storage.len() && self.end < READ_BUFFER_MAX {
+                self.storage.resize((self.end * 2).clamp(READ_BUFFER, READ_BUFFER_MAX), 0);
+            }
+        }
+        &mut self.storage[self.end..]
+    }
+
+    /// `n` bytes of [`space`](Self::space) have been filled.
+    pub(super) fn filled_up(&mut self, n: usize) {
+        self.end += n;
+        debug_assert!(self.end <= self.storage.len());
+    }
+
+    /// `n` bytes have been used.
+    pub(super) fn consume(&mut self, n: usize) {
+        self.start += n;
+        debug_assert!(self.start <= self.end);
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Moves what is filled to the beginning of the storage.
+    pub(super) fn align(&mut self) {
+        if self.start > 0 {
+            self.storage.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Gives the storage away, of which the first `used` filled bytes stay with the taker; what is filled behind
+    /// them moves into `spare`, which becomes the new storage.
+    pub(super) fn split_storage(&mut self, used: usize, spare: &mut Vec<u8>) {
+        debug_assert_eq!(self.start, 0, "aligned first");
+        let rest = used..self.end;
+        mem::swap(&mut self.storage, spare);
+        self.clear();
+        if !rest.is_empty() {
+            self.fill(&spare[rest]);
+        }
+    }
+
+    /// Takes storage back that was given away, unless it has got other storage since.
+    pub(super) fn return_storage(&mut self, storage: &mut Vec<u8>) {
+        if self.storage.is_empty() && storage.len() <= READ_BUFFER {
+            mem::swap(&mut self.storage, storage);
+        }
+    }
+
+    /// Gives memory back that only a large head or body needed.
+    pub(super) fn shrink(&mut self) {
+        if self.is_empty() && self.storage.len() > READ_BUFFER {
+            self.storage = Vec::new();
+        }
+    }
+
+    fn fill(&mut self, bytes: &[u8]) {
+        if self.storage.len() < bytes.len() {
+            self.storage.resize(bytes.len().max(READ_BUFFER), 0);
+        }
+        self.storage[..bytes.len()].copy_from_slice(bytes);
+        (self.start, self.end) = (0, bytes.len());
+    }
+}
+
+/// Bytes that are shared instead of copied only from this size on; below it a copy is cheaper.
+const SHARE_FROM: usize = 4 * 1024;
+
+/// Bytes of storage that an empty queue keeps for the next response.
+const KEEP: usize = 4 * 1024;
+
+/// Bytes at the front of a queue that may be sent and still be stored.
+const COMPACT_FROM: usize = 32 * 1024;
+
+/// Bytes that wait to be sent, in order: copies of what is small, and large pieces as they were given.
+#[derive(Debug, Default)]
+pub(super) struct OutQueue {
+    /// The copies. Emptied only when all of the queue is sent.
+    copied: Vec<u8>,
+    /// How much of `copied` is sent.
+    sent: usize,
+    /// Pieces that are not copies, with the offset in `copied` that they stand before.
+    shared: VecDeque<(usize, Bytes)>,
+    len: usize,
+}
+
+impl OutQueue {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.copied.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    pub(super) fn push_shared(&mut self, bytes: Bytes) {
+        if bytes.len() < SHARE_FROM {
+            return self.push(&bytes);
+        }
+        self.len += bytes.len();
+        self.shared.push_back((self.copied.len(), bytes));
+    }
+
+    /// Appends what `write` appends to the vector it is given.
+    pub(super) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.copied.len();
+        write(&mut self.copied);
+        self.len += self.copied.len() - before;
+    }
+
+    pub(super) fn transmit<'a>(&'a self, out: &mut IoSlices<'a>) {
+        let mut at = self.sent;
+        for (before, bytes) in &self.shared {
+            if !out.push(&self.copied[at..*before]) || !out.push(bytes) {
+                return;
+            }
+            at = *before;
+        }
+        out.push(&self.copied[at..]);
+    }
+
+    /// The first `n` bytes of the queue have been sent.
+    pub(super) fn consume(&mut self, mut n: usize) {
+        self.len -= n;
+        while n > 0 {
+            let until = self.shared.front().map_or(self.copied.len(), |(before, _)| *before);
+            let copied = n.min(until - self.sent);
+            self.sent += copied;
+            n -= copied;
+            if self.sent == until
+                && let Some((_, bytes)) = self.shared.front_mut()
+            {
+                let shared = n.min(bytes.len());
+                bytes::Buf::advance(bytes, shared);
+                n -= shared;
+                if bytes.is_empty() {
+                    self.shared.pop_front();
+                } else {
+                    break;
+                }
+            }
+        }
+        if self.len == 0 {
+            self.clear();
+        } else if self.sent >= COMPACT_FROM {
+            // A stream that is never quite sent would otherwise grow without end.
+            self.copied.drain(..self.sent);
+            self.shared.iter_mut().for_each(|(before, _)| *before -= self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Forgets what is queued.
+    pub(super) fn clear(&mut self) {
+        self.copied.clear();
+        self.copied.shrink_to(KEEP);
+        self.shared.clear();
+        self.sent = 0;
+        self.len = 0;
+    }
+}

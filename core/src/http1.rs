@@ -1,0 +1,19 @@
+//! HTTP/1.1 as pure functions on bytes (RFC 9112): heads, framing, chunked coding, encoding.
+//!
+//! Nothing here knows connections or time. Heads are parsed by httparse into spans of the buffer that they
+//! arrived in; `http::Request` is built from them by adapters alone.
+
+mod chunked;
+mod date;
+mod encode;
+mod framing;
+mod head;
+
+pub(crate) use self::chunked::{ChunkHeader, LAST_CHUNK};
+pub use self::date::HttpDate;
+pub use self::encode::{BodyLen, FieldError, ResponseHead};
+pub(crate) use self::encode::{ConnectionField, Framing, encode_head, frame};
+pub use self::framing::{BodyError, Refusal};
+pub(crate) use self::framing::{Decoded, Decoder};
+pub use self::head::{Fields, Head, RequestHead, Version};
+pub(crate) use self::head::{HeadLimits, Parsed, parse_head};

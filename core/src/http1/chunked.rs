@@ -1,0 +1,214 @@
+//! The chunked transfer coding (RFC 9112 §7.1), both ways.
+//!
+//! Lines end with CRLF and nothing else. Extensions are read over, trailers are checked for their form and
+//! dropped; both are bounded together with all other padding, so that a body cannot consist of framing
+//! without end. An error is final: what comes behind it is never taken for a body.
+
+use super::framing::{BodyError, Decoded};
+
+/// What ends a chunked body: the last chunk and an empty trailer section.
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Bytes that chunk extensions, trailers and leading zeros of sizes may take together in one body.
+const OVERHEAD_MAX: u32 = 16 * 1024;
+
+/// A chunked body on its way in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkDecoder {
+    state: State,
+    overhead: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the first digit of a size.
+    SizeStart,
+    /// Within a size.
+    Size(u64),
+    /// White space between a size and its extension or line end (RFC 9112 §7.1.1, "bad" but allowed).
+    SizeSpace(u64),
+    /// Within an extension, whose strings may be quoted.
+    Extension(u64, Quote),
+    /// The line feed behind a size.
+    SizeLf(u64),
+    /// Within the data of a chunk, this many bytes before its end.
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer line.
+    TrailerStart,
+    /// Within the name of a trailer field.
+    TrailerName,
+    /// Within its value.
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+    Done,
+    Failed(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quote {
+    Outside,
+    Inside,
+    Escaped,
+}
+
+impl ChunkDecoder {
+    pub(crate) fn new() -> Self {
+        Self { state: State::SizeStart, overhead: 0 }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// See [`Decoder::decode`](super::Decoder::decode).
+    pub(crate) fn decode(&mut self, input: &[u8], max: usize) -> Result<Decoded, BodyError> {
+        let mut skip = 0;
+        while skip < input.len() {
+            match self.state {
+                State::Data(left) => {
+                    let data = (input.len() - skip).min(max).min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - data as u64;
+                    self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    return Ok(Decoded { skip, data });
+                }
+                State::Done => break,
+                state => match self.framing(state, input[skip]) {
+                    Ok(next) => self.state = next,
+                    Err(what) => {
+                        self.state = State::Failed(what);
+                        return Err(BodyError::Chunked(what));
+                    }
+                },
+            }
+            skip += 1;
+        }
+        Ok(Decoded { skip, data: 0 })
+    }
+
+    /// The state that a byte of framing leads to.
+    fn framing(&mut self, state: State, byte: u8) -> Result<State, &'static str> {
+        Ok(match (state, byte) {
+            (State::SizeStart, _) => match (byte as char).to_digit(16) {
+                Some(digit) => State::Size(u64::from(digit)),
+                None => return Err("a chunk size does not begin with a hexadecimal digit"),
+            },
+            (State::Size(size) | State::SizeSpace(size) | State::Extension(size, Quote::Outside), b'\r') => {
+                State::SizeLf(size)
+            }
+            (State::Size(size), _) if byte.is_ascii_hexdigit() => {
+                if size == 0 {
+                    self.spend()?;
+                }
+                let digit = (byte as char).to_digit(16).map_or(0, u64::from);
+                match size.checked_mul(16) {
+                    Some(size) => State::Size(size + digit),
+                    None => return Err("a chunk size does not fit into 64 bits"),
+                }
+            }
+            (State::Size(size) | State::SizeSpace(size), b';') => State::Extension(size, Quote::Outside),
+            (State::Size(size) | State::SizeSpace(size), b' ' | b'\t') => {
+                self.spend()?;
+                State::SizeSpace(size)
+            }
+            (State::Size(_) | State::SizeSpace(_), _) => {
+                return Err("a chunk size is followed by neither extension nor CRLF");
+            }
+            (State::Extension(size, quote), _) => {
+                self.spend()?;
+                if is_control(byte) {
+                    return Err("a control character in a chunk extension");
+                }
+                State::Extension(size, quote.next(byte))
+            }
+            (State::SizeLf(0), b'\n') => State::TrailerStart,
+            (State::SizeLf(size), b'\n') => State::Data(size),
+            (State::SizeLf(_), _) => return Err("a chunk size line ends with CR but no LF"),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::SizeStart,
+            (State::DataCr | State::DataLf, _) => return Err("chunk data is not followed by CRLF"),
+            (State::TrailerStart, b'\r') => State::EndLf,
+            (State::TrailerStart | State::TrailerName, _) if is_token(byte) => {
+                self.spend()?;
+                State::TrailerName
+            }
+            (State::TrailerName, b':') => State::TrailerValue,
+            (State::TrailerStart | State::TrailerName, _) => return Err("a trailer field has no valid name"),
+            (State::TrailerValue, b'\r') => State::TrailerLf,
+            (State::TrailerValue, _) => {
+                self.spend()?;
+                if is_control(byte) {
+                    return Err("a control character in a trailer field");
+                }
+                State::TrailerValue
+            }
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::EndLf, b'\n') => State::Done,
+            (State::TrailerLf | State::EndLf, _) => return Err("a trailer line ends with CR but no LF"),
+            (State::Failed(what), _) => return Err(what),
+            (State::Data(_) | State::Done, _) => state,
+        })
+    }
+
+    fn spend(&mut self) -> Result<(), &'static str> {
+        self.overhead += 1;
+        if self.overhead > OVERHEAD_MAX {
+            return Err("extensions, trailers and padding are over 16384 bytes");
+        }
+        Ok(())
+    }
+}
+
+impl Quote {
+    fn next(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Self::Outside, b'"') | (Self::Escaped, _) => Self::Inside,
+            (Self::Inside, b'"') => Self::Outside,
+            (Self::Inside, b'\\') => Self::Escaped,
+            (quote, _) => quote,
+        }
+    }
+}
+
+fn is_control(byte: u8) -> bool {
+    byte != b'\t' && byte.is_ascii_control()
+}
+
+/// RFC 9110 §5.6.2.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The line before the data of a chunk on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkHeader {
+    text: [u8; 18],
+    start: usize,
+}
+
+impl ChunkHeader {
+    /// For a chunk of `len` bytes, which must not be zero: that would end the body.
+    pub(crate) fn new(mut len: usize) -> Self {
+        debug_assert!(len > 0);
+        let mut text = [0; 18];
+        text[16..].copy_from_slice(b"\r\n");
+        let mut start = 16;
+        loop {
+            start -= 1;
+            text[start] = b"0123456789abcdef"[len & 15];
+            len >>= 4;
+            if len == 0 {
+                return Self { text, start };
+            }
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.text[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests;

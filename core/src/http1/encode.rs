@@ -1,0 +1,281 @@
+//! Response heads on their way out (RFC 9112 §4, §6).
+//!
+//! An application's fields are checked and spelled as they are added, so that encoding a head is a few copies.
+//! Fields that belong to the connection are not the application's to send: they are taken out, and framing and
+//! `Connection` are written from what the machine decided.
+
+use std::fmt;
+
+use http::StatusCode;
+use thiserror::Error;
+
+use super::chunked::is_token;
+use super::date::HttpDate;
+use super::head::Version;
+
+/// The head of a response: status and fields.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ResponseHead {
+    status: StatusCode,
+    /// The fields as they will be sent, each with its CRLF.
+    fields: Vec<u8>,
+    content_length: Option<u64>,
+    has_date: bool,
+    wants_close: bool,
+    upgrade: Option<Box<str>>,
+    error: Option<FieldError>,
+}
+
+/// Why a response head cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FieldError {
+    /// The status is not one of three digits from 100 to 999.
+    #[error("status {0} is not a number from 100 to 999")]
+    Status(u16),
+    /// The name is not a token (RFC 9110 §5.1).
+    #[error("field name {0:?} is not a token")]
+    Name(String),
+    /// The value has a line break or a control character (RFC 9110 §5.5).
+    #[error("the value of field {0:?} has a control character")]
+    Value(String),
+    /// Content-Length is not a number, or two that differ.
+    #[error("content-length {0:?} is not a number, or not the only one")]
+    ContentLength(String),
+}
+
+/// How long the body of a response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "a length is known or it is not")]
+pub enum BodyLen {
+    /// This many bytes, announced in Content-Length.
+    Exact(u64),
+    /// Not known: chunked, or for HTTP/1.0 until the connection ends.
+    Unknown,
+}
+
+/// How the machine frames a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// No content and no framing field (1xx, 204).
+    Nothing,
+    Length(u64),
+    Chunked,
+    /// The body ends with the connection (HTTP/1.0).
+    UntilClose,
+}
+
+/// What a response says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectionField {
+    /// Nothing: persistence is the version's default.
+    Default,
+    KeepAlive,
+    Close,
+    Upgrade,
+}
+
+impl ResponseHead {
+    /// A head with `status` and no fields.
+    ///
+    /// A status outside 100 to 999 makes sending it fail.
+    pub fn new(status: u16) -> Self {
+        let (status, error) = match StatusCode::from_u16(status) {
+            Ok(code) => (code, None),
+            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Some(FieldError::Status(status))),
+        };
+        Self {
+            status,
+            fields: Vec::new(),
+            content_length: None,
+            has_date: false,
+            wants_close: false,
+            upgrade: None,
+            error,
+        }
+    }
+
+    /// Adds a field. An invalid one makes sending the head fail; the first such error is kept.
+    ///
+    /// `Connection: close` is taken as a wish, `Content-Length` as the length of the body, `Upgrade` is sent
+    /// with a 101 or 426 only, and the other fields that belong to the connection (RFC 9110 §7.6.1) are
+    /// dropped.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.push_field(name, value.as_ref());
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// The length that a Content-Length field among the fields gives.
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// The first thing wrong with the head.
+    ///
+    /// # Errors
+    ///
+    /// See [`FieldError`].
+    pub fn check(&self) -> Result<(), FieldError> {
+        self.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the application asked for the connection to end.
+    pub(crate) fn wants_close(&self) -> bool {
+        self.wants_close
+    }
+
+    /// Whether a response with this status has no content, whatever its fields say (RFC 9110 §6.4.1,
+    /// §15.3.6).
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.status.is_informational() || matches!(self.status.as_u16(), 204 | 205 | 304)
+    }
+
+    fn push_field(&mut self, name: &str, value: &[u8]) {
+        if name.is_empty() || !name.bytes().all(is_token) {
+            self.error.get_or_insert_with(|| FieldError::Name(name.to_owned()));
+            return;
+        }
+        if value.iter().any(|&b| b != b'\t' && b.is_ascii_control()) {
+            self.error.get_or_insert_with(|| FieldError::Value(name.to_owned()));
+            return;
+        }
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            2 if is("te") => return,
+            4 if is("date") => self.has_date = true,
+            7 if is("upgrade") => {
+                self.upgrade = Some(String::from_utf8_lossy(value).into());
+                return;
+            }
+            7 if is("trailer") => return,
+            10 if is("connection") => {
+                let mut options = value.split(|&b| b == b',');
+                self.wants_close |= options.any(|o| o.trim_ascii().eq_ignore_ascii_case(b"close"));
+                return;
+            }
+            10 if is("keep-alive") => return,
+            14 if is("content-length") => return self.set_content_length(value),
+            16 if is("proxy-connection") => return,
+            17 if is("transfer-encoding") => return,
+            _ => {}
+        }
+        self.fields.reserve(name.len() + value.len() + 4);
+        self.fields.extend_from_slice(name.as_bytes());
+        self.fields.extend_from_slice(b": ");
+        self.fields.extend_from_slice(value);
+        self.fields.extend_from_slice(b"\r\n");
+    }
+
+    fn set_content_length(&mut self, value: &[u8]) {
+        let text = std::str::from_utf8(value).unwrap_or_default();
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse().ok().filter(|_| digits) {
+            Some(n) if self.content_length.is_none_or(|before| before == n) => self.content_length = Some(n),
+            _ => {
+                let text = String::from_utf8_lossy(value).into_owned();
+                self.error.get_or_insert(FieldError::ContentLength(text));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ResponseHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.status, String::from_utf8_lossy(&self.fields))
+    }
+}
+
+/// Appends the head to `out`. The status line is HTTP/1.1 whatever the request was (RFC 9110 §2.5).
+pub(crate) fn encode_head(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    framing: Framing,
+    connection: ConnectionField,
+    date: &HttpDate,
+) {
+    out.reserve(128 + head.fields.len());
+    if head.status == StatusCode::OK {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(head.status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(&head.fields);
+    // RFC 9110 §6.6.1: an origin server with a clock sends Date in 2xx, 3xx and 4xx; so does everyone in 5xx.
+    if !head.has_date && !head.status.is_informational() {
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(date.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    match framing {
+        Framing::Length(n) => {
+            out.extend_from_slice(b"Content-Length: ");
+            push_decimal(out, n);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Nothing | Framing::UntilClose => {}
+    }
+    out.extend_from_slice(match connection {
+        ConnectionField::Default => b"",
+        ConnectionField::KeepAlive => b"Connection: keep-alive\r\n",
+        ConnectionField::Close => b"Connection: close\r\n",
+        ConnectionField::Upgrade => b"Connection: upgrade\r\n",
+    });
+    // RFC 9110 §7.8, §15.5.22: a 101 says what it changes to, a 426 what to ask for; both also name the field
+    // in Connection.
+    if let Some(protocol) = head.upgrade.as_deref().filter(|_| matches!(head.status(), 101 | 426)) {
+        if connection != ConnectionField::Upgrade {
+            out.extend_from_slice(b"Connection: upgrade\r\n");
+        }
+        out.extend_from_slice(b"Upgrade: ");
+        out.extend_from_slice(protocol.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response is framed: by the request's method and version, its status and its length (RFC 9112 §6.3).
+///
+/// A length among the fields counts where the body tells none.
+pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: Version) -> Framing {
+    match (head.status(), head.content_length, len) {
+        // RFC 9110 §15.3.6: a 205 says that it has no content.
+        (205, ..) => Framing::Length(0),
+        // RFC 9110 §8.6: no Content-Length in 1xx and 204; in a 304 it may describe the 200 it stands for.
+        (304, Some(n), _) => Framing::Length(n),
+        _ if head.is_bodiless() => Framing::Nothing,
+        // RFC 9110 §9.3.2: what a HEAD response says of its length is said of the GET's.
+        (_, Some(n), _) if is_head => Framing::Length(n),
+        (_, _, BodyLen::Exact(n)) | (_, Some(n), BodyLen::Unknown) => Framing::Length(n),
+        (_, None, BodyLen::Unknown) if is_head => Framing::Nothing,
+        (_, None, BodyLen::Unknown) if version == Version::Http11 => Framing::Chunked,
+        (_, None, BodyLen::Unknown) => Framing::UntilClose,
+    }
+}
+
+fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
+    let mut text = [0; 20];
+    let mut start = text.len();
+    loop {
+        start -= 1;
+        text[start] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&text[start..]);
+}
+
+#[cfg(test)]
+mod tests;

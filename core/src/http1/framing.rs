@@ -1,0 +1,195 @@
+//! How a message body ends (RFC 9112 §6), and what a peer may do wrong.
+
+use thiserror::Error;
+
+use super::chunked::ChunkDecoder;
+
+/// Takes a body out of its framing, a piece of input at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Decoder(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Bytes still to come.
+    Length(u64),
+    Chunked(ChunkDecoder),
+    /// No framing: until the peer ends its side.
+    Raw,
+}
+
+/// What a decoder made of its input: the first `skip` bytes are framing, the next `data` bytes are body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Decoded {
+    pub(crate) skip: usize,
+    pub(crate) data: usize,
+}
+
+impl Decoder {
+    /// No body.
+    pub(crate) fn none() -> Self {
+        Self(Kind::Length(0))
+    }
+
+    /// A body of `n` bytes.
+    pub(crate) fn length(n: u64) -> Self {
+        Self(Kind::Length(n))
+    }
+
+    /// A chunked body.
+    pub(crate) fn chunked() -> Self {
+        Self(Kind::Chunked(ChunkDecoder::new()))
+    }
+
+    /// Everything until the end of the connection.
+    pub(crate) fn raw() -> Self {
+        Self(Kind::Raw)
+    }
+
+    /// Decodes the beginning of `input`, at most `max` bytes of body. Both numbers zero: it needs more input,
+    /// or the body is over.
+    ///
+    /// # Errors
+    ///
+    /// The framing is malformed.
+    pub(crate) fn decode(&mut self, input: &[u8], max: usize) -> Result<Decoded, BodyError> {
+        match &mut self.0 {
+            Kind::Length(left) => {
+                let data = input.len().min(max).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= data as u64;
+                Ok(Decoded { skip: 0, data })
+            }
+            Kind::Chunked(chunks) => chunks.decode(input, max),
+            Kind::Raw => Ok(Decoded { skip: 0, data: input.len().min(max) }),
+        }
+    }
+
+    /// Whether the body is over.
+    pub(crate) fn is_done(&self) -> bool {
+        match &self.0 {
+            Kind::Length(left) => *left == 0,
+            Kind::Chunked(chunks) => chunks.is_done(),
+            Kind::Raw => false,
+        }
+    }
+
+    /// How many bytes are still to come, if the framing tells.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Length(left) => Some(*left),
+            Kind::Chunked(chunks) => chunks.is_done().then_some(0),
+            Kind::Raw => None,
+        }
+    }
+
+    /// Where the rest of the body ends within `input`, if it does.
+    pub(crate) fn end_within(&self, input: &[u8]) -> Option<usize> {
+        match &self.0 {
+            Kind::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= input.len()),
+            Kind::Chunked(chunks) => {
+                let (mut chunks, mut at) = (chunks.clone(), 0);
+                while !chunks.is_done() {
+                    let Decoded { skip, data } = chunks.decode(&input[at..], usize::MAX).ok()?;
+                    if skip + data == 0 {
+                        return None;
+                    }
+                    at += skip + data;
+                }
+                Some(at)
+            }
+            Kind::Raw => None,
+        }
+    }
+}
+
+/// Why the rest of a request body cannot be had. Never a short success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The peer ended its side within the body.
+    #[error("the client ended the connection within the request body")]
+    Truncated,
+    /// The chunked coding is malformed (RFC 9112 §7.1).
+    #[error("malformed chunked coding: {0}")]
+    Chunked(&'static str),
+    /// The body is larger than the limit.
+    #[error("request body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// Nothing arrived for the body timeout.
+    #[error("the request body made no progress for its time")]
+    TimedOut,
+    /// The connection ended for another reason, such as the drain's deadline.
+    #[error("the connection has ended")]
+    Closed,
+}
+
+/// What a peer did wrong before there was a request to speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not a request line (RFC 9112 §3).
+    #[error("malformed request line")]
+    BadRequestLine,
+    /// Not a field line (RFC 9112 §5).
+    #[error("malformed field line")]
+    BadField,
+    /// Host is missing, repeated or malformed (RFC 9112 §3.2).
+    #[error("host field missing, repeated or malformed")]
+    BadHost,
+    /// Content-Length is not a number, or two that differ (RFC 9112 §6.3).
+    #[error("malformed content-length")]
+    BadContentLength,
+    /// Transfer-Encoding with Content-Length or in HTTP/1.0 (RFC 9112 §6.1), or without chunked as its last
+    /// coding and only there (§6.3).
+    #[error("ambiguous message framing")]
+    AmbiguousFraming,
+    /// A transfer coding other than chunked before it (RFC 9112 §6.1).
+    #[error("transfer coding not implemented")]
+    UnknownTransferCoding,
+    /// A version other than 1.0 and 1.1 (RFC 9110 §15.6.6).
+    #[error("version not supported")]
+    UnknownVersion,
+    /// The request line is over its limit (RFC 9112 §3).
+    #[error("request line too long")]
+    UriTooLong,
+    /// A field, their number or the whole head is over its limit (RFC 6585 §5).
+    #[error("request header fields too large")]
+    FieldsTooLarge,
+    /// The body is over its limit (RFC 9110 §15.5.14).
+    #[error("request body too large")]
+    BodyTooLarge,
+    /// The chunked coding of the body is malformed (RFC 9112 §7.1).
+    #[error("malformed chunked coding")]
+    BadChunked,
+    /// The head took longer than it may (D12).
+    #[error("request head timed out")]
+    HeadTimeout,
+    /// The body made no progress for its time.
+    #[error("request body timed out")]
+    BodyTimeout,
+}
+
+impl Refusal {
+    /// The status that a refused peer is told. No other place chooses one.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequestLine
+            | Self::BadField
+            | Self::BadHost
+            | Self::BadContentLength
+            | Self::AmbiguousFraming
+            | Self::BadChunked => 400,
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::FieldsTooLarge => 431,
+            Self::UnknownTransferCoding => 501,
+            Self::UnknownVersion => 505,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

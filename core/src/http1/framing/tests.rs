@@ -1,0 +1,95 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn a_request_without_framing_has_no_body() {
+    let mut none = Decoder::none();
+    assert!(none.is_done());
+    assert_eq!(none.remaining(), Some(0));
+    assert_eq!(none.end_within(b"GET /"), Some(0));
+    assert_eq!(none.decode(b"GET /", 10), Ok(Decoded::default()));
+}
+
+#[test]
+fn rfc9112_6_2_a_length_is_taken_to_the_byte() {
+    let mut body = Decoder::length(5);
+    assert_eq!(body.decode(b"", 10), Ok(Decoded::default()));
+    assert_eq!(body.decode(b"abc", 2), Ok(Decoded { skip: 0, data: 2 }));
+    assert_eq!((body.remaining(), body.is_done()), (Some(3), false));
+    assert_eq!(
+        (body.end_within(b"ab"), body.end_within(b"abc"), body.end_within(b"abcd")),
+        (None, Some(3), Some(3))
+    );
+    assert_eq!(body.decode(b"cdeGET /", usize::MAX), Ok(Decoded { skip: 0, data: 3 }));
+    assert!(body.is_done());
+    assert_eq!(body.decode(b"GET /", usize::MAX), Ok(Decoded::default()));
+}
+
+#[test]
+fn a_body_without_framing_never_ends() {
+    let mut raw = Decoder::raw();
+    assert_eq!(raw.decode(b"abc", 2), Ok(Decoded { skip: 0, data: 2 }));
+    assert_eq!((raw.is_done(), raw.remaining(), raw.end_within(b"abc")), (false, None, None));
+}
+
+#[test]
+fn a_chunked_body_tells_its_rest_only_at_its_end() {
+    let mut chunked = Decoder::chunked();
+    assert_eq!((chunked.remaining(), chunked.is_done()), (None, false));
+    assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r\nGET"), Some(11));
+    assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r"), None);
+    assert_eq!(chunked.end_within(b"x"), None);
+    assert_eq!(chunked.decode(b"1\r\na\r\n0\r\n\r\nGET", 9), Ok(Decoded { skip: 3, data: 1 }));
+    assert_eq!(chunked.end_within(b"\r\n0\r\n\r\nGET"), Some(7));
+    assert_eq!(chunked.decode(b"\r\n0\r\n\r\nGET", 9), Ok(Decoded { skip: 7, data: 0 }));
+    assert_eq!(
+        (chunked.remaining(), chunked.is_done(), chunked.end_within(b"GET")),
+        (Some(0), true, Some(0))
+    );
+}
+
+#[test]
+fn asking_for_nothing_yields_framing_alone() {
+    let mut chunked = Decoder::chunked();
+    assert_eq!(chunked.decode(b"1\r\na", 0), Ok(Decoded { skip: 3, data: 0 }));
+    assert_eq!(chunked.decode(b"a", 0), Ok(Decoded::default()));
+    assert_eq!(chunked.decode(b"a", 1), Ok(Decoded { skip: 0, data: 1 }));
+}
+
+#[test]
+fn every_refusal_has_the_status_its_rule_asks_for() {
+    for (refusal, status) in [
+        (Refusal::BadRequestLine, 400),
+        (Refusal::BadField, 400),
+        (Refusal::BadHost, 400),
+        (Refusal::BadContentLength, 400),
+        (Refusal::AmbiguousFraming, 400),
+        (Refusal::BadChunked, 400),
+        (Refusal::HeadTimeout, 408),
+        (Refusal::BodyTimeout, 408),
+        (Refusal::BodyTooLarge, 413),
+        (Refusal::UriTooLong, 414),
+        (Refusal::FieldsTooLarge, 431),
+        (Refusal::UnknownTransferCoding, 501),
+        (Refusal::UnknownVersion, 505),
+    ] {
+        assert_eq!(refusal.status(), status, "{refusal}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn end_within_a_length_agrees_with_decode(len in 0_u64..40, have in 0_usize..60, max in 1_usize..20) {
+        let input = vec![b'x'; have];
+        let (mut body, mut at) = (Decoder::length(len), 0);
+        let end = body.end_within(&input);
+        while let Ok(Decoded { data: 1.., .. }) = body.clone().decode(&input[at..], max) {
+            let Decoded { skip, data } = body.decode(&input[at..], max)?;
+            prop_assert!(skip == 0 && data <= max);
+            at += data;
+            prop_assert_eq!(body.remaining(), Some(len - at as u64));
+        }
+        prop_assert_eq!(end, body.is_done().then_some(at));
+    }
+}

@@ -1,0 +1,450 @@
+//! Request heads (RFC 9112 §2 to §5): httparse's tokens as spans into the read buffer, and what they mean.
+//!
+//! A head is read once, from the first byte to the empty line, and everything the connection machine needs of
+//! it is decided in that one pass over the fields: framing, persistence, expectation. Ambiguous framing is
+//! refused, never guessed at (RFC 9112 §6.3, §11.2), and so is a line end or a target that two recipients could
+//! read differently.
+
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::str;
+
+use httparse::Status;
+
+use super::framing::{Decoder, Refusal};
+
+/// The two versions this machine speaks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "HTTP/1 will get no further versions")]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// The limits a head is parsed under.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    pub(crate) request_line: usize,
+    pub(crate) fields: usize,
+    pub(crate) field_size: usize,
+}
+
+/// What parsing found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Parsed {
+    /// The head ends at this offset.
+    Complete(usize),
+    /// There is no complete head yet, and nothing wrong with what there is.
+    Partial,
+    /// This will never be a head.
+    Refused(Refusal),
+}
+
+/// A place in the buffer that holds the head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(part: &[u8], whole: &[u8]) -> Self {
+        let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+        Self { start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// A complete head, with the buffer it lives in. Reused from request to request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The bytes that the spans point into.
+    pub(crate) buf: Vec<u8>,
+    method: Span,
+    target: Span,
+    version: Version,
+    fields: Vec<(Span, Span)>,
+    /// How the body ends.
+    pub(crate) framing: Decoder,
+    /// Whether the client lets the connection persist (RFC 9112 §9.3).
+    pub(crate) keep_alive: bool,
+    /// Whether the client waits for a 100 (RFC 9110 §10.1.1).
+    pub(crate) expects_continue: bool,
+    /// Whether it is a HEAD request.
+    pub(crate) is_head: bool,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self {
+            buf: Vec::new(),
+            method: Span::default(),
+            target: Span::default(),
+            version: Version::Http11,
+            fields: Vec::new(),
+            framing: Decoder::none(),
+            keep_alive: false,
+            expects_continue: false,
+            is_head: false,
+        }
+    }
+}
+
+impl RequestHead {
+    /// What user code sees of it.
+    pub fn view(&self) -> Head<'_> {
+        Head { head: self }
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    fn str(&self, span: Span) -> &str {
+        // Methods, targets and names are checked by httparse; anything else would be a bug there.
+        str::from_utf8(&self.buf[span.range()]).unwrap_or_default()
+    }
+}
+
+/// The head of a request, borrowed.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    head: &'a RequestHead,
+}
+
+impl<'a> Head<'a> {
+    /// The method, as it was sent: methods are case-sensitive (RFC 9110 §9.1).
+    pub fn method(&self) -> &'a str {
+        self.head.str(self.head.method)
+    }
+
+    /// The request target, as it was sent (RFC 9112 §3.2).
+    pub fn target(&self) -> &'a str {
+        self.head.str(self.head.target)
+    }
+
+    /// The target's path: what stands before the first `?`, without scheme and authority if it had them.
+    ///
+    /// It begins with `/`, but for `OPTIONS *` and for CONNECT, whose target is a host and a port.
+    pub fn path(&self) -> &'a str {
+        let target = self.target();
+        let origin = match authority_and_path(target) {
+            Some(rest) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
+            None => target,
+        };
+        match origin.split_once('?').map_or(origin, |(path, _)| path) {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    /// The target's query: what stands behind the first `?`.
+    pub fn query(&self) -> Option<&'a str> {
+        self.target().split_once('?').map(|(_, query)| query)
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The value of the first field called `name`, in any case of letters.
+    pub fn field(&self, name: &str) -> Option<&'a [u8]> {
+        self.fields().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All fields, in the order they were sent.
+    pub fn fields(&self) -> Fields<'a> {
+        Fields { head: self.head, next: 0 }
+    }
+}
+
+impl fmt::Debug for Head<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method(), self.target())
+    }
+}
+
+/// The fields of a head: names and values in the order they were sent.
+#[derive(Clone, Debug)]
+pub struct Fields<'a> {
+    head: &'a RequestHead,
+    next: usize,
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = *self.head.fields.get(self.next)?;
+        self.next += 1;
+        Some((self.head.str(name), &self.head.buf[value.range()]))
+    }
+}
+
+/// How many fields are parsed without an allocation.
+const FIELDS_ON_STACK: usize = 128;
+
+/// What stands behind a target, on the same line.
+const VERSION: &str = " HTTP/1.1";
+
+/// Parses the head at the beginning of `bytes` into `out`, whose `buf` it leaves alone.
+///
+/// The answer is a matter of the bytes alone, never of how many of them arrived at once.
+pub(crate) fn parse_head(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
+    // No field line is shorter than `a:` and its line ending, so that a generous limit costs nothing.
+    let most = limits.fields.min(bytes.len() / 3 + 1);
+    if most <= FIELDS_ON_STACK {
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+        parse_into(bytes, limits, &mut fields[..most], out)
+    } else {
+        let mut fields = Vec::new();
+        fields.resize_with(most, MaybeUninit::uninit);
+        parse_into(bytes, limits, &mut fields, out)
+    }
+}
+
+fn parse_into<'b>(
+    bytes: &'b [u8],
+    limits: HeadLimits,
+    fields: &mut [MaybeUninit<httparse::Header<'b>>],
+    out: &mut RequestHead,
+) -> Parsed {
+    let mut request = httparse::Request::new(&mut []);
+    match scan(bytes, fields, &mut request) {
+        Parsed::Complete(len) => match outgrown(&bytes[..len], limits) {
+            None => understand(&bytes[..len], &request, out)
+                .map_or_else(Parsed::Refused, |()| Parsed::Complete(len)),
+            Some((_, refusal)) => Parsed::Refused(refusal),
+        },
+        Parsed::Partial => {
+            outgrown(bytes, limits).map_or(Parsed::Partial, |(_, refusal)| Parsed::Refused(refusal))
+        }
+        // Of two faults the first counts.
+        Parsed::Refused(fault) => match outgrown(bytes, limits) {
+            Some((seen, refusal))
+                if scan(&bytes[..seen], fields, &mut httparse::Request::new(&mut [])) == Parsed::Partial =>
+            {
+                Parsed::Refused(refusal)
+            }
+            _ => Parsed::Refused(fault),
+        },
+    }
+}
+
+/// Takes the head apart, whatever the length of its lines.
+fn scan<'h, 'b>(
+    bytes: &'b [u8],
+    fields: &'h mut [MaybeUninit<httparse::Header<'b>>],
+    request: &mut httparse::Request<'h, 'b>,
+) -> Parsed {
+    match request.parse_with_uninit_headers(bytes, fields) {
+        Ok(Status::Complete(len)) => Parsed::Complete(len),
+        Ok(Status::Partial) => Parsed::Partial,
+        Err(httparse::Error::Version) => {
+            let target = request.path.expect("a target is parsed before the version");
+            foreign_version(&bytes[Span::of(target.as_bytes(), bytes).range().end + 1..])
+        }
+        Err(httparse::Error::TooManyHeaders) => Parsed::Refused(Refusal::FieldsTooLarge),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => Parsed::Refused(Refusal::BadField),
+        Err(_) => Parsed::Refused(Refusal::BadRequestLine),
+    }
+}
+
+/// Tells a version that is not ours (505) from what is no version (400), once there is enough to tell by.
+fn foreign_version(token: &[u8]) -> Parsed {
+    let form = b"HTTP/0.0";
+    let fits = token.iter().zip(form).all(|(byte, like)| match like {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == like,
+    });
+    match fits {
+        true if token.len() < form.len() => Parsed::Partial,
+        true => Parsed::Refused(Refusal::UnknownVersion),
+        false => Parsed::Refused(Refusal::BadRequestLine),
+    }
+}
+
+/// The first line that is over its limit, if any: how many bytes it takes to see that, and the refusal.
+fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
+    if bytes.len() <= limits.request_line.min(limits.field_size) {
+        return None;
+    }
+    let mut start = bytes.iter().position(|&b| b != b'\r' && b != b'\n')?;
+    let (mut limit, mut refusal) = (limits.request_line, Refusal::UriTooLong);
+    loop {
+        let line = &bytes[start..];
+        let feed = memchr::memchr(b'\n', line);
+        if feed.unwrap_or(line.len()) > limit.saturating_add(1) {
+            return Some((start + limit + 2, refusal));
+        }
+        start += feed? + 1;
+        (limit, refusal) = (limits.field_size, Refusal::FieldsTooLarge);
+    }
+}
+
+/// Decides everything the connection needs to know of a complete head, in one pass over its fields.
+fn understand(
+    bytes: &[u8],
+    request: &httparse::Request<'_, '_>,
+    out: &mut RequestHead,
+) -> Result<(), Refusal> {
+    let invariant = "a complete head has a request line";
+    let (method, target) = (request.method.expect(invariant), request.path.expect(invariant));
+    out.version = if request.version.expect(invariant) == 1 { Version::Http11 } else { Version::Http10 };
+    out.method = Span::of(method.as_bytes(), bytes);
+    out.target = Span::of(target.as_bytes(), bytes);
+    out.is_head = method == "HEAD";
+    out.keep_alive = out.version == Version::Http11;
+    out.expects_continue = false;
+    out.fields.clear();
+
+    // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. One that does not would see other
+    // fields than we do, which is all that smuggling needs: every line ends with CRLF here.
+    let empty_lines = &bytes[..out.method.range().start];
+    let lines_end = bytes[out.target.range().end + VERSION.len()] == b'\r'
+        && empty_lines.chunks(2).all(|line| line == b"\r\n");
+    if !lines_end || !is_target(method, target) {
+        return Err(Refusal::BadRequestLine);
+    }
+
+    let mut hosts = 0;
+    let mut length: Option<u64> = None;
+    let mut coding: Option<&[u8]> = None;
+    let mut codings = 0;
+    let mut close = false;
+    for field in request.headers.iter() {
+        let (name, value) = (field.name.as_bytes(), field.value);
+        let name_span = Span::of(name, bytes);
+        if bytes[name_span.range().start - 2] != b'\r' {
+            return Err(Refusal::BadField);
+        }
+        // The length of a name tells most fields apart before any letter is compared.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                hosts += 1;
+                if !value.iter().all(|&b| is_host(b)) {
+                    return Err(Refusal::BadHost);
+                }
+            }
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses.
+                out.expects_continue |= out.version == Version::Http11
+                    && tokens(value).any(|t| t.eq_ignore_ascii_case(b"100-continue"));
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for option in tokens(value) {
+                    close |= option.eq_ignore_ascii_case(b"close");
+                    out.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let n = decimal(value).ok_or(Refusal::BadContentLength)?;
+                if length.replace(n).is_some_and(|before| before != n) {
+                    return Err(Refusal::BadContentLength);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                coding = Some(value);
+                codings += 1;
+            }
+            _ => {}
+        }
+        out.fields.push((name_span, Span::of(value, bytes)));
+    }
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return Err(Refusal::BadField);
+    }
+    out.keep_alive &= !close;
+    // RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in any version.
+    if hosts > 1 || (hosts == 0 && out.version == Version::Http11) {
+        return Err(Refusal::BadHost);
+    }
+    out.framing = match (coding, length) {
+        (None, None) => Decoder::none(),
+        (None, Some(n)) => Decoder::length(n),
+        // RFC 9112 §6.1: in HTTP/1.0 the framing is faulty; with Content-Length it may be an attack.
+        (Some(_), _) if out.version == Version::Http10 => return Err(Refusal::AmbiguousFraming),
+        (Some(_), Some(_)) => return Err(Refusal::AmbiguousFraming),
+        (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => Decoder::chunked(),
+        (Some(_), None) => return Err(foreign_coding(request.headers)),
+    };
+    Ok(())
+}
+
+/// Whether a target has one of the four forms that RFC 9112 §3.2 knows.
+fn is_target(method: &str, target: &str) -> bool {
+    match method {
+        "CONNECT" => target.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && host.bytes().all(is_host) && decimal(port.as_bytes()).is_some()
+        }),
+        "OPTIONS" if target == "*" => true,
+        _ => target.starts_with('/') || authority_and_path(target).is_some(),
+    }
+}
+
+/// What follows the scheme of a target in absolute form. The authority is not empty (RFC 9110 §4.2.1).
+fn authority_and_path(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    (is_scheme && !rest.is_empty() && !rest.starts_with(['/', '?'])).then_some(rest)
+}
+
+/// Whether a Host may have this byte (RFC 9110 §7.2, RFC 3986 §3.2.2).
+fn is_host(byte: u8) -> bool {
+    /// Every request asks for a dozen bytes or two.
+    static ANSWERS: [bool; 256] = {
+        let mut answers = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 128 {
+            answers[byte as usize] = byte.is_ascii_alphanumeric()
+                || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+                || matches!(byte, b'!' | b'$' | b'&'..=b',' | b';' | b'=');
+            byte += 1;
+        }
+        answers
+    };
+    ANSWERS[usize::from(byte)]
+}
+
+/// Why a list of transfer codings is not one we speak. RFC 9112 §6.3: if chunked is not the last of them, and
+/// only there, nobody can tell where the body ends; otherwise a coding is not implemented (§6.1).
+fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
+    let mut codings = fields
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
+        .flat_map(|field| tokens(field.value));
+    match codings.find(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
+        Some(_) if codings.next().is_none() => Refusal::UnknownTransferCoding,
+        _ => Refusal::AmbiguousFraming,
+    }
+}
+
+/// The members of a comma-separated list, without the white space around them.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii)
+}
+
+/// A number of decimal digits and nothing else (RFC 9110 §8.6).
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |n, &digit| {
+        let digit = digit.checked_sub(b'0').filter(|d| *d <= 9)?;
+        n.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The messages of the control socket between the arbiter and one worker.
+//!
+//! The socket keeps message boundaries (`SOCK_SEQPACKET`), so one message is one packet. Both ends are of one
+//! build or of two that meet in an upgrade: each message begins with a version byte, and an unknown one is
+//! refused, never guessed at. Numbers are little-endian; times are [`Time`], which crosses processes.
+
+use thiserror::Error;
+
+use crate::shutdown::{Drain, Phase, Reason};
+use crate::time::Time;
+
+/// The version of the messages below.
+pub const VERSION: u8 = 1;
+
+/// Bytes that hold any message.
+pub const MESSAGE_MAX: usize = 1024;
+
+/// What the arbiter tells a worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Order {
+    /// Enter this drain, or join it into the one under way.
+    Drain {
+        /// Reason, deadline and receiver.
+        drain: Drain,
+        /// Which of the worker's policies decides.
+        policy: PolicyId,
+    },
+    /// The last connection of the backlog has been passed on (D4); what the inbox holds now is all there is.
+    BacklogEnd,
+}
+
+/// What a worker tells the arbiter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Report {
+    /// The application is loaded and the worker accepts.
+    Ready,
+    /// The worker or its application could not start; the process exits with `status`.
+    BootFailed {
+        /// 3 for the worker, 4 for the application.
+        status: u8,
+        /// Why, for people; cut to fit a message.
+        message: String,
+    },
+}
+
+/// Names a policy by its place in the list that arbiter and workers were configured with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum PolicyId {
+    /// `--drain`: for stops, and what every other policy falls back to.
+    #[default]
+    Stop = 0,
+    /// `--drain-reload`: for reloads, upgrades and scale-down.
+    Reload = 1,
+    /// `--drain-recycle`: for recycling.
+    Recycle = 2,
+}
+
+/// Why a message was not understood.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Another version wrote it.
+    #[error("message of version {found}, this program speaks {VERSION}")]
+    Version {
+        /// The version byte.
+        found: u8,
+    },
+    /// No message begins like this.
+    #[error("unknown message kind {kind}")]
+    Kind {
+        /// The kind byte.
+        kind: u8,
+    },
+    /// It is too short, too long, or holds a value out of range.
+    #[error("malformed message of {len} bytes")]
+    Malformed {
+        /// Its length.
+        len: usize,
+    },
+}
+
+const DRAIN: u8 = 1;
+const BACKLOG_END: u8 = 2;
+const READY: u8 = 1;
+const BOOT_FAILED: u8 = 2;
+
+impl Order {
+    /// The message as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Drain { drain, policy } => {
+                let mut out = vec![
+                    VERSION,
+                    DRAIN,
+                    drain.reason as u8,
+                    drain.phase as u8,
+                    u8::from(drain.receiver),
+                    *policy as u8,
+                ];
+                out.extend_from_slice(&drain.since.as_nanos().to_le_bytes());
+                out.extend_from_slice(&drain.deadline.as_nanos().to_le_bytes());
+                out
+            }
+            Self::BacklogEnd => vec![VERSION, BACKLOG_END],
+        }
+    }
+
+    /// The message that `bytes` are.
+    ///
+    /// # Errors
+    ///
+    /// See [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let malformed = DecodeError::Malformed { len: bytes.len() };
+        match split(bytes)? {
+            (DRAIN, body) => drain(body).ok_or(malformed),
+            (BACKLOG_END, []) => Ok(Self::BacklogEnd),
+            (BACKLOG_END, _) => Err(malformed),
+            (kind, _) => Err(DecodeError::Kind { kind }),
+        }
+    }
+}
+
+impl Report {
+    /// The message as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Ready => vec![VERSION, READY],
+            Self::BootFailed { status, message } => {
+                let mut out = vec![VERSION, BOOT_FAILED, *status];
+                let end = prefix(message, MESSAGE_MAX - out.len());
+                out.extend_from_slice(&message.as_bytes()[..end]);
+                out
+            }
+        }
+    }
+
+    /// The message that `bytes` are.
+    ///
+    /// # Errors
+    ///
+    /// See [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let malformed = DecodeError::Malformed { len: bytes.len() };
+        match split(bytes)? {
+            (READY, []) => Ok(Self::Ready),
+            (BOOT_FAILED, [status, message @ ..]) => Ok(Self::BootFailed {
+                status: *status,
+                message: String::from_utf8_lossy(message).into_owned(),
+            }),
+            (READY | BOOT_FAILED, _) => Err(malformed),
+            (kind, _) => Err(DecodeError::Kind { kind }),
+        }
+    }
+}
+
+impl PolicyId {
+    fn from_u8(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Stop,
+            1 => Self::Reload,
+            2 => Self::Recycle,
+            _ => return None,
+        })
+    }
+}
+
+fn split(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
+    match bytes {
+        [VERSION, kind, body @ ..] => Ok((*kind, body)),
+        [found, _, ..] => Err(DecodeError::Version { found: *found }),
+        _ => Err(DecodeError::Malformed { len: bytes.len() }),
+    }
+}
+
+fn drain(body: &[u8]) -> Option<Order> {
+    let ([reason, phase, receiver, policy], times) = body.split_first_chunk::<4>()?;
+    let (since, deadline) = times.split_first_chunk::<8>()?;
+    let drain = Drain {
+        reason: Reason::from_u8(*reason)?,
+        phase: match phase {
+            2 => Phase::Lameduck,
+            3 => Phase::Draining,
+            4 => Phase::Closing,
+            _ => return None,
+        },
+        since: Time::from_nanos(u64::from_le_bytes(*since)),
+        deadline: Time::from_nanos(u64::from_le_bytes(deadline.try_into().ok()?)),
+        receiver: match receiver {
+            0 => false,
+            1 => true,
+            _ => return None,
+        },
+    };
+    Some(Order::Drain { drain, policy: PolicyId::from_u8(*policy)? })
+}
+
+/// How many bytes of `text` fit into `max` without splitting a character.
+fn prefix(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Moves bytes between a machine and a transport: the drive loop, which exists once.
+//!
+//! Readiness is remembered as two bits. A wait sets them; a call that would block, or that moved less than it was
+//! offered, clears them. I/O is tried only while a bit is set, so that edge- and level-triggered waits behave
+//! alike and a request costs one read and one write.
+
+use std::io;
+
+use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
+use crate::time::Time;
+
+/// A transport and what is known of its readiness.
+#[derive(Debug)]
+pub struct Io<T> {
+    transport: T,
+    readable: bool,
+    writable: bool,
+    /// The peer's end has been reported, so a short read may be followed by an end that no wait reports again.
+    read_closed: bool,
+}
+
+impl<T: Transport> Io<T> {
+    /// A transport about which nothing is known: both directions are tried.
+    pub fn new(transport: T) -> Self {
+        Self { transport, readable: true, writable: true, read_closed: false }
+    }
+
+    /// A wait has reported this.
+    pub fn ready(&mut self, readiness: Readiness) {
+        self.readable |= readiness.readable;
+        self.writable |= readiness.writable;
+        self.read_closed |= readiness.read_closed;
+    }
+
+    /// The transport.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// Gives the transport back.
+    pub fn into_transport(self) -> T {
+        self.transport
+    }
+
+    fn write(&mut self, wire: &mut impl Wire, now: Time) -> io::Result<bool> {
+        let mut slices = IoSlices::new();
+        wire.transmit(&mut slices);
+        if slices.bytes() == 0 {
+            return Ok(false);
+        }
+        let (offered, result) = (slices.bytes(), retry(|| self.transport.try_write(slices.as_slices())));
+        self.writable = matches!(result, Ok(n) if n == offered);
+        let n = would_block_is_none(result)?;
+        n.inspect(|n| wire.handle_written(*n, now));
+        Ok(n.is_some())
+    }
+
+    fn read(&mut self, wire: &mut impl Wire, now: Time) -> io::Result<bool> {
+        let buffer = wire.read_buf();
+        let offered = buffer.len();
+        if offered == 0 {
+            return Ok(false);
+        }
+        let result = retry(|| self.transport.try_read(buffer));
+        self.readable = match result {
+            Ok(n) => n == offered || self.read_closed,
+            Err(_) => false,
+        };
+        match would_block_is_none(result)? {
+            Some(0) => wire.handle_eof(now),
+            Some(n) => wire.handle_read(n, now),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// What a wait may report of a transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "what epoll_wait(2) can say of a stream")]
+pub struct Readiness {
+    /// There is something to read, an end or an error included.
+    pub readable: bool,
+    /// There is room to write, or an error.
+    pub writable: bool,
+    /// The peer has ended its side.
+    pub read_closed: bool,
+}
+
+impl Readiness {
+    /// What another wait reported as well.
+    pub fn merge(&mut self, other: Self) {
+        self.readable |= other.readable;
+        self.writable |= other.writable;
+        self.read_closed |= other.read_closed;
+    }
+}
+
+/// Moves what can be moved in the directions of `interest`, once each, and says whether anything was.
+///
+/// # Errors
+///
+/// The transport failed; the connection is over.
+pub fn pump<T: Transport>(
+    wire: &mut impl Wire,
+    io: &mut Io<T>,
+    interest: Interest,
+    now: Time,
+) -> io::Result<bool> {
+    let mut moved = false;
+    if interest.write && io.writable {
+        moved |= io.write(wire, now)?;
+    }
+    if interest.read && io.readable {
+        moved |= io.read(wire, now)?;
+    }
+    Ok(moved)
+}
+
+/// What a backend has to do for a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "every backend handles every outcome")]
+pub enum Outcome {
+    /// Wait for the descriptor, and for the deadline.
+    Wait {
+        /// Which directions of the descriptor.
+        interest: Interest,
+        /// Until when.
+        deadline: Option<Deadline>,
+    },
+    /// Go on, after others had their turn.
+    Again,
+    /// Run its blocking handler where that may block.
+    Run,
+    /// Move it to another worker.
+    HandOff,
+    /// Give the transport to the application.
+    Upgrade,
+    /// Close the transport.
+    Close(CloseReason),
+}
+
+/// Turns of the drive loop before other connections get theirs.
+const TURNS: u32 = 16;
+
+/// Drives a machine as far as it goes without waiting.
+pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'_>) -> Outcome {
+    for _ in 0..TURNS {
+        let moved = match machine.step(cx) {
+            Step::Wait { interest, deadline } => match pump(machine, io, interest, cx.now) {
+                Ok(false) => match io.transport.wants(interest) {
+                    Wants::Io(interest) => return Outcome::Wait { interest, deadline },
+                    Wants::Ready => {
+                        io.readable = true;
+                        Ok(true)
+                    }
+                },
+                moved => moved,
+            },
+            Step::Yield => match pump(machine, io, Interest { read: false, write: true }, cx.now) {
+                Ok(_) => return Outcome::Again,
+                Err(error) => Err(error),
+            },
+            Step::HalfClose => io.transport.close_write().map(|()| true),
+            Step::Run => return Outcome::Run,
+            Step::HandOff => return Outcome::HandOff,
+            Step::Upgrade => return Outcome::Upgrade,
+            Step::Close(reason) => return Outcome::Close(reason),
+        };
+        if moved.is_err() {
+            return Outcome::Close(CloseReason::TransportFailed);
+        }
+    }
+    Outcome::Again
+}
+
+fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn would_block_is_none(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(n) => Ok(Some(n)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

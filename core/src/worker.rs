@@ -1,0 +1,253 @@
+//! What every backend shares with the arbiter and with the other backends: the Unix half of core.
+//!
+//! Descriptors, signals and clocks, and no policy: what to do with a connection is decided by the machine, what
+//! to do with a process by the arbiter. A backend is an implementation of [`Worker`].
+
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::acceptor::{Accepted, Acceptor};
+pub use self::clock::Clock;
+pub use self::control::Control;
+pub use self::crew::Crew;
+pub use self::draws::Draws;
+pub use self::socket::{Detach, Socket};
+pub use self::turn::{BlockingTurn, Shared};
+pub use self::watch::Watch;
+use crate::app::{AppError, AppFactory, Boot, Counters, DrainSignal, Service};
+use crate::config::Limits;
+use crate::order::PolicyId;
+use crate::shutdown::{Finish, ShutdownPolicy};
+
+mod acceptor;
+mod clock;
+mod control;
+mod crew;
+mod draws;
+pub mod intake;
+mod socket;
+pub mod sys;
+mod turn;
+mod watch;
+
+/// A backend: one way for a process to wait for many connections.
+///
+/// What it promises the arbiter:
+///
+/// 1. `run` is called once, in a process of its own, on its only thread, with all signals handled by
+///    [`Control`]. It returns when the process should end.
+/// 2. It builds the application, reports ready ([`Control::report_ready`]), and only then accepts.
+/// 3. It enters a drain within 50 ms of an order or signal, whatever its connections do (D2), and returns as
+///    soon as none is left (D9).
+/// 4. It does not decide about connections: it asks the machine, and waits for what the machine names.
+pub trait Worker: fmt::Debug + Send + Sync + 'static {
+    /// The name that `-k` selects it by.
+    fn name(&self) -> &'static str;
+
+    /// Serves until it has drained.
+    fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit;
+}
+
+/// How a worker ends; the process's exit status.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+#[allow(clippy::exhaustive_enums, reason = "the table of exit statuses is complete")]
+pub enum Exit {
+    /// Drained: nothing was cut.
+    Clean = 0,
+    /// The worker could not start; it has told the arbiter why.
+    BootFailed = 3,
+    /// The application could not be built; it has told the arbiter why.
+    AppFailed = 4,
+    /// The drain's deadline cut requests in flight.
+    CutOff = 6,
+}
+
+impl Exit {
+    /// The process's exit status.
+    pub fn status(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What a worker is given by the arbiter.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct WorkerCx {
+    /// The place among the workers, from 0; a replacement has its predecessor's.
+    pub slot: u16,
+    /// Counts the configurations this server has had, from 1.
+    pub generation: u32,
+    /// Where to accept. Shared with the other workers.
+    pub listeners: Vec<Listener>,
+    /// Orders and signals.
+    pub control: Control,
+    /// What the settings say.
+    pub config: WorkerConfig,
+    /// Who decides during a drain.
+    pub policies: Policies,
+}
+
+impl WorkerCx {
+    /// For worker `slot` of `generation`.
+    pub fn new(
+        slot: u16,
+        generation: u32,
+        listeners: Vec<Listener>,
+        mut control: Control,
+        config: WorkerConfig,
+        policies: Policies,
+    ) -> Self {
+        control.set_graceful_timeout(config.graceful_timeout);
+        Self { slot, generation, listeners, control, config, policies }
+    }
+
+    /// Builds the application for `backend`.
+    ///
+    /// # Errors
+    ///
+    /// What to exit with if that fails; the arbiter has been told why.
+    pub fn build(&self, backend: &'static str, factory: &AppFactory) -> Result<Arc<Service>, Exit> {
+        let drain = DrainSignal::new(self.control.watch().clone());
+        let counters = Arc::new(Counters::default());
+        let boot = Boot::new(self.slot, self.generation, backend, drain.clone(), counters.clone());
+        let app = catch_unwind(AssertUnwindSafe(|| factory(&boot)))
+            .unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
+        match app {
+            Ok(app) => Ok(Arc::new(Service::new(app, drain, counters))),
+            Err(error) => {
+                let message = format!("the application failed to load: {error}");
+                self.control.report_boot_failure(Exit::AppFailed.status(), message);
+                Err(Exit::AppFailed)
+            }
+        }
+    }
+
+    /// Tells the arbiter that the backend itself cannot start, and gives what to exit with.
+    pub fn cannot_start(&self, error: &dyn Error) -> Exit {
+        let message = format!("the worker failed to start: {error}");
+        self.control.report_boot_failure(Exit::BootFailed.status(), message);
+        Exit::BootFailed
+    }
+}
+
+/// The settings that workers read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct WorkerConfig {
+    /// What a connection may take.
+    pub limits: Limits,
+    /// Threads for blocking handlers. Default 4; at least 1.
+    pub threads: usize,
+    /// Open connections at which a worker stops accepting. Default 1000; 0: no limit.
+    pub connections: usize,
+    /// How long a drain may take that no order gives a deadline. Default 30 s.
+    pub graceful_timeout: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            threads: 4,
+            connections: 1000,
+            graceful_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The policies of a server, by what they are for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policies {
+    /// `--drain`.
+    pub stop: Arc<dyn ShutdownPolicy>,
+    /// `--drain-reload`.
+    pub reload: Arc<dyn ShutdownPolicy>,
+    /// `--drain-recycle`.
+    pub recycle: Arc<dyn ShutdownPolicy>,
+}
+
+impl Policies {
+    /// The policy that an order names.
+    pub fn get(&self, id: PolicyId) -> &Arc<dyn ShutdownPolicy> {
+        match id {
+            PolicyId::Stop => &self.stop,
+            PolicyId::Reload => &self.reload,
+            PolicyId::Recycle => &self.recycle,
+        }
+    }
+}
+
+impl Default for Policies {
+    /// [`Finish`] for everything.
+    fn default() -> Self {
+        let finish: Arc<dyn ShutdownPolicy> = Arc::new(Finish);
+        Self { stop: finish.clone(), reload: finish.clone(), recycle: finish }
+    }
+}
+
+/// A bound, listening, non-blocking socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Listener {
+    /// Its place among the listeners of the server.
+    pub index: u16,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What it is bound to.
+    pub bound: Bound,
+    /// Who may end it.
+    pub ownership: Ownership,
+}
+
+impl Listener {
+    /// The `index`-th listener of the server.
+    pub fn new(index: u16, socket: OwnedFd, bound: Bound, ownership: Ownership) -> Self {
+        Self { index, socket, bound, ownership }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What a listener is bound to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "HTTP is served over these two")]
+pub enum Bound {
+    /// An address and the port that the kernel gave.
+    Inet(SocketAddr),
+    /// A path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Bound {
+    /// As a client would write it: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => write!(f, "http://{addr}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Who may end a listener (D3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "the contract names three")]
+pub enum Ownership {
+    /// Bound by this server, and no other arbiter holds it: it may be shut down and unlinked.
+    Sole,
+    /// Two arbiters of an upgrade hold it: it may only be closed.
+    Shared,
+    /// Given by socket activation or `fd://`: it may only be closed, also after an upgrade.
+    Inherited,
+}

@@ -1,0 +1,82 @@
+//! The threads that blocking handlers run on: a fixed number, and a queue in front of them that is ours.
+//!
+//! A job is handed over only while a thread is free, so what waits can still be counted and taken back.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use threadpool::ThreadPool;
+
+/// A crew of threads that do one kind of work on jobs and give them back.
+pub struct Crew<J> {
+    pool: ThreadPool,
+    busy: usize,
+    waiting: VecDeque<J>,
+    done: Receiver<J>,
+    work: Arc<dyn Fn(J) + Send + Sync>,
+}
+
+impl<J: Send + 'static> Crew<J> {
+    /// `threads` threads, at least one, that do `work` on each job and then `wake` the loop to
+    /// [`take_done`](Self::take_done).
+    pub fn new(
+        threads: usize,
+        work: impl Fn(&mut J) + Send + Sync + 'static,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let (give, done): (Sender<J>, Receiver<J>) = channel();
+        let work = move |mut job: J| {
+            work(&mut job);
+            // Without a receiver the worker is ending, and the job with it.
+            if give.send(job).is_ok() {
+                wake();
+            }
+        };
+        let pool =
+            threadpool::Builder::new().num_threads(threads.max(1)).thread_name("handler".to_owned()).build();
+        Self { pool, busy: 0, waiting: VecDeque::new(), done, work: Arc::new(work) }
+    }
+
+    /// Does the work on `job` as soon as a thread is free.
+    pub fn submit(&mut self, job: J) {
+        if self.busy < self.pool.max_count() {
+            self.start(job);
+        } else {
+            self.waiting.push_back(job);
+        }
+    }
+
+    /// A job that is done, if there is one. Its thread goes on with the job that has waited longest.
+    pub fn take_done(&mut self) -> Option<J> {
+        let job = self.done.try_recv().ok()?;
+        self.busy -= 1;
+        if let Some(next) = self.waiting.pop_front() {
+            self.start(next);
+        }
+        Some(job)
+    }
+
+    /// Takes back a job that no thread has begun, if there is one.
+    pub fn take_waiting(&mut self) -> Option<J> {
+        self.waiting.pop_front()
+    }
+
+    /// How many jobs threads are busy with.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    fn start(&mut self, job: J) {
+        self.busy += 1;
+        let work = self.work.clone();
+        self.pool.execute(move || work(job));
+    }
+}
+
+impl<J> fmt::Debug for Crew<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crew").field("busy", &self.busy).field("waiting", &self.waiting.len()).finish()
+    }
+}

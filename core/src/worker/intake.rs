@@ -1,0 +1,282 @@
+//! The connections of a poll-shaped backend: who they are, who has something to do, and when the next deadline
+//! passes.
+//!
+//! A connection is known by a [`Token`] with a generation, so that an event for a connection that has gone never
+//! reaches the one that has its place. While a handler has a connection on another thread, its place is kept and
+//! what is reported about it is remembered.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+
+use slab::Slab;
+
+use crate::machine::{CloseReason, Cx, Machine, Transport};
+use crate::pump::{Io, Outcome, Readiness, drive};
+use crate::time::Time;
+
+/// Names a connection for as long as its worker lives. Numbers below [`Token::FIRST`] are never given, and are the
+/// backend's own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token(u64);
+
+impl Token {
+    /// The first number that a connection can have.
+    pub const FIRST: u64 = 1 << 32;
+
+    /// The token as a number, for a poll set.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The token that a poll set gave back; `None` for the backend's own numbers.
+    pub fn from_u64(number: u64) -> Option<Self> {
+        (number >= Self::FIRST).then_some(Self(number))
+    }
+
+    fn new(index: usize, generation: u32) -> Self {
+        Self(u64::from(generation) << 32 | index as u64)
+    }
+
+    fn index(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
+}
+
+/// A connection with what bytes travel through.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Active<M, T> {
+    /// Its machine.
+    pub machine: M,
+    /// Its transport.
+    pub io: Io<T>,
+}
+
+/// A connection on its way to a thread that may block, or back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Job<M, T> {
+    /// Its place.
+    pub token: Token,
+    /// The connection.
+    pub active: Box<Active<M, T>>,
+}
+
+/// What the intake cannot do for a connection by itself.
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums, reason = "every backend does all of these")]
+pub enum Work<M, T> {
+    /// Run its handler where that may block, then [`Intake::restore`] it.
+    Run(Job<M, T>),
+    /// Move it to another worker. Its place is free already.
+    HandOff(Box<Active<M, T>>),
+    /// Give its transport to the application. Its place is free already.
+    Upgrade(Box<Active<M, T>>),
+    /// It has ended for this reason; closing the transport is all that is left.
+    Closed(CloseReason, T),
+}
+
+/// The connections of one worker.
+pub struct Intake<M, T> {
+    slots: Slab<Slot<M, T>>,
+    /// Counts connections, so that no two have the same token.
+    generation: u32,
+    /// Who has something to do, in turn.
+    ready: VecDeque<Token>,
+    /// How many of them have their turn now.
+    turn: usize,
+    /// When somebody wants to be looked at: the place, not the connection, so that the number of entries is bounded by
+    /// the number of places.
+    timers: BinaryHeap<Reverse<(Time, usize)>>,
+    /// The earliest entry of each place in `timers`; [`Time::MAX`] if it has none.
+    armed: Vec<Time>,
+}
+
+struct Slot<M, T> {
+    generation: u32,
+    queued: bool,
+    state: State<M, T>,
+}
+
+enum State<M, T> {
+    Here(Box<Active<M, T>>),
+    /// With a handler; what a wait has reported since.
+    Away(Readiness),
+}
+
+impl<M: Machine, T: Transport> Intake<M, T> {
+    /// No connections.
+    pub fn new() -> Self {
+        Self {
+            slots: Slab::new(),
+            generation: 0,
+            ready: VecDeque::new(),
+            turn: 0,
+            timers: BinaryHeap::new(),
+            armed: Vec::new(),
+        }
+    }
+
+    /// Takes a connection in and gives it a turn.
+    pub fn insert(&mut self, machine: M, transport: T) -> Token {
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let active = Box::new(Active { machine, io: Io::new(transport) });
+        let slot = Slot { generation: self.generation, queued: false, state: State::Here(active) };
+        let index = self.slots.insert(slot);
+        if self.armed.len() <= index {
+            self.armed.resize(index + 1, Time::MAX);
+        }
+        let token = Token::new(index, self.generation);
+        self.queue(token);
+        token
+    }
+
+    /// A wait has reported something about a connection, which gets a turn.
+    pub fn ready(&mut self, token: Token, readiness: Readiness) {
+        match self.slot(token).map(|slot| &mut slot.state) {
+            Some(State::Here(active)) => {
+                active.io.ready(readiness);
+                self.queue(token);
+            }
+            Some(State::Away(missed)) => missed.merge(readiness),
+            None => {}
+        }
+    }
+
+    /// A connection comes back from its handler and gets a turn.
+    pub fn restore(&mut self, job: Job<M, T>) {
+        let Job { token, mut active } = job;
+        if let Some(slot) = self.slot(token) {
+            if let State::Away(missed) = slot.state {
+                active.io.ready(missed);
+            }
+            slot.state = State::Here(active);
+            self.queue(token);
+        }
+    }
+
+    /// Gives every connection a turn, because the world has changed.
+    pub fn wake_all(&mut self) {
+        for (index, slot) in &mut self.slots {
+            if let State::Here(_) = slot.state
+                && !slot.queued
+            {
+                slot.queued = true;
+                self.ready.push_back(Token::new(index, slot.generation));
+            }
+        }
+    }
+
+    /// Begins a turn: those whose deadline has passed join those that have something to do. [`work`](Self::work) then
+    /// goes once through them; who has more to do after that waits for the next turn.
+    pub fn begin_turn(&mut self, now: Time) {
+        while let Some(&Reverse((at, index))) = self.timers.peek()
+            && at <= now
+        {
+            self.timers.pop();
+            if self.armed[index] == at {
+                self.armed[index] = Time::MAX;
+                if let Some(Slot { state: State::Here(_), generation, .. }) = self.slots.get(index) {
+                    self.queue(Token::new(index, *generation));
+                }
+            }
+        }
+        self.turn = self.ready.len();
+    }
+
+    /// Drives connections until one needs something from the backend, or this turn is over.
+    pub fn work(&mut self, cx: &Cx<'_>) -> Option<Work<M, T>> {
+        while self.turn > 0 {
+            self.turn -= 1;
+            let Some(token) = self.ready.pop_front() else { break };
+            let Some(slot) = self.slot(token) else { continue };
+            slot.queued = false;
+            let State::Here(active) = &mut slot.state else { continue };
+            match drive(&mut active.machine, &mut active.io, cx) {
+                Outcome::Wait { deadline, .. } => {
+                    if let Some(deadline) = deadline {
+                        self.arm(token.index(), deadline.at);
+                    }
+                }
+                Outcome::Again => self.queue(token),
+                Outcome::Run => {
+                    if let State::Here(active) =
+                        std::mem::replace(&mut slot.state, State::Away(Readiness::default()))
+                    {
+                        return Some(Work::Run(Job { token, active }));
+                    }
+                }
+                Outcome::HandOff => return self.remove(token).map(Work::HandOff),
+                Outcome::Upgrade => return self.remove(token).map(Work::Upgrade),
+                Outcome::Close(reason) => {
+                    return self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()));
+                }
+            }
+        }
+        None
+    }
+
+    /// When [`begin_turn`](Self::begin_turn) should be called again if nothing happens before; [`Time::ZERO`] while
+    /// somebody still has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        match self.ready.is_empty() {
+            true => self.timers.peek().map(|Reverse((at, _))| *at),
+            false => Some(Time::ZERO),
+        }
+    }
+
+    /// How many connections there are, those that handlers have included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    fn slot(&mut self, token: Token) -> Option<&mut Slot<M, T>> {
+        let slot = self.slots.get_mut(token.index())?;
+        (Token::new(token.index(), slot.generation) == token).then_some(slot)
+    }
+
+    fn queue(&mut self, token: Token) {
+        if let Some(slot) = self.slot(token)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.ready.push_back(token);
+        }
+    }
+
+    fn arm(&mut self, index: usize, at: Time) {
+        if at < self.armed[index] {
+            self.armed[index] = at;
+            self.timers.push(Reverse((at, index)));
+        }
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Box<Active<M, T>>> {
+        self.slot(token)?;
+        match self.slots.remove(token.index()).state {
+            State::Here(active) => Some(active),
+            State::Away(_) => None,
+        }
+    }
+}
+
+impl<M: Machine, T: Transport> Default for Intake<M, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M, T> fmt::Debug for Intake<M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("open", &self.slots.len()).field("ready", &self.ready.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! A plain socket as a transport.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+
+use crate::machine::{Interest, Transport, Wants};
+
+/// A connected, non-blocking TCP or unix stream socket.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// Takes over a connected, non-blocking socket.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+/// A transport that can move to another process, which a plain socket can and TLS cannot.
+pub trait Detach: Transport + Sized {
+    /// The descriptor.
+    ///
+    /// # Errors
+    ///
+    /// The transport itself, when its state cannot move with the descriptor.
+    fn into_fd(self) -> Result<OwnedFd, Self>;
+}
+
+impl Detach for Socket {
+    fn into_fd(self) -> Result<OwnedFd, Self> {
+        Ok(self.0)
+    }
+}
+
+impl Transport for Socket {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.0, buffer)?)
+    }
+
+    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [slice] => Ok(rustix::net::send(&self.0, slice, SendFlags::NOSIGNAL)?),
+            _ => {
+                let mut nothing = SendAncillaryBuffer::default();
+                Ok(rustix::net::sendmsg(&self.0, slices, &mut nothing, SendFlags::NOSIGNAL)?)
+            }
+        }
+    }
+
+    fn close_write(&mut self) -> io::Result<()> {
+        match rustix::net::shutdown(&self.0, Shutdown::Write) {
+            Err(Errno::NOTCONN) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wants(&self, interest: Interest) -> Wants {
+        Wants::Io(interest)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

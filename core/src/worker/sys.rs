@@ -1,0 +1,182 @@
+//! Clocks, and the few system calls that have no safe wrapper: signal handlers and the kernel timer that ends a
+//! worker whose handlers do not return.
+//!
+//! Handlers write to a pipe, arm the timer or `_exit`, and nothing else (signal-safety(7)).
+
+#![allow(unsafe_code, reason = "signal handlers, timers and raw descriptors of other crates")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::libc;
+use rustix::pipe::PipeFlags;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::time::Time;
+use crate::worker::Exit;
+
+/// How long after a drain's deadline a worker that has not ended itself is ended by the kernel timer (D10).
+pub const EXIT_MARGIN: Duration = Duration::from_millis(500);
+
+/// What INT leaves of a drain (D11).
+pub const QUICK_STOP: Duration = Duration::from_secs(2);
+
+/// Reads `CLOCK_MONOTONIC`.
+pub fn now() -> Time {
+    let t = clock_gettime(ClockId::Monotonic);
+    Time::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+/// Reads the wall clock: time since the epoch.
+pub fn wall_clock() -> Duration {
+    let t = clock_gettime(ClockId::Realtime);
+    Duration::new(t.tv_sec.max(0) as u64, t.tv_nsec as u32)
+}
+
+/// A descriptor of the same open file as `owner`'s.
+///
+/// For crates that show their descriptor as a number only: the duplicate is owned, so it cannot dangle.
+///
+/// # Errors
+///
+/// As fcntl(2) with `F_DUPFD_CLOEXEC`.
+pub fn duplicate(owner: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: duplicating touches no memory, and `owner` keeps its descriptor open during the call.
+    let fd = unsafe { libc::fcntl(owner.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fcntl returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The write end of the pipe that signals arrive on. Never closed: a handler may run until the process ends.
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+/// The timer that ends the process. A null pointer is a valid one: the kernel counts timers from 0.
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+/// Whether there is a timer.
+static HAS_TIMER: AtomicBool = AtomicBool::new(false);
+/// When it is armed for; it only ever moves closer.
+static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The graceful timeout, for a TERM that finds the loop stuck.
+static GRACE: AtomicU64 = AtomicU64::new(30_000_000_000);
+
+/// Installs a worker's signal handlers and timer and gives the descriptor that signal numbers arrive on, a byte
+/// each. All signals stay blocked as they were.
+///
+/// # Errors
+///
+/// As pipe2(2), timer_create(2) and sigaction(2).
+pub(super) fn install_signals() -> io::Result<OwnedFd> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    PIPE.store(write.into_raw_fd(), Ordering::Relaxed);
+    TIMER.store(create_timer()?, Ordering::Relaxed);
+    HAS_TIMER.store(true, Ordering::Relaxed);
+    ARMED.store(u64::MAX, Ordering::Relaxed);
+
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        handle(signal, on_stop as *const () as libc::sighandler_t)?;
+    }
+    handle(libc::SIGUSR1, on_notice as *const () as libc::sighandler_t)?;
+    handle(libc::SIGQUIT, on_quit as *const () as libc::sighandler_t)?;
+    handle(libc::SIGALRM, on_deadline as *const () as libc::sighandler_t)?;
+    for signal in [libc::SIGHUP, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH, libc::SIGPIPE] {
+        handle(signal, libc::SIG_IGN)?;
+    }
+    handle(libc::SIGCHLD, libc::SIG_DFL)?;
+    Ok(read)
+}
+
+/// Lets all signals in.
+pub(super) fn unblock_signals() -> io::Result<()> {
+    let none = nix::sys::signal::SigSet::empty();
+    Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)?)
+}
+
+/// Tells the handler of TERM how long a drain may take.
+pub(super) fn set_grace(grace: Duration) {
+    GRACE.store(u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+/// Makes the kernel end this process with 6 at `at` plus [`EXIT_MARGIN`], unless it is to do so earlier already.
+/// Async-signal-safe.
+pub(super) fn arm_exit(at: Time) {
+    let at = (at + EXIT_MARGIN).as_nanos();
+    if !HAS_TIMER.load(Ordering::Relaxed) || ARMED.fetch_min(at, Ordering::Relaxed) <= at {
+        return;
+    }
+    let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let value = libc::itimerspec {
+        it_interval: never,
+        it_value: libc::timespec {
+            tv_sec: libc::time_t::try_from(at / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+            tv_nsec: (at % 1_000_000_000) as libc::c_long,
+        },
+    };
+    // SAFETY: `timer` came from timer_create and is never deleted; `value` lives through the call.
+    unsafe {
+        libc::timer_settime(
+            TIMER.load(Ordering::Relaxed).cast(),
+            libc::TIMER_ABSTIME,
+            &value,
+            ptr::null_mut(),
+        )
+    };
+}
+
+fn create_timer() -> io::Result<*mut libc::c_void> {
+    // SAFETY: sigevent is plain data, for which zeros are valid.
+    let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGALRM;
+    let mut timer: libc::timer_t = ptr::null_mut();
+    // SAFETY: both pointers are to locals that live through the call.
+    match unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) } {
+        0 => Ok(timer.cast()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn handle(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: sigaction is plain data, for which zeros are valid: no flags, an empty mask.
+    let mut new: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    new.sa_sigaction = action;
+    new.sa_flags = libc::SA_RESTART;
+    // SAFETY: `new` lives through the call, and every handler passed here is async-signal-safe.
+    match unsafe { libc::sigaction(signal, &new, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// TERM and INT: the loop is told, and the timer armed in case it never listens.
+extern "C" fn on_stop(signal: libc::c_int) {
+    let grace = GRACE.load(Ordering::Relaxed);
+    let grace = if signal == libc::SIGINT { grace.min(QUICK_STOP.as_nanos() as u64) } else { grace };
+    arm_exit(now() + Duration::from_nanos(grace));
+    on_notice(signal);
+}
+
+extern "C" fn on_notice(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: the pipe is open for the life of the process; errno is put back for the code that was interrupted.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(PIPE.load(Ordering::Relaxed), ptr::from_ref(&byte).cast(), 1);
+        *libc::__errno_location() = errno;
+    }
+}
+
+extern "C" fn on_quit(_: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(i32::from(Exit::Clean.status())) }
+}
+
+extern "C" fn on_deadline(_: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(i32::from(Exit::CutOff.status())) }
+}

@@ -1,0 +1,122 @@
+//! A blocking handler's turn on a thread of its own: the same pump, and poll(2) where the loop would wait.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::task::Waker;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::Policies;
+use super::clock::Clock;
+use super::watch::Watch;
+use crate::app::Turn;
+use crate::config::Limits;
+use crate::conn::Connection;
+use crate::machine::{CloseReason, Cx, Interest, Transport, Wants};
+use crate::order::PolicyId;
+use crate::pump::{Io, Readiness, pump};
+use crate::shutdown::Drain;
+
+/// What all threads of a worker share.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Shared {
+    /// What a connection may take.
+    pub limits: Arc<Limits>,
+    /// Who decides during a drain.
+    pub policies: Policies,
+    /// The drain.
+    pub watch: Arc<Watch>,
+}
+
+impl Shared {
+    /// For the threads of one worker.
+    pub fn new(limits: Arc<Limits>, policies: Policies, watch: Arc<Watch>) -> Self {
+        Self { limits, policies, watch }
+    }
+
+    /// What a step may know, at `clock`'s time and in `drain`.
+    pub fn cx<'a>(&'a self, clock: &'a Clock, drain: Option<&'a (Drain, PolicyId)>) -> Cx<'a> {
+        let policy = self.policies.get(drain.map_or(PolicyId::Stop, |(_, policy)| *policy));
+        Cx::new(clock.now(), clock.date(), Waker::noop(), &self.limits, &**policy)
+            .draining(drain.map(|(drain, _)| drain))
+    }
+}
+
+/// A [`Turn`] that waits with poll(2) on the socket and on the drain.
+#[derive(Debug)]
+pub struct BlockingTurn<'a, T> {
+    io: &'a mut Io<T>,
+    shared: &'a Shared,
+    clock: Clock,
+    drain: Option<(Drain, PolicyId)>,
+}
+
+impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
+    /// For one handler on `io`.
+    pub fn new(io: &'a mut Io<T>, shared: &'a Shared, clock: Clock) -> Self {
+        Self { io, shared, clock, drain: None }
+    }
+
+    fn refresh(&mut self) {
+        self.clock.tick();
+        self.drain = self.shared.watch.current();
+    }
+
+    /// Waits for the socket, the beginning of a drain or the nearest deadline.
+    fn wait(&mut self, connection: &Connection, interest: Interest) -> io::Result<()> {
+        let deadline = connection.deadline(&self.shared.cx(&self.clock, self.drain.as_ref()));
+        let timeout = deadline.map(|deadline| deadline.at - self.clock.now());
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN | PollFlags::RDHUP, interest.read);
+        events.set(PollFlags::OUT, interest.write);
+        let mut fds =
+            [PollFd::new(self.io.transport(), events), PollFd::new(&self.shared.watch, PollFlags::IN)];
+        // Seen once, the drain's descriptor has nothing more to say.
+        let watched = if self.drain.is_none() { 2 } else { 1 };
+        let timeout = timeout.map(|t| t.try_into().unwrap_or_default());
+        match poll(&mut fds[..watched], timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let got = fds[0].revents();
+        let broken = got.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        self.io.ready(Readiness {
+            readable: broken || got.intersects(PollFlags::IN | PollFlags::RDHUP),
+            writable: broken || got.contains(PollFlags::OUT),
+            read_closed: got.intersects(PollFlags::RDHUP | PollFlags::HUP),
+        });
+        Ok(())
+    }
+}
+
+impl<T: Transport + AsFd> Turn for BlockingTurn<'_, T> {
+    fn cx(&mut self) -> Cx<'_> {
+        self.refresh();
+        self.shared.cx(&self.clock, self.drain.as_ref())
+    }
+
+    fn advance(&mut self, connection: &mut Connection) -> io::Result<()> {
+        self.refresh();
+        connection.handle_time(&self.shared.cx(&self.clock, self.drain.as_ref()));
+        if connection.is_ending() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let interest = connection.interest();
+        let moved = pump(connection, self.io, interest, self.clock.now()).inspect_err(|_| {
+            connection.end(CloseReason::TransportFailed);
+        })?;
+        if !moved && !interest.is_none() {
+            match self.io.transport().wants(interest) {
+                Wants::Io(interest) => self.wait(connection, interest)?,
+                Wants::Ready => self.io.ready(Readiness { readable: true, ..Readiness::default() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+}
