@@ -1,0 +1,234 @@
+//! The mio backend: one loop over epoll for all connections, and a bounded pool for handlers that block.
+//!
+//! | good for | not for |
+//! |---|---|
+//! | many connections, most of them idle; short handlers, which run inline at the lowest cost a request | more blocking handlers at a time than `--threads` |
+//!
+//! This crate waits and moves bytes. What HTTP says, when a connection closes and how a drain goes on is decided in
+//! `remuda-core`; nothing here knows.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use remuda_core::app::{AppFactory, Service};
+use remuda_core::conn::Connection;
+use remuda_core::handoff::Origin;
+use remuda_core::machine::CloseReason;
+use remuda_core::pump::Readiness;
+use remuda_core::session::Session;
+use remuda_core::time::Time;
+use remuda_core::worker::intake::{self, Intake, Job, Work};
+use remuda_core::worker::{
+    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Socket, Worker, WorkerConfig,
+    WorkerCx, sys,
+};
+
+/// The mio backend.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "a name for a backend")]
+pub struct Mio;
+
+impl Worker for Mio {
+    fn name(&self) -> &'static str {
+        "mio"
+    }
+
+    fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
+        let service = match cx.build(self.name(), &boot) {
+            Ok(service) => service,
+            Err(exit) => return exit,
+        };
+        let (poll, waker) = match start(&cx) {
+            Ok(started) => started,
+            Err(error) => return cx.cannot_start(&error),
+        };
+        match Loop::new(cx, service, poll, waker).and_then(|mut worker| worker.serve()) {
+            Ok(exit) => exit,
+            Err(error) => {
+                tracing::error!("the worker's loop failed: {error}");
+                Exit::BootFailed
+            }
+        }
+    }
+}
+
+const ORDERS: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const WAKER: Token = Token(2);
+/// The first listener; what is above and is no connection's are the others.
+const LISTENERS: u64 = 16;
+
+/// Events taken in one turn.
+const EVENTS: usize = 1024;
+
+/// Makes what may fail before the worker is ready.
+fn start(cx: &WorkerCx) -> io::Result<(Poll, Arc<Waker>)> {
+    let poll = Poll::new()?;
+    let [orders, signals] = cx.control.sources();
+    poll.registry().register(&mut SourceFd(&orders.as_raw_fd()), ORDERS, Interest::READABLE)?;
+    poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    Ok((poll, waker))
+}
+
+/// One worker process.
+struct Loop {
+    poll: Poll,
+    clock: Clock,
+    control: Control,
+    acceptor: Acceptor,
+    intake: Intake<Session, Socket>,
+    crew: Crew<Job<Session, Socket>>,
+    service: Arc<Service>,
+    shared: Shared,
+    config: WorkerConfig,
+    draws: Draws,
+}
+
+impl Loop {
+    fn new(cx: WorkerCx, service: Arc<Service>, poll: Poll, waker: Arc<Waker>) -> io::Result<Self> {
+        let limits = Arc::new(cx.config.limits.clone());
+        let shared = Shared::new(limits, cx.policies, cx.control.watch().clone());
+        let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), move || {
+            if let Err(error) = waker.wake() {
+                tracing::error!("cannot wake the loop: {error}");
+            }
+        });
+        let mut acceptor = Acceptor::new(cx.listeners, sys::duplicate(&poll)?, LISTENERS);
+        acceptor.resume()?;
+        cx.control.report_ready()?;
+        Ok(Self {
+            poll,
+            clock: Clock::new(),
+            control: cx.control,
+            acceptor,
+            intake: Intake::new(),
+            crew,
+            service,
+            shared,
+            config: cx.config,
+            draws: Draws::new(),
+        })
+    }
+
+    /// Waits, takes in what happened, lets every connection go as far as it can; until the drain is over.
+    fn serve(&mut self) -> io::Result<Exit> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let now = self.clock.tick();
+            for event in &events {
+                self.take_in(event, now)?;
+            }
+            self.acceptor.handle_time(now)?;
+            self.intake.begin_turn(now);
+            self.drive()?;
+            if let Some(exit) = self.shared.watch.exit(self.intake.len(), &self.service.counters, now) {
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: &Event, now: Time) -> io::Result<()> {
+        match event.token() {
+            ORDERS | SIGNALS => {
+                if self.control.handle(now) {
+                    self.acceptor.close();
+                    self.intake.wake_all();
+                }
+            }
+            WAKER => {
+                while let Some(job) = self.crew.take_done() {
+                    self.intake.restore(job);
+                }
+            }
+            Token(number) => match intake::Token::from_u64(number as u64) {
+                Some(token) => self.intake.ready(token, readiness(event)),
+                None => self.accept(number as u64, now)?,
+            },
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: u64, now: Time) -> io::Result<()> {
+        let Some(accepted) = self.acceptor.accept(listener, now) else { return Ok(()) };
+        self.service.counters.accepted.increment();
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        let session = Session::new(Connection::new(origin, now), self.service.clone());
+        let fd = accepted.socket.as_raw_fd();
+        let token = self.intake.insert(session, Socket::new(accepted.socket));
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&fd), Token(token.as_u64() as usize), both)?;
+        if self.is_full() {
+            self.acceptor.pause();
+        }
+        Ok(())
+    }
+
+    fn drive(&mut self) -> io::Result<()> {
+        let drain = self.shared.watch.current();
+        if drain.is_some_and(|(drain, _)| drain.is_over(self.clock.now())) {
+            // What no handler has begun by now is not begun any more.
+            while let Some(job) = self.crew.take_waiting() {
+                self.intake.restore(job);
+            }
+        }
+        let cx = self.shared.cx(&self.clock, drain.as_ref());
+        while let Some(work) = self.intake.work(&cx) {
+            match work {
+                Work::Run(job) => self.crew.submit(job),
+                Work::Closed(reason, socket) => {
+                    self.service.counters.closed(reason);
+                    drop(socket);
+                }
+                // Nobody receives connections yet, and no application takes a transport over.
+                Work::HandOff(active) | Work::Upgrade(active) => {
+                    self.service.counters.closed(CloseReason::TransportFailed);
+                    drop(active);
+                }
+            }
+        }
+        if drain.is_none() && !self.is_full() {
+            self.acceptor.resume()?;
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.config.connections > 0 && self.intake.len() >= self.config.connections
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let drain = self.shared.watch.deadline(now);
+        let next = [self.intake.deadline(), self.acceptor.deadline(), drain].into_iter().flatten().min()?;
+        Some(next.since(now))
+    }
+}
+
+/// What a thread of the crew does: the handler, and then as much of the response as goes without waiting.
+fn run_handler(shared: Shared) -> impl Fn(&mut Job<Session, Socket>) + Send + Sync {
+    move |job| {
+        let active = &mut *job.active;
+        active.machine.run(&mut BlockingTurn::new(&mut active.io, &shared, Clock::new()));
+    }
+}
+
+fn readiness(event: &Event) -> Readiness {
+    let broken = event.is_error();
+    Readiness {
+        readable: event.is_readable() || event.is_read_closed() || broken,
+        writable: event.is_writable() || event.is_write_closed() || broken,
+        read_closed: event.is_read_closed(),
+    }
+}
