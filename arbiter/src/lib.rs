@@ -1,0 +1,210 @@
+//! The arbiter: the process that binds, forks workers, watches and replaces them, and ends them in order.
+//!
+//! It serves nothing and starts no thread; it knows no HTTP and no backend. What a worker is comes from outside, as
+//! a [`Worker`]. What it promises about stops is the drain contract's.
+//!
+//! ```text
+//! plan      what happened → what to do; pure       run       system calls and the one wait
+//! listener  bind, and end (D3)                     link      a control socket
+//! sys       fork, signals: the only `unsafe`       notice    what people are told
+//! ```
+//!
+//! # Signals
+//!
+//! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
+//! program and those of job control. TERM stops gracefully, INT within 2 s, QUIT at once; a second INT or TERM
+//! hurries a stop to 2 s. HUP, USR1, USR2, TTIN, TTOU and WINCH are logged and ignored. SIGCHLD and the signal mask
+//! are put back before `run` returns.
+
+mod link;
+mod listener;
+mod notice;
+mod plan;
+mod run;
+mod sys;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use remuda_core::app::AppFactory;
+use remuda_core::shutdown::Reason;
+use remuda_core::worker::{Policies, Worker, WorkerConfig};
+
+pub use self::listener::BindError;
+use self::run::Run;
+pub use self::sys::ThreadsError;
+
+/// A server that has not started.
+pub struct Arbiter {
+    config: ArbiterConfig,
+    worker: Arc<dyn Worker>,
+    app: AppFactory,
+}
+
+impl Arbiter {
+    /// A server of `worker` processes that each build their application with `app`.
+    pub fn new(config: ArbiterConfig, worker: Arc<dyn Worker>, app: AppFactory) -> Self {
+        Self { config, worker, app }
+    }
+
+    /// Binds, forks and looks after the workers until told to stop. Returns in the arbiter process only; a worker
+    /// ends inside.
+    ///
+    /// The process must have one thread, because fork(2) copies only the calling one. While this runs, all children
+    /// of the process are reaped, also those that it did not start.
+    pub fn run(self) -> Outcome {
+        match Run::prepare(self.config, self.worker, self.app) {
+            Ok(run) => run.supervise(),
+            Err(outcome) => outcome,
+        }
+    }
+}
+
+impl fmt::Debug for Arbiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arbiter")
+            .field("config", &self.config)
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ArbiterConfig {
+    /// Worker processes. Default 1; 0 counts as 1.
+    pub workers: u16,
+    /// Where to listen. Default `127.0.0.1:8000`; at least one.
+    pub binds: Vec<Bind>,
+    /// Connections that the kernel queues on each listener (listen(2)). Default 2048. Listeners that came as
+    /// descriptors keep their own.
+    pub backlog: u32,
+    /// What workers read. The arbiter reads `graceful_timeout`.
+    pub worker: WorkerConfig,
+    /// Who decides during drains.
+    pub policies: Policies,
+}
+
+impl Default for ArbiterConfig {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            binds: vec![Bind::Inet(SocketAddr::from(([127, 0, 0, 1], 8000)))],
+            backlog: 2048,
+            worker: WorkerConfig::default(),
+            policies: Policies::default(),
+        }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Bind {
+    /// A TCP address. Port 0 lets the kernel choose; `[::]` serves IPv4 too.
+    Inet(SocketAddr),
+    /// A unix socket's path. Its mode is given by the umask.
+    Unix(PathBuf),
+    /// A listening descriptor that somebody else bound: `fd://3`. The server takes it over.
+    Fd(i32),
+}
+
+impl Bind {
+    fn is_any_port(&self) -> bool {
+        matches!(self, Self::Inet(addr) if addr.port() == 0)
+    }
+}
+
+/// As in the settings: `127.0.0.1:8000`, `unix:/run/app.sock`, `fd://3`.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => write!(f, "{addr}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Fd(fd) => write!(f, "fd://{fd}"),
+        }
+    }
+}
+
+/// How a server ended. Its `Display` is a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// As asked.
+    #[non_exhaustive]
+    Stopped {
+        /// How it was asked: [`Reason::Stop`] by TERM, [`Reason::QuickStop`] by INT or QUIT.
+        reason: Reason,
+        /// Whether the deadline cut off work, or a worker had to be killed.
+        cut: bool,
+    },
+    /// A worker failed to boot before the server ever was ready.
+    #[non_exhaustive]
+    BootFailed {
+        /// 3: the worker; 4: the application.
+        status: u8,
+        /// Why, as the worker said.
+        message: String,
+    },
+    /// It could not listen; nothing was started.
+    BindFailed(BindError),
+    /// The process has more than one thread; nothing was started.
+    Threads(ThreadsError),
+    /// The system refused the arbiter something that it cannot do without.
+    #[non_exhaustive]
+    Internal {
+        /// What, and why.
+        message: String,
+    },
+}
+
+impl Outcome {
+    /// The exit status: 0 as asked, 6 if a TERM stop cut work off, 3 or 4 if the first boot failed, 5 if it could
+    /// not bind, 1 otherwise.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Stopped { reason: Reason::Stop, cut: true } => 6,
+            Self::Stopped { .. } => 0,
+            Self::BootFailed { status, .. } => *status,
+            Self::BindFailed(_) => 5,
+            Self::Threads(_) | Self::Internal { .. } => 1,
+        }
+    }
+
+    fn internal(what: &str, error: &io::Error) -> Self {
+        Self::Internal { message: format!("cannot {what}: {error}") }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped { cut: false, .. } => f.write_str("stopped"),
+            Self::Stopped { cut: true, .. } => f.write_str("stopped; not all work was finished"),
+            Self::BootFailed { status: 4, message } => write!(f, "the application failed to load: {message}"),
+            Self::BootFailed { message, .. } => write!(f, "a worker failed to boot: {message}"),
+            Self::BindFailed(error) => error.fmt(f),
+            Self::Threads(error) => error.fmt(f),
+            Self::Internal { message } => f.write_str(message),
+        }
+    }
+}
+
+impl From<BindError> for Outcome {
+    fn from(error: BindError) -> Self {
+        Self::BindFailed(error)
+    }
+}
+
+impl From<ThreadsError> for Outcome {
+    fn from(error: ThreadsError) -> Self {
+        Self::Threads(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

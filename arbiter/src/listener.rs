@@ -1,0 +1,321 @@
+//! Listeners: bound before the first fork, ended once (D3).
+//!
+//! TCP sockets get `SO_REUSEADDR`, so that a restart does not wait for old connections to be forgotten. An IPv6
+//! address means IPv6 and nothing else, except that `[::]` serves IPv4 clients too, whatever the system's
+//! `bindv6only` says (ipv6(7)). A unix socket's mode comes from the umask; a file that a dead server left behind
+//! is replaced, one that somebody listens on never is. All are non-blocking and closed on exec.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use remuda_core::worker::{Bound, Listener, Ownership};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    shutdown, socket_with, sockopt,
+};
+use thiserror::Error;
+
+use crate::{Bind, sys};
+
+/// The listeners of a server. They stay open when this is dropped only in so far as children hold them.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners(Vec<Held>);
+
+#[derive(Debug)]
+struct Held {
+    listener: Listener,
+    /// Device and inode of the socket file that was made, so that no other is ever unlinked.
+    file: Option<(u64, u64)>,
+}
+
+/// Why the server cannot listen where it was told to.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// There is no address.
+    #[error("no address to listen on; name at least one")]
+    Nowhere,
+    /// One address was named twice.
+    #[error("cannot listen on {bind} twice; name it once")]
+    Twice {
+        /// Where.
+        bind: Bind,
+    },
+    /// Another address of this server includes it, or is included.
+    #[error("cannot listen on {bind}: this server listens on {other} already, and the two overlap")]
+    Overlap {
+        /// Where.
+        bind: Bind,
+        /// The address that was bound before.
+        other: Bound,
+    },
+    /// Another program is there.
+    #[error("cannot listen on {bind}: address already in use; another program listens there")]
+    InUse {
+        /// Where.
+        bind: Bind,
+    },
+    /// The path names a file that is no socket, and is not ours to remove.
+    #[error("cannot listen on {bind}: the file exists and is not a socket; remove it or choose another path")]
+    NotASocket {
+        /// Where.
+        bind: Bind,
+    },
+    /// A path is empty. The kernel would choose a name that no client knows (unix(7), autobind).
+    #[error("cannot listen on a unix socket without a path; write unix:PATH")]
+    NoPath,
+    /// A path does not fit a socket address (unix(7)).
+    #[error("cannot listen on {bind}: the path is {len} bytes, limit {PATH_MAX}")]
+    PathTooLong {
+        /// Where.
+        bind: Bind,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The descriptor is no listening stream socket.
+    #[error("cannot listen on {bind}: {problem}; pass a bound and listening TCP or unix socket")]
+    BadDescriptor {
+        /// Where.
+        bind: Bind,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The system refused for another reason.
+    #[error("cannot listen on {bind}: {}{}", io::Error::from_raw_os_error(*errno), hint(bind, *errno))]
+    System {
+        /// Where.
+        bind: Bind,
+        /// Its reason (errno(3)).
+        errno: i32,
+    },
+}
+
+/// The longest path of a unix socket, in bytes, without the final zero.
+const PATH_MAX: usize = 107;
+
+impl Listeners {
+    /// Binds all of `binds`, or none: on an error everything is as it was.
+    pub(crate) fn bind(binds: &[Bind], backlog: u32) -> Result<Self, BindError> {
+        let mut bound = Self::default();
+        bound.bind_all(binds, backlog).inspect_err(|_| bound.end())?;
+        Ok(bound)
+    }
+
+    /// Accepts nothing more (D3): ends the sockets that are this server's own, with all copies of them that
+    /// workers hold, and removes their files; closes the others.
+    pub(crate) fn end(&mut self) {
+        for Held { listener, file } in self.0.drain(..) {
+            if listener.ownership != Ownership::Sole {
+                continue;
+            }
+            let _ = shutdown(&listener, Shutdown::Both); // fails only where nothing listens any more
+            if let Bound::Unix(path) = &listener.bound
+                && file.is_some()
+                && file == identity(path)
+            {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The listeners for a worker, in the worker.
+    pub(crate) fn into_vec(self) -> Vec<Listener> {
+        self.0.into_iter().map(|held| held.listener).collect()
+    }
+
+    fn bind_all(&mut self, binds: &[Bind], backlog: u32) -> Result<(), BindError> {
+        if binds.is_empty() {
+            return Err(BindError::Nowhere);
+        }
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        for (index, bind) in (0..).zip(binds) {
+            if binds[..usize::from(index)].contains(bind) && !bind.is_any_port() {
+                return Err(BindError::Twice { bind: bind.clone() });
+            }
+            let (socket, bound, ownership) = self.open(bind, backlog)?;
+            let file = match (&bound, ownership) {
+                (Bound::Unix(path), Ownership::Sole) => identity(path),
+                _ => None,
+            };
+            self.0.push(Held { listener: Listener::new(index, socket, bound, ownership), file });
+        }
+        Ok(())
+    }
+
+    fn open(&self, bind: &Bind, backlog: i32) -> Result<(OwnedFd, Bound, Ownership), BindError> {
+        match bind {
+            Bind::Inet(addr) => match inet(*addr, backlog) {
+                Ok((socket, addr)) => Ok((socket, Bound::Inet(addr), Ownership::Sole)),
+                Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr)),
+                Err(errno) => Err(system(bind, errno)),
+            },
+            Bind::Unix(path) => Ok((unix(bind, path, backlog)?, Bound::Unix(path.clone()), Ownership::Sole)),
+            Bind::Fd(fd) => {
+                let (socket, bound) = inherited(bind, *fd)?;
+                Ok((socket, bound, Ownership::Inherited))
+            }
+        }
+    }
+
+    fn in_use(&self, bind: &Bind, addr: SocketAddr) -> BindError {
+        let mut ours = self.0.iter().map(|held| &held.listener.bound);
+        match ours.find(|bound| matches!(bound, Bound::Inet(held) if overlap(*held, addr))) {
+            Some(other) => BindError::Overlap { bind: bind.clone(), other: other.clone() },
+            None => BindError::InUse { bind: bind.clone() },
+        }
+    }
+}
+
+/// Where the server listens, as clients would write it: `http://127.0.0.1:8000, unix:/run/app.sock`.
+impl fmt::Display for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, held) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", held.listener.bound)?;
+        }
+        Ok(())
+    }
+}
+
+fn inet(addr: SocketAddr, backlog: i32) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let socket = stream(if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if addr.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    bind(&socket, &addr)?;
+    listen(&socket, backlog)?;
+    let addr = getsockname(&socket)?.try_into()?;
+    Ok((socket, addr))
+}
+
+/// Whether two listeners cannot be: the same, or one is all addresses. `[::]` is those of IPv4 too.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let includes = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    a.port() == b.port() && (a.ip() == b.ip() || includes(a, b) || includes(b, a))
+}
+
+fn unix(at: &Bind, path: &Path, backlog: i32) -> Result<OwnedFd, BindError> {
+    let refused = |errno| system(at, errno);
+    match path.as_os_str().len() {
+        0 => return Err(BindError::NoPath),
+        len if len > PATH_MAX => return Err(BindError::PathTooLong { bind: at.clone(), len }),
+        _ => {}
+    }
+    let addr = SocketAddrUnix::new(path).map_err(refused)?;
+    let socket = stream(AddressFamily::UNIX).map_err(refused)?;
+    match bind(&socket, &addr) {
+        Err(Errno::ADDRINUSE) => {
+            remove_stale(at, path, &addr)?;
+            bind(&socket, &addr).map_err(refused)?;
+        }
+        result => result.map_err(refused)?,
+    }
+    listen(&socket, backlog).map_err(|errno| {
+        let _ = fs::remove_file(path);
+        system(at, errno)
+    })?;
+    Ok(socket)
+}
+
+/// Removes the socket file that a dead server left behind; a connect tells dead from alive.
+fn remove_stale(at: &Bind, path: &Path, addr: &SocketAddrUnix) -> Result<(), BindError> {
+    let refused = |errno| system(at, errno);
+    if fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
+        return Err(BindError::NotASocket { bind: at.clone() });
+    }
+    let probe = stream(AddressFamily::UNIX).map_err(refused)?;
+    match connect(&probe, addr) {
+        Ok(()) | Err(Errno::AGAIN) => Err(BindError::InUse { bind: at.clone() }), // AGAIN: its backlog is full
+        Err(Errno::CONNREFUSED) => {
+            fs::remove_file(path).map_err(|error| refused(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+        }
+        Err(Errno::NOENT) => Ok(()), // it went away by itself
+        Err(errno) => Err(refused(errno)),
+    }
+}
+
+/// A listener that somebody else bound. What it is bound to is asked of the kernel.
+fn inherited(at: &Bind, fd: i32) -> Result<(OwnedFd, Bound), BindError> {
+    let mut bound = None;
+    let result = sys::adopt(fd, |socket| {
+        bound = Some(examine(socket)?);
+        Ok::<_, Problem>(())
+    });
+    let socket = result.map_err(|Problem(problem)| BindError::BadDescriptor { bind: at.clone(), problem })?;
+    Ok((socket, bound.expect("examined before it was adopted")))
+}
+
+fn examine(socket: BorrowedFd<'_>) -> Result<Bound, Problem> {
+    match sockopt::socket_type(socket) {
+        Ok(SocketType::STREAM) => {}
+        Ok(_) => return Err(Problem("it is a socket, but not a stream")),
+        Err(_) => return Err(Problem("it is not a socket")),
+    }
+    if !sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens) {
+        return Err(Problem("it is a socket, but does not listen"));
+    }
+    let strange = |_| Problem("it is neither a TCP nor a unix socket");
+    let name = getsockname(socket).map_err(strange)?;
+    let bound = match SocketAddr::try_from(name.clone()) {
+        Ok(addr) => Bound::Inet(addr),
+        Err(_) => Bound::Unix(unix_name(&SocketAddrUnix::try_from(name).map_err(strange)?)),
+    };
+    let unusable = |_| Problem("it cannot be made non-blocking");
+    ioctl_fionbio(socket, true).map_err(unusable)?;
+    fcntl_setfd(socket, FdFlags::CLOEXEC).map_err(unusable)?;
+    Ok(bound)
+}
+
+/// A socket's path; an abstract name as `@name`, which is how tools write it.
+fn unix_name(addr: &SocketAddrUnix) -> PathBuf {
+    use std::ffi::OsStr;
+    match (addr.path_bytes(), addr.abstract_name()) {
+        (Some(path), _) => OsStr::from_bytes(path).into(),
+        (None, name) => format!("@{}", String::from_utf8_lossy(name.unwrap_or_default())).into(),
+    }
+}
+
+/// What is wrong with an inherited descriptor.
+struct Problem(&'static str);
+
+impl From<io::Error> for Problem {
+    fn from(_: io::Error) -> Self {
+        Self("nothing is open there")
+    }
+}
+
+fn stream(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn system(bind: &Bind, errno: Errno) -> BindError {
+    BindError::System { bind: bind.clone(), errno: errno.raw_os_error() }
+}
+
+/// What to do about the errors that people meet.
+fn hint(bind: &Bind, errno: i32) -> &'static str {
+    match (bind, Errno::from_raw_os_error(errno)) {
+        (Bind::Inet(_), Errno::ACCESS) => "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE)",
+        (Bind::Inet(_), Errno::ADDRNOTAVAIL) => "; no interface of this machine has this address",
+        (Bind::Unix(_), Errno::NOENT) => "; make the directory first",
+        (Bind::Unix(_), Errno::ACCESS) => "; this user may not use the directory or the file in it",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::fcntl_getfd;
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+
+const ANY: &str = "127.0.0.1:0";
+
+fn bind_one(bind: Bind) -> Result<Listeners, BindError> {
+    Listeners::bind(&[bind], 16)
+}
+
+fn tcp(addr: impl ToString) -> Bind {
+    Bind::Inet(addr.to_string().parse().unwrap())
+}
+
+fn addr_of(listeners: &Listeners, index: usize) -> SocketAddr {
+    match listeners.0[index].listener.bound {
+        Bound::Inet(addr) => addr,
+        Bound::Unix(_) => panic!("not a TCP listener"),
+    }
+}
+
+fn unix_in(dir: &TempDir) -> (Bind, PathBuf) {
+    let path = dir.path().join("app.sock");
+    (Bind::Unix(path.clone()), path)
+}
+
+fn assert_is_served(mut client: impl io::Read, mut server: impl io::Write) {
+    server.write_all(b"x").unwrap();
+    let mut byte = [0];
+    client.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+}
+
+#[test]
+fn a_tcp_listener_knows_the_port_it_got_and_is_ready_for_workers() {
+    let listeners = bind_one(tcp(ANY)).unwrap();
+    let addr = addr_of(&listeners, 0);
+    assert_ne!(addr.port(), 0);
+    assert_eq!(listeners.to_string(), format!("http://{addr}"));
+    let listener = listeners.into_vec().pop().unwrap();
+    assert_eq!((listener.index, listener.ownership), (0, Ownership::Sole));
+    assert!(fcntl_getfl(&listener).unwrap().contains(OFlags::NONBLOCK));
+    assert!(fcntl_getfd(&listener).unwrap().contains(FdFlags::CLOEXEC));
+    let client = TcpStream::connect(addr).unwrap();
+    let listener = TcpListener::from(listener.socket);
+    listener.set_nonblocking(false).unwrap();
+    assert_is_served(client, listener.accept().unwrap().0);
+}
+
+#[test]
+fn several_addresses_are_bound_in_order_and_port_0_may_be_named_twice() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let listeners = Listeners::bind(&[tcp(ANY), unix, tcp(ANY)], 16).unwrap();
+    let (first, last) = (addr_of(&listeners, 0), addr_of(&listeners, 2));
+    assert_ne!(first, last);
+    assert_eq!(listeners.to_string(), format!("http://{first}, unix:{}, http://{last}", path.display()));
+    assert_eq!(listeners.into_vec().iter().map(|listener| listener.index).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn nowhere_to_listen_is_an_error() {
+    assert_eq!(Listeners::bind(&[], 16).unwrap_err(), BindError::Nowhere);
+}
+
+#[test]
+fn a_port_in_use_names_the_address_and_the_cause() {
+    let other = TcpListener::bind(ANY).unwrap();
+    let addr = other.local_addr().unwrap();
+    let error = bind_one(tcp(addr)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on {addr}: address already in use; another program listens there")
+    );
+}
+
+#[test]
+fn one_address_twice_is_an_error() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    assert_eq!(
+        Listeners::bind(&[unix.clone(), unix.clone()], 16).unwrap_err(),
+        BindError::Twice { bind: unix }
+    );
+    assert!(!path.exists(), "what was bound before is released");
+}
+
+#[test]
+fn addresses_of_one_server_that_overlap_are_told_from_other_programs() {
+    let port = bind_one(tcp(ANY)).map(|free| addr_of(&free, 0).port()).unwrap();
+    let (wide, narrow) = (tcp(format!("0.0.0.0:{port}")), tcp(format!("127.0.0.1:{port}")));
+    let error = Listeners::bind(&[wide.clone(), narrow.clone()], 16).unwrap_err();
+    let Bind::Inet(held) = wide else { unreachable!() };
+    assert_eq!(error, BindError::Overlap { bind: narrow, other: Bound::Inet(held) });
+}
+
+#[test]
+fn all_addresses_of_ipv6_include_those_of_ipv4() {
+    let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+    assert!(overlap(addr("[::]:80"), addr("127.0.0.1:80")));
+    assert!(overlap(addr("0.0.0.0:80"), addr("[::]:80")));
+    assert!(!overlap(addr("0.0.0.0:80"), addr("[::1]:80")));
+    assert!(!overlap(addr("0.0.0.0:80"), addr("127.0.0.1:81")));
+
+    match bind_one(tcp("[::]:0")) {
+        Ok(listeners) => {
+            let port = addr_of(&listeners, 0).port();
+            assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        }
+        // A machine without IPv6 says so.
+        Err(error) => assert!(error.to_string().starts_with("cannot listen on [::]:0: "), "{error}"),
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_says_what_to_do() {
+    let error = bind_one(tcp("192.0.2.1:8000")).unwrap_err().to_string();
+    assert!(error.starts_with("cannot listen on 192.0.2.1:8000: "), "{error}");
+    assert!(error.ends_with("; no interface of this machine has this address"), "{error}");
+}
+
+#[test]
+fn an_error_releases_what_was_bound_before() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let free = bind_one(tcp(ANY)).map(|listeners| addr_of(&listeners, 0)).unwrap();
+    let taken = TcpListener::bind(ANY).unwrap();
+    let binds = [tcp(free), unix, tcp(taken.local_addr().unwrap())];
+    Listeners::bind(&binds, 16).unwrap_err();
+    assert!(!path.exists());
+    TcpListener::bind(free).unwrap();
+}
+
+#[test]
+fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let mut listeners = Listeners::bind(&[tcp(ANY), unix], 16).unwrap();
+    let addr = addr_of(&listeners, 0);
+    let copies: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.try_clone().unwrap()).collect();
+    listeners.end();
+    assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert!(!path.exists());
+    assert!(!sockopt::socket_acceptconn(&copies[0]).unwrap());
+}
+
+#[test]
+fn d3_a_file_that_another_server_put_there_stays() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let mut listeners = bind_one(unix).unwrap();
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    listeners.end();
+    assert!(UnixStream::connect(&path).is_ok());
+}
+
+#[test]
+fn a_stale_socket_file_is_replaced() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let listener = bind_one(unix).unwrap().into_vec().pop().unwrap();
+    let client = UnixStream::connect(&path).unwrap();
+    let listener = UnixListener::from(listener.socket);
+    listener.set_nonblocking(false).unwrap();
+    assert_is_served(client, listener.accept().unwrap().0);
+}
+
+#[test]
+fn a_unix_socket_that_somebody_listens_on_is_left_alone() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let live = UnixListener::bind(&path).unwrap();
+    assert_eq!(bind_one(unix.clone()).unwrap_err(), BindError::InUse { bind: unix.clone() });
+    live.set_nonblocking(true).unwrap();
+    live.accept().unwrap(); // the probe
+    assert!(UnixStream::connect(&path).is_ok());
+
+    // A full backlog is no sign of death.
+    listen(&live, 0).unwrap();
+    assert_eq!(bind_one(unix.clone()).unwrap_err(), BindError::InUse { bind: unix });
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    fs::write(&path, "precious").unwrap();
+    assert_eq!(bind_one(unix.clone()).unwrap_err(), BindError::NotASocket { bind: unix });
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn paths_that_cannot_be_bound_say_why() {
+    let dir = tempdir().unwrap();
+    let long = dir.path().join("x".repeat(108));
+    let len = long.as_os_str().len();
+    let error = bind_one(Bind::Unix(long)).unwrap_err().to_string();
+    assert!(error.ends_with(&format!("the path is {len} bytes, limit 107")), "{error}");
+    let missing = dir.path().join("missing/app.sock");
+    let error = bind_one(Bind::Unix(missing)).unwrap_err().to_string();
+    assert!(error.ends_with("; make the directory first"), "{error}");
+    assert_eq!(bind_one(Bind::Unix(PathBuf::new())).unwrap_err(), BindError::NoPath);
+}
+
+#[test]
+fn the_longest_path_is_107_bytes() {
+    let dir = tempdir().unwrap();
+    let room = PATH_MAX - dir.path().as_os_str().len() - 1;
+    for (len, fits) in [(room, true), (room + 1, false)] {
+        let path = dir.path().join("x".repeat(len));
+        assert_eq!(bind_one(Bind::Unix(path)).is_ok(), fits);
+    }
+}
+
+#[test]
+fn an_inherited_listener_is_served_and_only_ever_closed() {
+    let outside = TcpListener::bind(ANY).unwrap();
+    let addr = outside.local_addr().unwrap();
+    let fd = outside.try_clone().unwrap().into_raw_fd();
+    let mut listeners = bind_one(Bind::Fd(fd)).unwrap();
+    assert_eq!(addr_of(&listeners, 0), addr);
+    let listener = &listeners.0[0].listener;
+    assert_eq!((listener.socket.as_raw_fd(), listener.ownership), (fd, Ownership::Inherited));
+    assert!(fcntl_getfl(listener).unwrap().contains(OFlags::NONBLOCK));
+    assert!(fcntl_getfd(listener).unwrap().contains(FdFlags::CLOEXEC));
+    listeners.end();
+    assert!(TcpStream::connect(addr).is_ok(), "the backlog is its owner's");
+}
+
+#[test]
+fn an_inherited_unix_listener_keeps_its_file() {
+    let dir = tempdir().unwrap();
+    let (_, path) = unix_in(&dir);
+    let fd = UnixListener::bind(&path).unwrap().into_raw_fd();
+    let mut listeners = bind_one(Bind::Fd(fd)).unwrap();
+    assert_eq!(listeners.to_string(), format!("unix:{}", path.display()));
+    listeners.end();
+    assert!(path.exists());
+}
+
+#[test]
+fn descriptors_that_are_no_listeners_are_refused_and_left_open() {
+    let file = tempfile::tempfile().unwrap();
+    let udp = UdpSocket::bind(ANY).unwrap();
+    let listener = TcpListener::bind(ANY).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    for (fd, problem) in [
+        (file.as_raw_fd(), "it is not a socket"),
+        (udp.as_raw_fd(), "it is a socket, but not a stream"),
+        (client.as_raw_fd(), "it is a socket, but does not listen"),
+        (999_999, "nothing is open there"),
+    ] {
+        let error = bind_one(Bind::Fd(fd)).unwrap_err();
+        assert_eq!(error, BindError::BadDescriptor { bind: Bind::Fd(fd), problem });
+    }
+    assert!(client.set_nodelay(true).is_ok() && file.metadata().is_ok());
+}

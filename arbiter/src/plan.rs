@@ -1,0 +1,444 @@
+//! The supervisor as a table: what happened and when go in, what to do comes out.
+//!
+//! It makes no system call and reads no clock, so a restart storm or a worker that will not end is a test of
+//! microseconds. [`run`](crate::run) does what it says and tells it what came of that. It keeps these promises:
+//!
+//! 1. There are never more workers than asked for, and a slot never has two.
+//! 2. Once a stop has begun nothing is spawned, the listeners are ended before any worker is told, and
+//!    `Finish` comes, once, when the last worker is gone.
+//! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told.
+//! 4. A deadline that workers were told only ever moves closer (D11).
+//!
+//! ```text
+//! Starting ── all ready ──▶ Serving ── TERM INT QUIT ──▶ Stopping ── all gone ──▶ Finished
+//!     └──────────── TERM INT QUIT, or a failed boot ─────────▲
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use remuda_core::order::{Order, PolicyId, Report};
+use remuda_core::shutdown::{Drain, Reason};
+use remuda_core::time::Time;
+use rustix::process::Pid;
+
+use crate::Outcome;
+use crate::notice::Notice;
+
+/// The state of the server, from the first fork to the last exit.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    slots: Vec<Slot>,
+    graceful_timeout: Duration,
+    phase: Phase,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Event {
+    /// Somebody sent the arbiter a signal.
+    Signal(Signal),
+    /// The spawn that was asked for has happened.
+    Spawned { slot: u16, pid: Pid },
+    /// The spawn that was asked for could not be done.
+    SpawnFailed { slot: u16, error: String },
+    /// A worker has said something.
+    Report { pid: Pid, report: Report },
+    /// A child, perhaps not one of ours, has ended and was reaped.
+    Exited { pid: Pid, death: Death },
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    /// Fork a worker; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn { slot: u16 },
+    /// Send an order, without waiting for it to be read.
+    Send { pid: Pid, order: Order },
+    /// SIGKILL.
+    Kill { pid: Pid },
+    /// Accept nothing more (D3).
+    EndListeners,
+    /// Say that the server is ready.
+    AnnounceReady,
+    /// Tell people.
+    Log(Notice),
+    /// All workers are gone: end like this.
+    Finish(Outcome),
+}
+
+/// A signal that means something to the arbiter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Signal {
+    Term,
+    Int,
+    Quit,
+    Hup,
+    Usr1,
+    Usr2,
+    Ttin,
+    Ttou,
+    Winch,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Death {
+    /// With an exit status.
+    Status(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+/// The deadline that INT, or asking twice, gives a stop (D11), unless `graceful_timeout` is shorter.
+pub(crate) const HURRY: Duration = Duration::from_secs(2);
+
+/// How long after the deadline that a worker was told it is killed (D10).
+pub(crate) const KILL_MARGIN: Duration = Duration::from_millis(1500);
+
+/// A worker that was ready for this long is replaced at once; after a shorter life the slot waits.
+pub(crate) const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+/// The wait after a first short life; it doubles with each further one (D17).
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest wait.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+enum Phase {
+    /// The workers have not all been ready yet: a boot that fails now would fail again, and ends the server.
+    Starting,
+    /// They have: a worker that dies is replaced, whatever it died of.
+    Serving,
+    Stopping(Stop),
+    Finished,
+}
+
+#[derive(Debug)]
+struct Stop {
+    /// What every worker was told.
+    drain: Drain,
+    kill_at: Time,
+    /// How the server will have ended, as far as is known.
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    /// Short lives in a row.
+    failures: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Empty until `at`.
+    Due {
+        at: Time,
+    },
+    /// A spawn was asked for.
+    Spawning,
+    Alive(Life),
+    /// Empty for good.
+    Vacant,
+}
+
+#[derive(Debug)]
+struct Life {
+    pid: Pid,
+    born: Time,
+    ready: Option<Time>,
+    killed: bool,
+}
+
+impl Plan {
+    /// A plan for `workers` processes, all of which are due.
+    pub(crate) fn new(workers: u16, graceful_timeout: Duration) -> Self {
+        let slots =
+            (0..workers).map(|_| Slot { state: State::Due { at: Time::ZERO }, failures: 0 }).collect();
+        Self { slots, graceful_timeout, phase: Phase::Starting }
+    }
+
+    /// What to do about `event`, which happened `now`.
+    pub(crate) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+        let mut todo = Vec::new();
+        match event {
+            Event::Signal(signal) => self.signalled(signal, now, &mut todo),
+            Event::Spawned { slot, pid } => self.spawned(slot, pid, now, &mut todo),
+            Event::SpawnFailed { slot, error } => self.spawn_failed(slot, error, now, &mut todo),
+            Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
+            Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
+            Event::Tick => {}
+        }
+        self.do_what_is_due(now, &mut todo);
+        todo
+    }
+
+    /// When [`Event::Tick`] is wanted, if nothing else happens before; none: whenever.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::Starting | Phase::Serving => self.slots.iter().filter_map(Slot::due).min(),
+            Phase::Stopping(stop) => self.slots.iter().any(Slot::could_be_killed).then_some(stop.kill_at),
+            Phase::Finished => None,
+        }
+    }
+
+    fn signalled(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
+        let hurry = self.graceful_timeout.min(HURRY);
+        match signal {
+            Signal::Term if self.is_stopping() => self.stop(Reason::Stop, now, now + hurry, todo),
+            Signal::Term => self.stop(Reason::Stop, now, now + self.graceful_timeout, todo),
+            Signal::Int => self.stop(Reason::QuickStop, now, now + hurry, todo),
+            Signal::Quit => {
+                self.stop(Reason::QuickStop, now, now, todo);
+                if let Phase::Stopping(stop) = &mut self.phase {
+                    stop.kill_at = now;
+                }
+            }
+            Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Ttin | Signal::Ttou | Signal::Winch => {
+                todo.push(Action::Log(Notice::Unsupported { signal }));
+            }
+        }
+    }
+
+    fn spawned(&mut self, index: u16, pid: Pid, now: Time, todo: &mut Vec<Action>) {
+        let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| slot.is_spawning()) else {
+            todo.push(Action::Kill { pid }); // nobody asked for it, and nobody would look after it
+            return;
+        };
+        slot.state = State::Alive(Life { pid, born: now, ready: None, killed: false });
+        todo.push(Action::Log(Notice::Started { slot: index, pid }));
+        if let Phase::Stopping(stop) = &self.phase {
+            todo.extend(stop.orders(pid));
+        }
+    }
+
+    fn spawn_failed(&mut self, index: u16, error: String, now: Time, todo: &mut Vec<Action>) {
+        let stopping = self.is_stopping();
+        let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| slot.is_spawning()) else {
+            return;
+        };
+        let again_in = (!stopping).then(|| slot.back_off());
+        slot.leave(again_in, now);
+        todo.push(Action::Log(Notice::NotStarted { slot: index, error, again_in }));
+    }
+
+    fn reported(&mut self, pid: Pid, report: Report, now: Time, todo: &mut Vec<Action>) {
+        let Some((index, life)) = self.find(pid) else { return };
+        match report {
+            Report::Ready if life.ready.is_none() => {
+                life.ready = Some(now);
+                let took = now - life.born;
+                todo.push(Action::Log(Notice::Ready { slot: index, pid, took }));
+                if matches!(self.phase, Phase::Starting) && self.slots.iter().all(Slot::is_ready) {
+                    self.phase = Phase::Serving;
+                    todo.push(Action::AnnounceReady);
+                }
+            }
+            Report::BootFailed { status, message } if !self.is_stopping() => {
+                todo.push(Action::Log(Notice::BootFailed { slot: index, pid, message: message.clone() }));
+                if matches!(self.phase, Phase::Starting) {
+                    self.give_up(status.into(), message, now, todo);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn exited(&mut self, pid: Pid, death: Death, now: Time, todo: &mut Vec<Action>) {
+        let stopping = self.is_stopping();
+        let Some((index, life)) = self.find(pid) else {
+            todo.push(Action::Log(Notice::Stranger { pid, death }));
+            return;
+        };
+        let lived = now - life.born;
+        let boot_failed = life.ready.is_none() && matches!(death, Death::Status(3 | 4));
+        let long_enough = life.ready.is_some_and(|ready| now - ready >= LONG_ENOUGH);
+        let ends_server = stopping || (boot_failed && matches!(self.phase, Phase::Starting));
+
+        let slot = &mut self.slots[usize::from(index)];
+        if long_enough {
+            slot.failures = 0;
+        }
+        let again_in = match (ends_server, long_enough) {
+            (true, _) => None,
+            (false, true) => Some(Duration::ZERO),
+            (false, false) => Some(slot.back_off()),
+        };
+        slot.leave(again_in, now);
+        todo.push(Action::Log(Notice::Died { slot: index, pid, death, lived, again_in }));
+
+        match (&mut self.phase, death) {
+            (Phase::Stopping(stop), Death::Status(6)) => stop.was_cut(),
+            (Phase::Starting, Death::Status(status)) if boot_failed => {
+                let message = format!("worker {pid} ended with status {status} before it was ready");
+                self.give_up(status, message, now, todo);
+            }
+            _ => {}
+        }
+    }
+
+    /// What time alone brings: workers to spawn, workers to kill, the end.
+    fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Starting | Phase::Serving => {
+                for (index, slot) in (0..).zip(&mut self.slots) {
+                    if slot.due().is_some_and(|at| at <= now) {
+                        slot.state = State::Spawning;
+                        todo.push(Action::Spawn { slot: index });
+                    }
+                }
+            }
+            Phase::Stopping(stop) => {
+                let is_over = now >= stop.kill_at;
+                let left = self.slots.iter_mut().filter_map(Slot::life);
+                for life in left.filter(|life| is_over && !life.killed) {
+                    life.killed = true;
+                    stop.was_cut();
+                    todo.push(Action::Log(Notice::Killing { pid: life.pid }));
+                    todo.push(Action::Kill { pid: life.pid });
+                }
+                if self.slots.iter().all(|slot| matches!(slot.state, State::Vacant)) {
+                    todo.push(Action::Finish(stop.outcome.clone()));
+                    self.phase = Phase::Finished;
+                }
+            }
+            Phase::Finished => {}
+        }
+    }
+
+    /// Ends a server that never was ready: what kept one worker from booting would keep its replacement.
+    fn give_up(&mut self, status: i32, message: String, now: Time, todo: &mut Vec<Action>) {
+        let status = if status == 4 { 4 } else { 3 };
+        let drain = Drain::new(Reason::QuickStop, now, now + self.graceful_timeout.min(HURRY));
+        self.enter_stop(drain, Outcome::BootFailed { status, message }, todo);
+    }
+
+    /// Stops by `deadline`; a stop under way is hurried, never slowed (D11).
+    fn stop(&mut self, reason: Reason, now: Time, deadline: Time, todo: &mut Vec<Action>) {
+        let drain = Drain::new(reason, now, deadline);
+        match &mut self.phase {
+            Phase::Starting | Phase::Serving => {
+                self.enter_stop(drain, Outcome::Stopped { reason, cut: false }, todo);
+            }
+            Phase::Stopping(stop) => {
+                if let Outcome::Stopped { reason: told, .. } = &mut stop.outcome
+                    && reason == Reason::QuickStop
+                {
+                    *told = reason;
+                }
+                if deadline < stop.drain.deadline {
+                    stop.drain.merge(drain);
+                    stop.kill_at = deadline + KILL_MARGIN;
+                    todo.push(Action::Log(Notice::Hurried { left: deadline - now }));
+                    todo.extend(
+                        self.slots.iter_mut().filter_map(Slot::life).map(|life| stop.drain_order(life.pid)),
+                    );
+                }
+            }
+            Phase::Finished => {}
+        }
+    }
+
+    fn enter_stop(&mut self, drain: Drain, outcome: Outcome, todo: &mut Vec<Action>) {
+        let stop = Stop { drain, kill_at: drain.deadline + KILL_MARGIN, outcome };
+        todo.push(Action::EndListeners);
+        todo.push(Action::Log(Notice::Stopping { reason: drain.reason, left: drain.deadline - drain.since }));
+        for slot in &mut self.slots {
+            match &slot.state {
+                State::Due { .. } => slot.state = State::Vacant,
+                State::Alive(life) => todo.extend(stop.orders(life.pid)),
+                State::Spawning | State::Vacant => {}
+            }
+        }
+        self.phase = Phase::Stopping(stop);
+    }
+
+    fn find(&mut self, pid: Pid) -> Option<(u16, &mut Life)> {
+        let mut lives = (0..).zip(&mut self.slots).filter_map(|(index, slot)| Some((index, slot.life()?)));
+        lives.find(|(_, life)| life.pid == pid)
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
+    }
+}
+
+impl Stop {
+    /// The whole stop, for a worker that has not heard of it. The backlog ends with it: nothing is passed on.
+    fn orders(&self, pid: Pid) -> [Action; 2] {
+        [self.drain_order(pid), Action::Send { pid, order: Order::BacklogEnd }]
+    }
+
+    fn drain_order(&self, pid: Pid) -> Action {
+        Action::Send { pid, order: Order::Drain { drain: self.drain, policy: PolicyId::Stop } }
+    }
+
+    fn was_cut(&mut self) {
+        if let Outcome::Stopped { cut, .. } = &mut self.outcome {
+            *cut = true;
+        }
+    }
+}
+
+impl Slot {
+    /// Empties the slot, for good or for a while.
+    fn leave(&mut self, again_in: Option<Duration>, now: Time) {
+        self.state = again_in.map_or(State::Vacant, |delay| State::Due { at: now + delay });
+    }
+
+    /// Counts a short life; how long to wait after it.
+    fn back_off(&mut self) -> Duration {
+        let delay = BACKOFF_MIN.saturating_mul(2u32.saturating_pow(self.failures)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+
+    fn life(&mut self) -> Option<&mut Life> {
+        match &mut self.state {
+            State::Alive(life) => Some(life),
+            _ => None,
+        }
+    }
+
+    fn due(&self) -> Option<Time> {
+        match self.state {
+            State::Due { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    fn is_spawning(&self) -> bool {
+        matches!(self.state, State::Spawning)
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(&self.state, State::Alive(life) if life.ready.is_some())
+    }
+
+    fn could_be_killed(&self) -> bool {
+        matches!(&self.state, State::Alive(life) if !life.killed)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Term => "TERM",
+            Self::Int => "INT",
+            Self::Quit => "QUIT",
+            Self::Hup => "HUP",
+            Self::Usr1 => "USR1",
+            Self::Usr2 => "USR2",
+            Self::Ttin => "TTIN",
+            Self::Ttou => "TTOU",
+            Self::Winch => "WINCH",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,470 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use self::world::{World, pid};
+use super::*;
+
+mod world;
+
+const GRACEFUL: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn stopped(reason: Reason, cut: bool) -> Option<Outcome> {
+    Some(Outcome::Stopped { reason, cut })
+}
+
+fn boot_failed(status: u8) -> Report {
+    Report::BootFailed { status, message: "no database".into() }
+}
+
+#[test]
+fn workers_are_spawned_in_every_slot_and_ready_is_announced_when_all_are() {
+    let mut world = World::new(3);
+    assert_eq!(world.living.values().map(|(slot, _)| *slot).collect::<Vec<_>>(), [0, 1, 2]);
+    let pids = world.pids();
+    world.report(pids[0], Report::Ready);
+    world.report(pids[2], Report::Ready);
+    world.report(pids[2], Report::Ready);
+    assert!(!world.announced);
+    world.report(pids[1], Report::Ready);
+    assert!(world.announced);
+}
+
+#[test]
+fn a_worker_that_dies_after_a_long_life_is_replaced_at_once() {
+    let mut world = World::serving(2, LONG_ENOUGH);
+    world.report(101, Report::Ready); // said twice, it is no younger
+    world.die(101, Death::Signal(9));
+    assert_eq!(world.in_slot(0), Some(103));
+    assert_eq!(world.in_slot(1), Some(102));
+    let again_in = Some(Duration::ZERO);
+    let notice =
+        Notice::Died { slot: 0, pid: pid(101), death: Death::Signal(9), lived: LONG_ENOUGH, again_in };
+    assert!(world.log.contains(&notice));
+}
+
+#[test]
+fn d17_short_lives_are_followed_by_doubling_waits_and_a_long_one_forgives_them() {
+    let mut world = World::serving(2, LONG_ENOUGH - MS);
+    let mut waits = Vec::new();
+    for _ in 0..11 {
+        world.die(world.in_slot(0).unwrap(), Death::Signal(11));
+        waits.push(world.gap().as_millis());
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+    assert_eq!(world.in_slot(1), Some(102), "the neighbour never noticed");
+
+    world.report(world.in_slot(0).unwrap(), Report::Ready);
+    world.pass(LONG_ENOUGH);
+    world.die(world.in_slot(0).unwrap(), Death::Status(0));
+    assert_eq!(world.gap(), Duration::ZERO);
+    world.die(world.in_slot(0).unwrap(), Death::Status(0));
+    assert_eq!(world.gap(), BACKOFF_MIN);
+}
+
+#[test]
+fn a_boot_however_long_is_no_life() {
+    let mut world = World::new(1);
+    world.pass(60 * SECOND);
+    world.die(101, Death::Signal(9));
+    assert_eq!(world.gap(), BACKOFF_MIN);
+}
+
+#[test]
+fn d17_one_slot_waiting_keeps_no_other_from_being_filled() {
+    let mut world = World::serving(2, LONG_ENOUGH);
+    world.die(101, Death::Signal(9));
+    world.die(103, Death::Signal(9));
+    assert_eq!(world.in_slot(0), None);
+    world.die(102, Death::Signal(9));
+    assert_eq!(world.in_slot(1), Some(104));
+}
+
+#[test]
+fn a_failed_fork_is_tried_again_with_back_off() {
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.exhausted = true;
+    world.die(101, Death::Signal(9));
+    world.pass(BACKOFF_MIN);
+    assert_eq!(world.plan.deadline(), Some(world.now + 2 * BACKOFF_MIN));
+    world.exhausted = false;
+    assert_eq!(world.gap(), 2 * BACKOFF_MIN);
+}
+
+#[test]
+fn a_boot_that_fails_on_the_first_start_ends_the_server_with_its_status() {
+    for status in [3, 4] {
+        let mut world = World::new(3);
+        world.report(101, Report::Ready);
+        world.report(102, boot_failed(status));
+        assert_eq!(world.living[&101].1, Some(world.now + HURRY), "the others are told");
+        world.die(102, Death::Status(status.into()));
+        world.die(101, Death::Status(0));
+        assert_eq!(world.outcome, None);
+        world.die(103, Death::Status(0));
+        assert_eq!(world.outcome, Some(Outcome::BootFailed { status, message: "no database".into() }));
+    }
+}
+
+#[test]
+fn a_boot_that_fails_without_a_word_ends_the_server_with_its_status() {
+    for status in [3, 4] {
+        let mut world = World::new(1);
+        world.die(101, Death::Status(status));
+        let outcome = world.outcome.unwrap();
+        assert_eq!(i32::from(outcome.status()), status);
+        let sentence = outcome.to_string();
+        assert!(sentence.ends_with(&format!("worker 101 ended with status {status} before it was ready")));
+    }
+}
+
+#[test]
+fn a_boot_that_fails_once_the_server_was_ready_is_tried_again() {
+    let mut world = World::serving(2, LONG_ENOUGH);
+    world.die(101, Death::Signal(9));
+    world.report(103, boot_failed(4));
+    world.die(103, Death::Status(4));
+    assert_eq!(world.gap(), BACKOFF_MIN);
+    assert!(world.listening);
+}
+
+#[test]
+fn a_booting_worker_that_is_killed_is_replaced_even_on_the_first_start() {
+    for death in [Death::Signal(9), Death::Status(1), Death::Status(0)] {
+        let mut world = World::new(2);
+        world.die(101, death);
+        assert_eq!(world.gap(), BACKOFF_MIN);
+        assert!(world.listening);
+    }
+}
+
+#[test]
+fn a_ready_worker_that_fails_on_the_first_start_is_no_failed_boot() {
+    let mut world = World::new(2);
+    world.report(101, Report::Ready);
+    world.die(101, Death::Status(3));
+    assert_eq!(world.gap(), BACKOFF_MIN);
+}
+
+#[test]
+fn d3_term_ends_the_listeners_then_tells_every_worker() {
+    let mut world = World::serving(2, SECOND);
+    let drain = Drain::new(Reason::Stop, world.now, world.now + GRACEFUL);
+    let order = Order::Drain { drain, policy: PolicyId::Stop };
+    let actions = world.signal(Signal::Term);
+    assert_eq!(
+        actions,
+        [
+            Action::EndListeners,
+            Action::Log(Notice::Stopping { reason: Reason::Stop, left: GRACEFUL }),
+            Action::Send { pid: pid(101), order: order.clone() },
+            Action::Send { pid: pid(101), order: Order::BacklogEnd },
+            Action::Send { pid: pid(102), order },
+            Action::Send { pid: pid(102), order: Order::BacklogEnd },
+        ]
+    );
+    world.die(101, Death::Status(0));
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn d10_what_outlives_its_deadline_is_killed_once_and_the_stop_was_cut() {
+    let mut world = World::serving(2, SECOND);
+    world.signal(Signal::Term);
+    world.die(101, Death::Status(0));
+    world.pass(GRACEFUL + KILL_MARGIN - MS);
+    assert!(world.killed.is_empty());
+    world.pass(MS);
+    assert_eq!(world.killed, BTreeSet::from([102]));
+    assert_eq!(world.outcome, stopped(Reason::Stop, true));
+    assert_eq!(world.outcome.unwrap().status(), 6);
+}
+
+#[test]
+fn a_worker_that_was_cut_off_shows_in_the_status_of_a_term_stop_alone() {
+    for (signals, status) in [
+        (&[Signal::Term][..], 6),
+        (&[Signal::Term, Signal::Term], 6),
+        (&[Signal::Term, Signal::Int], 0),
+        (&[Signal::Int], 0),
+        (&[Signal::Int, Signal::Term], 0),
+    ] {
+        let mut world = World::serving(1, SECOND);
+        signals.iter().for_each(|signal| drop(world.signal(*signal)));
+        world.die(101, Death::Status(6));
+        assert_eq!(world.outcome.unwrap().status(), status, "{signals:?}");
+    }
+}
+
+#[test]
+fn d11_int_is_a_stop_of_two_seconds() {
+    let mut world = World::serving(1, SECOND);
+    world.signal(Signal::Int);
+    assert_eq!(world.living[&101].1, Some(world.now + HURRY));
+    world.pass(HURRY + KILL_MARGIN);
+    assert_eq!(world.outcome, stopped(Reason::QuickStop, true));
+}
+
+#[test]
+fn d11_a_second_signal_hurries_a_stop_and_a_third_changes_nothing() {
+    for second in [Signal::Int, Signal::Term] {
+        let mut world = World::serving(1, SECOND);
+        world.signal(Signal::Term);
+        world.pass(SECOND);
+        world.signal(second);
+        let deadline = world.now + HURRY;
+        assert_eq!(world.living[&101].1, Some(deadline));
+        world.pass(SECOND);
+        assert_eq!(world.signal(Signal::Int), []);
+        assert_eq!(world.signal(Signal::Term), []);
+        assert_eq!(world.plan.deadline(), Some(deadline + KILL_MARGIN));
+    }
+}
+
+#[test]
+fn d11_hurry_never_prolongs_a_stop() {
+    let mut world = World::serving(1, SECOND);
+    world.signal(Signal::Term);
+    world.pass(GRACEFUL - SECOND);
+    assert_eq!(world.signal(Signal::Int), []);
+    assert_eq!(world.plan.deadline(), Some(world.now + SECOND + KILL_MARGIN));
+}
+
+#[test]
+fn d11_quit_kills_at_once_in_every_phase() {
+    for before in [None, Some(Signal::Term), Some(Signal::Int)] {
+        let mut world = World::serving(2, SECOND);
+        before.into_iter().for_each(|signal| drop(world.signal(signal)));
+        world.signal(Signal::Quit);
+        assert_eq!(world.killed.len(), 2);
+        world.bury();
+        assert_eq!(world.outcome.as_ref().map(Outcome::status), Some(0));
+    }
+}
+
+#[test]
+fn a_booting_worker_is_told_of_a_stop() {
+    let mut world = World::new(1);
+    world.signal(Signal::Term);
+    assert_eq!(world.living[&101].1, Some(world.now + GRACEFUL));
+    world.report(101, Report::Ready);
+    assert!(!world.announced, "a server that stops is not ready");
+    world.die(101, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn a_boot_that_fails_in_a_stop_does_not_change_its_outcome() {
+    let mut world = World::new(1);
+    world.signal(Signal::Term);
+    world.report(101, boot_failed(4));
+    assert!(
+        !world.log.iter().any(|notice| matches!(notice, Notice::BootFailed { .. })),
+        "nobody waits for it"
+    );
+    world.die(101, Death::Status(4));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_slots_that_are_empty() {
+    let mut world = World::serving(1, Duration::ZERO);
+    world.die(101, Death::Signal(9));
+    world.signal(Signal::Term);
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
+    let now = Time::from_nanos(1);
+    let overtaken = || {
+        let mut plan = Plan::new(1, GRACEFUL);
+        assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0 }]);
+        plan.handle(Event::Signal(Signal::Term), now);
+        plan
+    };
+    let actions = overtaken().handle(Event::Spawned { slot: 0, pid: pid(7) }, now);
+    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Send { .. })).count(), 2);
+    let actions = overtaken().handle(Event::SpawnFailed { slot: 0, error: "no".into() }, now);
+    assert!(matches!(actions[..], [Action::Log(_), Action::Finish(_)]));
+}
+
+#[test]
+fn a_child_that_nobody_asked_for_is_killed() {
+    let mut plan = Plan::new(1, GRACEFUL);
+    let actions = plan.handle(Event::Spawned { slot: 9, pid: pid(7) }, Time::ZERO);
+    assert_eq!(actions[0], Action::Kill { pid: pid(7) });
+}
+
+#[test]
+fn strangers_are_reaped_and_nothing_else_happens() {
+    let mut world = World::serving(1, SECOND);
+    let actions = world.feed(Event::Exited { pid: pid(99), death: Death::Status(0) });
+    assert_eq!(actions, [Action::Log(Notice::Stranger { pid: pid(99), death: Death::Status(0) })]);
+}
+
+/// A way to get somewhere.
+type Reach = fn() -> World;
+
+const PHASES: [(&str, Reach); 7] = [
+    ("starting", || World::new(2)),
+    ("half ready", || {
+        let mut world = World::new(2);
+        world.report(101, Report::Ready);
+        world
+    }),
+    ("serving", || World::serving(2, SECOND)),
+    ("backing off", || {
+        let mut world = World::serving(2, Duration::ZERO);
+        world.die(101, Death::Signal(9));
+        world
+    }),
+    ("stopping", || {
+        let mut world = World::serving(2, SECOND);
+        world.signal(Signal::Term);
+        world
+    }),
+    ("giving up", || {
+        let mut world = World::new(2);
+        world.report(101, boot_failed(4));
+        world
+    }),
+    ("finished", || {
+        let mut world = World::serving(2, SECOND);
+        world.signal(Signal::Quit);
+        world.bury();
+        world
+    }),
+];
+
+const SIGNALS: [Signal; 9] = [
+    Signal::Term,
+    Signal::Int,
+    Signal::Quit,
+    Signal::Hup,
+    Signal::Usr1,
+    Signal::Usr2,
+    Signal::Ttin,
+    Signal::Ttou,
+    Signal::Winch,
+];
+
+#[test]
+fn every_event_in_every_phase_keeps_the_promises() {
+    let deaths = [Death::Status(0), Death::Status(3), Death::Status(4), Death::Status(6), Death::Signal(9)];
+    let reports = [Report::Ready, boot_failed(3), boot_failed(4)];
+    let signals = SIGNALS.map(Event::Signal);
+    let known = [102, 99].into_iter().flat_map(|raw| {
+        let said = reports.clone().map(|report| Event::Report { pid: pid(raw), report });
+        said.into_iter().chain(deaths.map(|death| Event::Exited { pid: pid(raw), death }))
+    });
+    let spawns =
+        [Event::Spawned { slot: 0, pid: pid(99) }, Event::SpawnFailed { slot: 0, error: "no".into() }];
+    let events: Vec<_> = signals.into_iter().chain(known).chain(spawns).chain([Event::Tick]).collect();
+    for (phase, reach) in PHASES {
+        for event in &events {
+            let mut world = reach();
+            let finished = world.outcome.take(); // else the world objects to any further action
+            match event {
+                Event::Signal(signal) => drop(world.signal(*signal)),
+                Event::Exited { pid, death } if world.living.contains_key(&pid.as_raw_nonzero().get()) => {
+                    world.die(pid.as_raw_nonzero().get(), *death);
+                }
+                other => drop(world.feed(other.clone())),
+            }
+            if finished.is_some() {
+                assert_eq!(world.outcome, None, "{event:?} in {phase}: finished twice");
+                continue;
+            }
+            world.signal(Signal::Term);
+            world.pass(GRACEFUL + KILL_MARGIN);
+            assert!(world.outcome.is_some(), "{event:?} in {phase}: never finishes");
+        }
+    }
+}
+
+#[test]
+fn signals_that_are_not_built_are_logged_and_change_nothing() {
+    for (phase, reach) in PHASES {
+        for signal in &SIGNALS[3..] {
+            let mut world = reach();
+            world.outcome = None;
+            let deadline = world.plan.deadline();
+            let notice = Notice::Unsupported { signal: *signal };
+            assert_eq!(world.signal(*signal), [Action::Log(notice)], "{signal} in {phase}");
+            assert_eq!(world.plan.deadline(), deadline);
+        }
+    }
+}
+
+/// One thing that may happen; indices choose among the living.
+#[derive(Clone, Debug)]
+enum Happening {
+    Pass(u64),
+    Signal(usize),
+    Ready(usize),
+    BootFailed(usize, u8),
+    Die(usize, Death),
+    Stranger(i32),
+    LateReport(i32),
+    Forks(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let death = prop_oneof![(0..8).prop_map(Death::Status), (1..16).prop_map(Death::Signal)];
+    prop_oneof![
+        6 => (0..40_000u64).prop_map(Happening::Pass),
+        1 => (0..SIGNALS.len()).prop_map(Happening::Signal),
+        6 => any::<usize>().prop_map(Happening::Ready),
+        1 => (any::<usize>(), 0..6u8).prop_map(|(which, status)| Happening::BootFailed(which, status)),
+        5 => (any::<usize>(), death).prop_map(|(which, death)| Happening::Die(which, death)),
+        1 => (1..100).prop_map(Happening::Stranger),
+        1 => (1..200).prop_map(Happening::LateReport),
+        1 => any::<bool>().prop_map(Happening::Forks),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_promises_hold_and_a_stop_finishes(
+        workers in 1..6u16,
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
+        let mut world = World::new(workers);
+        for happening in happenings {
+            if world.outcome.is_some() {
+                break;
+            }
+            let pids = world.pids();
+            let choose = |which: usize| pids.get(which % pids.len().max(1)).copied();
+            match happening {
+                Happening::Pass(millis) => world.pass(Duration::from_millis(millis)),
+                Happening::Signal(which) => drop(world.signal(SIGNALS[which])),
+                Happening::Ready(which) => choose(which).into_iter().for_each(|pid| world.report(pid, Report::Ready)),
+                Happening::BootFailed(which, status) => {
+                    choose(which).into_iter().for_each(|pid| world.report(pid, boot_failed(status)));
+                }
+                Happening::Die(which, death) => choose(which).into_iter().for_each(|pid| world.die(pid, death)),
+                Happening::Stranger(raw) => {
+                    world.feed(Event::Exited { pid: pid(raw), death: Death::Status(0) });
+                }
+                Happening::LateReport(raw) if !world.living.contains_key(&raw) => world.report(raw, boot_failed(3)),
+                Happening::LateReport(_) => {}
+                Happening::Forks(work) => world.exhausted = !work,
+            }
+            if world.listening && !world.exhausted {
+                let due = world.plan.deadline().is_some();
+                prop_assert!(world.living.len() == workers.into() || due, "an empty slot waits for something");
+            }
+        }
+        if world.outcome.is_none() {
+            world.signal(Signal::Term);
+            world.pass(GRACEFUL + KILL_MARGIN);
+        }
+        prop_assert!(world.outcome.is_some());
+        prop_assert_eq!(world.plan.deadline(), None);
+    }
+}

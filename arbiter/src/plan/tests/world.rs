@@ -1,0 +1,177 @@
+//! A virtual machine for plans: it has pids and time, but no processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// Does what the plan says, in virtual time, and checks its promises at every step.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) now: Time,
+    target: usize,
+    /// The living, by pid: slot and the deadline that they were told.
+    pub(super) living: BTreeMap<i32, (u16, Option<Time>)>,
+    pub(super) killed: BTreeSet<i32>,
+    next_pid: i32,
+    /// Whether forks fail.
+    pub(super) exhausted: bool,
+    /// Until a stop begins.
+    pub(super) listening: bool,
+    quit: bool,
+    pub(super) announced: bool,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) log: Vec<Notice>,
+}
+
+impl World {
+    pub(super) fn new(workers: u16) -> Self {
+        let mut world = Self {
+            plan: Plan::new(workers, GRACEFUL),
+            now: Time::from_nanos(1_000_000_000_000),
+            target: workers.into(),
+            living: BTreeMap::new(),
+            killed: BTreeSet::new(),
+            next_pid: 100,
+            exhausted: false,
+            listening: true,
+            quit: false,
+            announced: false,
+            outcome: None,
+            log: Vec::new(),
+        };
+        world.feed(Event::Tick);
+        world
+    }
+
+    /// All workers ready, for `age`.
+    pub(super) fn serving(workers: u16, age: Duration) -> Self {
+        let mut world = Self::new(workers);
+        world.pids().into_iter().for_each(|pid| world.report(pid, Report::Ready));
+        assert!(world.announced);
+        world.pass(age);
+        world
+    }
+
+    pub(super) fn feed(&mut self, event: Event) -> Vec<Action> {
+        let mut all = Vec::new();
+        let mut todo: Vec<_> = self.plan.handle(event, self.now);
+        while !todo.is_empty() {
+            let action = todo.remove(0);
+            if let Some(answer) = self.perform(&action) {
+                todo.extend(self.plan.handle(answer, self.now));
+            }
+            all.push(action);
+        }
+        assert!(self.plan.deadline().is_none_or(|at| at > self.now), "nothing that is due is left undone");
+        all
+    }
+
+    fn perform(&mut self, action: &Action) -> Option<Event> {
+        assert_eq!(self.outcome, None, "Finish is the last action");
+        match action {
+            Action::Spawn { slot } => {
+                assert!(self.listening, "no spawn in a stop");
+                assert!(usize::from(*slot) < self.target);
+                assert!(self.living.values().all(|(taken, _)| taken != slot), "one worker a slot");
+                if self.exhausted {
+                    return Some(Event::SpawnFailed { slot: *slot, error: "no memory".into() });
+                }
+                self.next_pid += 1;
+                self.living.insert(self.next_pid, (*slot, None));
+                assert!(self.living.len() <= self.target);
+                return Some(Event::Spawned { slot: *slot, pid: pid(self.next_pid) });
+            }
+            Action::Send { pid, order } => {
+                assert!(!self.listening, "listeners end before workers are told");
+                let (_, told) =
+                    self.living.get_mut(&pid.as_raw_nonzero().get()).expect("orders go to the living");
+                match order {
+                    Order::Drain { drain, policy: PolicyId::Stop } => {
+                        assert!(!drain.receiver);
+                        assert!(told.is_none_or(|before| drain.deadline < before), "deadlines move closer");
+                        *told = Some(drain.deadline);
+                    }
+                    Order::BacklogEnd => assert!(told.is_some(), "the backlog ends within a stop"),
+                    other => panic!("unexpected order {other:?}"),
+                }
+            }
+            Action::Kill { pid } => {
+                let pid = pid.as_raw_nonzero().get();
+                assert!(self.killed.insert(pid), "killed once");
+                if let Some((_, told)) = self.living.get(&pid) {
+                    let deadline = told.expect("told before it is killed");
+                    assert!(self.quit || self.now >= deadline + KILL_MARGIN, "not killed early");
+                }
+            }
+            Action::EndListeners => {
+                assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
+            }
+            Action::AnnounceReady => assert!(!std::mem::replace(&mut self.announced, true), "announced once"),
+            Action::Log(notice) => self.log.push(notice.clone()),
+            Action::Finish(outcome) => {
+                assert!(self.living.is_empty(), "finished while workers live");
+                assert!(!self.listening);
+                self.outcome = Some(outcome.clone());
+            }
+        }
+        None
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) -> Vec<Action> {
+        self.quit |= signal == Signal::Quit;
+        self.feed(Event::Signal(signal))
+    }
+
+    pub(super) fn report(&mut self, raw: i32, report: Report) {
+        self.feed(Event::Report { pid: pid(raw), report });
+    }
+
+    pub(super) fn die(&mut self, raw: i32, death: Death) {
+        self.living.remove(&raw).expect("alive until now");
+        self.feed(Event::Exited { pid: pid(raw), death });
+    }
+
+    /// Lets time pass, with a tick whenever the plan wants one; what was killed dies.
+    pub(super) fn pass(&mut self, length: Duration) {
+        let end = self.now + length;
+        while let Some(at) = self.plan.deadline().filter(|at| *at <= end) {
+            assert!(at > self.now);
+            self.now = at;
+            self.feed(Event::Tick);
+            self.bury();
+        }
+        self.now = end;
+        self.feed(Event::Tick);
+        self.bury();
+    }
+
+    pub(super) fn bury(&mut self) {
+        for raw in self.pids() {
+            if self.killed.contains(&raw) {
+                self.die(raw, Death::Signal(9));
+            }
+        }
+    }
+
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.living.keys().copied().collect()
+    }
+
+    pub(super) fn in_slot(&self, slot: u16) -> Option<i32> {
+        self.living.iter().find(|(_, (of, _))| *of == slot).map(|(raw, _)| *raw)
+    }
+
+    /// How long slot 0 stays empty.
+    pub(super) fn gap(&mut self) -> Duration {
+        let since = self.now;
+        while self.in_slot(0).is_none() {
+            let at = self.plan.deadline().expect("it will be filled");
+            self.pass(at - self.now);
+        }
+        self.now - since
+    }
+}
+
+pub(super) fn pid(raw: i32) -> Pid {
+    Pid::from_raw(raw).unwrap()
+}

@@ -1,0 +1,273 @@
+//! The arbiter's loop: descriptors and signals become events, actions become system calls.
+//!
+//! It decides nothing; that is [`plan`](crate::plan)'s. It waits in one place, [`Run::wait`], for signals, for
+//! workers and for the plan's deadline, so no worker and no order can make it deaf. A child leaves the loop by
+//! the same door as the end of the server does ([`Leave`]): what it must not hold is owned, and dropped, in
+//! [`Run::become_worker`].
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use remuda_core::app::AppFactory;
+use remuda_core::time::Time;
+use remuda_core::worker::sys::now;
+use remuda_core::worker::{Control, Exit, Worker, WorkerCx};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use tracing::{debug, error, info, warn};
+
+use crate::link::Link;
+use crate::listener::Listeners;
+use crate::plan::{Action, Death, Event, Plan, Signal};
+use crate::sys::{self, Fork, Signals};
+use crate::{ArbiterConfig, Outcome};
+
+/// Everything that the arbiter holds.
+pub(crate) struct Run {
+    config: ArbiterConfig,
+    worker: Arc<dyn Worker>,
+    app: AppFactory,
+    plan: Plan,
+    signals: Signals,
+    listeners: Listeners,
+    /// One for each child that was not reaped yet.
+    links: Vec<(Pid, Link)>,
+}
+
+/// Why the loop is left.
+enum Leave {
+    /// In the arbiter: the server has ended.
+    Finish(Outcome),
+    /// In a child: it is a worker from now on.
+    Born(Newborn),
+}
+
+/// A child just forked.
+struct Newborn {
+    slot: u16,
+    orders: OwnedFd,
+    parent: Pid,
+}
+
+/// Configurations are not replaced yet, so there is one.
+const GENERATION: u32 = 1;
+
+impl Run {
+    /// Everything that must be done, and may fail, before the first fork.
+    pub(crate) fn prepare(
+        config: ArbiterConfig,
+        worker: Arc<dyn Worker>,
+        app: AppFactory,
+    ) -> Result<Self, Outcome> {
+        sys::only_thread()?;
+        let _ = io::stdout().flush(); // or each child would write what is in it again
+        let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
+        let listeners = match Listeners::bind(&config.binds, config.backlog) {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                signals.restore();
+                return Err(error.into());
+            }
+        };
+        let plan = Plan::new(config.workers.max(1), config.worker.graceful_timeout);
+        Ok(Self { config, worker, app, plan, signals, listeners, links: Vec::new() })
+    }
+
+    /// Looks after the workers until the server has ended. Returns in the arbiter only.
+    pub(crate) fn supervise(mut self) -> Outcome {
+        let leave = loop {
+            if let Break(leave) = self.turn() {
+                break leave;
+            }
+        };
+        match leave {
+            Leave::Born(newborn) => self.become_worker(newborn),
+            Leave::Finish(outcome) => {
+                self.listeners.end();
+                self.signals.restore();
+                outcome
+            }
+        }
+    }
+
+    /// Signals before deaths, because a signal to the whole group (Ctrl-C) explains them; reports before deaths,
+    /// because they were sent before.
+    fn turn(&mut self) -> ControlFlow<Leave> {
+        self.feed(Event::Tick)?;
+        let talking = self.wait()?;
+        while let Some(number) = self.signals.next() {
+            match signal(number) {
+                Some(signal) => self.feed(Event::Signal(signal))?,
+                None if number == CHILD => {} // said by wait(2) in more detail
+                None => debug!(number, "signal without a meaning here, ignored"),
+            }
+        }
+        for pid in talking {
+            self.listen_to(pid)?;
+        }
+        self.reap()
+    }
+
+    /// Waits for anything to happen; names the workers whose sockets are ready.
+    fn wait(&self) -> ControlFlow<Leave, Vec<Pid>> {
+        let (pids, mut fds): (Vec<_>, Vec<_>) =
+            self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
+        fds.push(PollFd::new(&self.signals, PollFlags::IN));
+        let timeout = self.plan.deadline().map(|at| timespec(at, now()));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Without it the arbiter is deaf. The workers notice that it is gone, and drain.
+            Err(errno) => return Break(Leave::Finish(Outcome::internal("wait for events", &errno.into()))),
+        }
+        let ready = pids.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Continue(ready.map(|(pid, _)| pid).collect())
+    }
+
+    fn listen_to(&mut self, pid: Pid) -> ControlFlow<Leave> {
+        let Some(link) = self.link(pid) else { return Continue(()) };
+        link.flush();
+        for report in link.receive() {
+            self.feed(Event::Report { pid, report })?;
+        }
+        Continue(())
+    }
+
+    /// Collects all children that have ended: one SIGCHLD may stand for several. As process 1 of a container that
+    /// includes orphans that never were ours.
+    fn reap(&mut self) -> ControlFlow<Leave> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    self.listen_to(pid)?;
+                    self.links.retain(|(of, _)| *of != pid);
+                    self.feed(Event::Exited { pid, death: death(status) })?;
+                }
+                Ok(None) | Err(Errno::CHILD) => return Continue(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    warn!("cannot reap children: {errno}");
+                    return Continue(());
+                }
+            }
+        }
+    }
+
+    /// Tells the plan, and does what it says.
+    fn feed(&mut self, event: Event) -> ControlFlow<Leave> {
+        let mut todo = VecDeque::from(self.plan.handle(event, now()));
+        while let Some(action) = todo.pop_front() {
+            match action {
+                Action::Spawn { slot } => {
+                    let event = self.spawn(slot)?;
+                    todo.extend(self.plan.handle(event, now()));
+                }
+                Action::Send { pid, order } => {
+                    if let Some(link) = self.link(pid) {
+                        link.send(&order);
+                    }
+                }
+                Action::Kill { pid } => {
+                    // It was not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
+                    let _ = kill_process(pid, process::Signal::KILL);
+                }
+                Action::EndListeners => self.listeners.end(),
+                Action::AnnounceReady => self.announce_ready(),
+                Action::Log(notice) => notice.log(),
+                Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
+            }
+        }
+        Continue(())
+    }
+
+    fn spawn(&mut self, slot: u16) -> ControlFlow<Leave, Event> {
+        let failed = |error: String| Continue(Event::SpawnFailed { slot, error });
+        let (link, orders) = match Link::pair() {
+            Ok(pair) => pair,
+            Err(error) => return failed(format!("cannot make its control socket: {error}")),
+        };
+        match sys::fork() {
+            Ok(Fork::Parent { child }) => {
+                self.links.push((child, link));
+                Continue(Event::Spawned { slot, pid: child })
+            }
+            Ok(Fork::Child { parent }) => Break(Leave::Born(Newborn { slot, orders, parent })),
+            Err(error) => failed(error.to_string()),
+        }
+    }
+
+    /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
+    /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
+    fn become_worker(self, newborn: Newborn) -> ! {
+        let Self { config, worker, app, plan, signals, listeners, links } = self;
+        drop((links, signals, plan));
+        let Newborn { slot, orders, parent } = newborn;
+        let life = catch_unwind(AssertUnwindSafe(|| {
+            let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
+                Ok((true, control)) => control,
+                Ok((false, _)) => return Exit::Clean, // the arbiter died before it could be watched
+                Err(error) => {
+                    error!(slot, "worker could not take orders: {error}");
+                    return Exit::BootFailed;
+                }
+            };
+            let ArbiterConfig { worker: settings, policies, .. } = config;
+            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, settings, policies);
+            worker.run(cx, app)
+        }));
+        let exit = *life.as_ref().unwrap_or_else(|_| {
+            error!(slot, "worker panicked; this is a bug");
+            &Exit::BootFailed
+        });
+        sys::exit(exit.status())
+    }
+
+    fn link(&mut self, pid: Pid) -> Option<&mut Link> {
+        self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
+    }
+
+    fn announce_ready(&self) {
+        let (backend, workers, pid) = (self.worker.name(), self.config.workers.max(1), getpid());
+        let addresses = &self.listeners;
+        let plural = if workers == 1 { "" } else { "s" };
+        info!(
+            %addresses, backend, workers, %pid,
+            "ready: {addresses}, {workers} {backend} worker{plural}, pid {pid}; stop with TERM or Ctrl-C"
+        );
+    }
+}
+
+const CHILD: i32 = process::Signal::CHILD.as_raw();
+
+fn signal(number: i32) -> Option<Signal> {
+    use process::Signal as Number;
+    Some(match Number::from_named_raw(number)? {
+        Number::TERM => Signal::Term,
+        Number::INT => Signal::Int,
+        Number::QUIT => Signal::Quit,
+        Number::HUP => Signal::Hup,
+        Number::USR1 => Signal::Usr1,
+        Number::USR2 => Signal::Usr2,
+        Number::TTIN => Signal::Ttin,
+        Number::TTOU => Signal::Ttou,
+        Number::WINCH => Signal::Winch,
+        _ => return None,
+    })
+}
+
+/// wait(2) was asked for ended children only, so what is no exit is a signal.
+fn death(status: WaitStatus) -> Death {
+    match status.exit_status() {
+        Some(status) => Death::Status(status),
+        None => Death::Signal(status.terminating_signal().unwrap_or_default()),
+    }
+}
+
+fn timespec(at: Time, now: Time) -> Timespec {
+    let left = at - now;
+    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}

@@ -1,0 +1,178 @@
+//! Fork, the arbiter's signals, descriptors that others opened: the system calls that need care.
+//!
+//! The only file of this crate with `unsafe` in it. What makes fork(2) harmless here is that the arbiter has
+//! one thread: the child is a complete copy, in which no lock is held by a thread that does not exist, so it
+//! may allocate, log and run a backend without an exec.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, fork as fork_process};
+use rustix::process::{Pid, getpid, getppid, set_parent_process_death_signal};
+use thiserror::Error;
+
+/// Which process this is, after a fork.
+#[derive(Debug)]
+pub(crate) enum Fork {
+    /// The arbiter.
+    Parent { child: Pid },
+    /// The child of `parent`.
+    Child { parent: Pid },
+}
+
+/// Why there is no child.
+#[derive(Debug, Error)]
+pub(crate) enum ForkError {
+    /// It would not be a complete copy.
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
+    /// The kernel refused.
+    #[error("cannot fork: {0}")]
+    System(#[source] io::Error),
+}
+
+/// The process has threads that a child would lack, with whatever locks they hold.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error(
+    "cannot fork a process with {} threads ({}); call `remuda::run` from a plain `main`, before anything starts \
+     a thread or a runtime", threads.len(), threads.join(", ")
+)]
+pub struct ThreadsError {
+    threads: Vec<String>,
+}
+
+/// Forks, if this process has one thread.
+pub(crate) fn fork() -> Result<Fork, ForkError> {
+    only_thread()?;
+    let parent = getpid();
+    // SAFETY: this is the only thread, so the child may do all that this process may.
+    match unsafe { fork_process() } {
+        Ok(ForkResult::Child) => Ok(Fork::Child { parent }),
+        Ok(ForkResult::Parent { child }) => {
+            Ok(Fork::Parent { child: Pid::from_raw(child.as_raw()).expect("a child has a pid above zero") })
+        }
+        Err(errno) => Err(ForkError::System(errno.into())),
+    }
+}
+
+/// Whether this process has one thread, by /proc/self/task (proc(5)). Where /proc is not mounted nobody can
+/// tell, and the answer is yes.
+///
+/// # Errors
+///
+/// It has more; the error names them.
+pub(crate) fn only_thread() -> Result<(), ThreadsError> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Ok(()) };
+    let threads: Vec<_> = tasks
+        .flatten()
+        .map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            format!("{} {}", name.trim_end(), task.file_name().display())
+        })
+        .collect();
+    if threads.len() > 1 { Err(ThreadsError { threads }) } else { Ok(()) }
+}
+
+/// In a child: asks the kernel for TERM when `parent` dies (prctl(2), `PR_SET_PDEATHSIG`). False if it already
+/// has: then the signal will not come.
+pub(crate) fn follow(parent: Pid) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    Ok(getppid() == Some(parent))
+}
+
+/// Ends a child without running what the parent registered for its own exit (_exit(2)). What the child printed
+/// and Rust buffers is written; the parent's buffer was flushed before the fork, so nothing is written twice.
+pub(crate) fn exit(status: u8) -> ! {
+    let _ = io::stdout().flush();
+    // SAFETY: _exit takes any status and does not return.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// All signals that concern an arbiter, on a descriptor (signalfd(2)) instead of in handlers.
+///
+/// Blocked before the first fork and inherited by children, so that none is delivered to a child before it has
+/// handlers of its own.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    fd: SignalFd,
+    mask_before: SigSet,
+    child_before: SigAction,
+}
+
+/// Left alone: faults of this very program must end it, and job control belongs to the shell.
+const NOT_BLOCKED: [Signal; 10] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGSYS,
+    Signal::SIGABRT,
+    Signal::SIGSTOP,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+];
+
+impl Signals {
+    /// Blocks them and opens the descriptor. Where SIGCHLD was ignored on entry it no longer is: the kernel would
+    /// reap children by itself and nobody would learn how they ended.
+    pub(crate) fn block() -> io::Result<Self> {
+        let mut mask = SigSet::all();
+        NOT_BLOCKED.into_iter().for_each(|signal| mask.remove(signal));
+        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let mask_before = mask.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the default action runs no code of this process.
+        let child_before = unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+        Ok(Self { fd, mask_before, child_before })
+    }
+
+    /// The number of a signal that has arrived.
+    pub(crate) fn next(&self) -> Option<i32> {
+        let info = self.fd.read_signal().ok().flatten()?;
+        i32::try_from(info.ssi_signo).ok()
+    }
+
+    /// In the arbiter, at its end: everything as it was found. Signals that came too late to matter are
+    /// swallowed, or an impatient second Ctrl-C would turn a clean exit into a death by signal.
+    pub(crate) fn restore(self) {
+        // SAFETY: this action was in force before, and whatever handler it names is still there.
+        let _ = unsafe { sigaction(Signal::SIGCHLD, &self.child_before) };
+        while self.next().is_some() {}
+        let _ = self.mask_before.thread_set_mask();
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Takes over descriptor `fd`, which came with the process, if `check` agrees. It is left alone otherwise.
+///
+/// # Errors
+///
+/// Nothing is open there (`EBADF`), or what `check` says.
+pub(crate) fn adopt<E: From<io::Error>>(
+    fd: i32,
+    check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+) -> Result<OwnedFd, E> {
+    // SAFETY: F_GETFD only looks the number up, whatever it is.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    // SAFETY: it is open (above), hence not -1, and the process has one thread that could close it: this one.
+    check(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    // SAFETY: it is open, and by naming it in the settings the operator gives it to the server; nothing else of
+    // this process opened it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests;

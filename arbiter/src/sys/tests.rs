@@ -1,0 +1,59 @@
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+#[test]
+fn a_process_with_threads_is_refused_and_they_are_named() {
+    let (started, start) = mpsc::channel::<()>();
+    let (stop, stopped) = mpsc::channel::<()>();
+    let bystander = thread::Builder::new().name("bystander".into());
+    let thread = bystander.spawn(move || {
+        started.send(()).unwrap();
+        stopped.recv().unwrap_err()
+    });
+    start.recv().unwrap(); // a thread names itself
+    let refusal = only_thread().unwrap_err().to_string();
+    drop(stop);
+    thread.unwrap().join().unwrap();
+    assert!(refusal.contains("bystander "), "{refusal}");
+    assert!(refusal.contains("call `remuda::run` from a plain `main`"), "{refusal}");
+}
+
+#[test]
+fn a_descriptor_is_taken_over_if_the_check_agrees() {
+    let fd = TcpListener::bind("127.0.0.1:0").unwrap().into_raw_fd();
+    let refused = adopt(fd, |_| Err(io::Error::other("no")));
+    assert_eq!(refused.unwrap_err().to_string(), "no");
+    let adopted = adopt(fd, |_| Ok::<_, io::Error>(())).unwrap();
+    assert_eq!(adopted.as_raw_fd(), fd);
+}
+
+#[test]
+fn a_descriptor_that_is_not_open_is_refused() {
+    for fd in [-1, 999_999] {
+        let error = adopt(fd, |_| Ok::<_, io::Error>(())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+}
+
+#[test]
+fn blocked_signals_arrive_on_the_descriptor_and_everything_is_put_back() {
+    let mask = || {
+        let mut mask = SigSet::empty();
+        nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
+        mask
+    };
+    let before = mask();
+    let signals = Signals::block().unwrap();
+    assert!(mask().contains(Signal::SIGTERM) && mask().contains(Signal::SIGPIPE));
+    assert!(NOT_BLOCKED.into_iter().all(|signal| !mask().contains(signal)));
+    assert_eq!(signals.next(), None);
+    nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+    assert_eq!(signals.next(), Some(libc::SIGTERM));
+    nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+    signals.restore(); // swallows the late one, or this test process is gone
+    assert_eq!(mask(), before);
+}
