@@ -1,0 +1,63 @@
+//! remuda as a library: an HTTP server around an application, with processes, settings and signals of its own.
+//!
+//! A program whose `main` is [`run`] is a server: it has all of remuda's flags, variables and files, forks
+//! workers, and stops as the drain contract says. It has to be called from a plain `main`, before any thread
+//! or runtime is started: a process with more than one thread cannot be forked safely.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use remuda::{AppError, BodyReader, Head, Responder, ResponseHead};
+//!
+//! fn main() -> ExitCode {
+//!     remuda::run(hello)
+//! }
+//!
+//! fn hello(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+//!     let text = format!("You asked for {}.\n", head.path());
+//!     out.send(ResponseHead::new(200).field("Content-Type", "text/plain"), text)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! An application that needs to be built in each worker, with its own pools and connections, is a factory:
+//! see [`Server`]. What this crate does not do: it knows nothing of HTTP (that is `remuda-core`) and nothing
+//! of processes (`remuda-arbiter`); it reads settings, says what is wrong with them, and hands over.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+pub use bytes::Bytes;
+pub use remuda_arbiter::{ArbiterConfig, Bind, Outcome};
+pub use remuda_core::app::{
+    App, AppError, AppFactory, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters, DrainSignal, Handler,
+    Responder, Short, Upgraded,
+};
+pub use remuda_core::config::Limits;
+pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};
+pub use remuda_core::shutdown::{
+    Announce, ConnState, ConnView, Drain, Finish, Idle, Phase, Reason, ShutdownPolicy,
+};
+pub use remuda_core::time::Time;
+pub use remuda_core::worker::{Policies, Worker, WorkerConfig};
+
+pub use self::into_app::{Blocking, IntoApp, Itself};
+pub use self::server::Server;
+#[doc(inline)]
+pub use self::settings::Settings;
+
+pub mod demo;
+mod into_app;
+mod log;
+mod server;
+pub mod settings;
+
+/// Serves `app` as the command line, the environment and the settings file say, until told to stop.
+///
+/// The exit status is 0 after a stop as asked, 1 for an internal error (also: the program has more than one
+/// thread), 2 for settings that are not right, 3 if no worker could start, 4 if the application could not be
+/// built, 5 if an address could not be bound, 6 if a stop's deadline cut work off.
+pub fn run<M>(app: impl IntoApp<M>) -> ExitCode {
+    let app = app.into_app();
+    Server::new(move |_| Ok(app.clone())).run()
+}

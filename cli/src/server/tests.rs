@@ -1,0 +1,64 @@
+use remuda_core::app::{BodyReader, Responder, Short};
+use remuda_core::http1::{Head, ResponseHead};
+
+use super::*;
+use crate::IntoApp;
+
+fn handler(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    out.send(ResponseHead::new(204), "")?;
+    Ok(())
+}
+
+fn app(_: &Boot) -> Result<App, AppError> {
+    Ok(App::blocking(handler))
+}
+
+/// Takes the application that is called "site", and none that is not.
+fn site(name: Option<&str>) -> Result<AppFactory, AppError> {
+    match name {
+        Some("site") => Ok(Box::new(app)),
+        other => Err(AppError::msg(format!("no {other:?}"))),
+    }
+}
+
+#[test]
+fn functions_closures_handlers_and_apps_can_be_run() {
+    fn takes<M>(app: impl IntoApp<M>) -> String {
+        format!("{:?}", app.into_app())
+    }
+    assert_eq!(takes(handler), "App::blocking");
+    assert_eq!(takes(Short(handler)), "App::blocking");
+    assert_eq!(takes(App::blocking(handler)), "App::blocking");
+    let closure = |head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>| handler(head, body, out);
+    assert_eq!(takes(closure), "App::blocking");
+}
+
+#[test]
+fn given_settings_are_used_as_they_are() {
+    let mut settings = Settings::default();
+    settings.arbiter.workers = 9;
+    let ready = Server::new(app).args(["hello", "--workers=3"]).settings(settings).prepare().ok().unwrap();
+    assert_eq!(ready.settings.arbiter.workers, 9);
+}
+
+#[test]
+fn a_command_line_may_be_given() {
+    let ready = Server::new(app).args(["hello", "--workers=3"]).prepare().ok().unwrap();
+    assert_eq!(ready.settings.arbiter.workers, 3);
+    assert_eq!(Server::new(app).args(["hello", "--check-config"]).prepare().err(), Some(0));
+    assert_eq!(Server::new(app).args(["hello", "--check-config", "-w0"]).prepare().err(), Some(2));
+}
+
+#[test]
+fn only_a_server_that_chooses_takes_the_name_of_an_application() {
+    assert_eq!(Server::new(app).args(["hello", "site"]).prepare().err(), Some(2));
+    assert!(Server::choosing(site).args(["hello", "site"]).prepare().is_ok());
+    assert_eq!(Server::choosing(site).args(["hello"]).prepare().err(), Some(2));
+    assert_eq!(Server::choosing(site).args(["hello", "--check-config", "zoo"]).prepare().err(), Some(2));
+}
+
+#[test]
+fn a_program_is_called_what_its_user_calls_it() {
+    assert_eq!(name(&["/usr/bin/hello".into()]), "hello");
+    assert_eq!(name(&[]), "remuda");
+}

@@ -1,0 +1,53 @@
+use super::*;
+
+fn parsed(text: &str) -> String {
+    parse(text).unwrap_or_else(|refusal| panic!("{text:?}: {refusal:?}")).to_string()
+}
+
+fn refused(text: &str) -> String {
+    let Err(Refusal(why)) = parse(text) else { panic!("{text:?} is taken") };
+    why.expect("a reason")
+}
+
+#[test]
+fn addresses_are_read_as_they_are_printed() {
+    for text in
+        ["127.0.0.1:8000", "0.0.0.0:0", "[::1]:8000", "[::]:80", "unix:run/app.sock", "unix:/a b", "fd://3"]
+    {
+        assert_eq!(parsed(text), text);
+    }
+}
+
+#[test]
+fn a_host_name_is_resolved_to_its_ipv4_address() {
+    assert_eq!(parsed("localhost:8000"), "127.0.0.1:8000");
+}
+
+#[test]
+fn what_is_wrong_with_an_address_is_said() {
+    assert_eq!(refused("8000"), r#""8000" has no port"#);
+    assert_eq!(refused("127.0.0.1:"), r#"port "" is not from 0 to 65535"#);
+    assert_eq!(refused("127.0.0.1:65536"), r#"port "65536" is not from 0 to 65535"#);
+    assert_eq!(refused(":8000"), "the host is missing; all IPv4 addresses are 0.0.0.0:8000");
+    assert_eq!(refused("::1:8000"), "an IPv6 address has brackets: [::1]:8000");
+    assert_eq!(refused("unix:"), "the path is missing");
+    assert_eq!(refused(&format!("unix:{}", "x".repeat(108))), "the path is 108 bytes long, limit 107");
+    assert_eq!(refused("fd://x"), "that is not the number of a descriptor");
+    assert_eq!(refused("fd://-1"), "that is not the number of a descriptor");
+    // RFC 6761 §6.4: names below "invalid" never resolve.
+    assert!(refused("nowhere.invalid:80").starts_with(r#""nowhere.invalid" is unknown: "#));
+}
+
+#[test]
+fn a_path_of_the_longest_length_is_taken() {
+    let path = "x".repeat(107);
+    assert_eq!(parsed(&format!("unix:{path}")), format!("unix:{path}"));
+}
+
+#[test]
+fn no_address_is_taken_twice_except_port_0() {
+    let all = |texts: &[&str]| parse_all(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+    assert_eq!(all(&["127.0.0.1:0", "127.0.0.1:0"]).unwrap().len(), 2);
+    assert_eq!(all(&["localhost:80", "127.0.0.1:80"]), Err(because("127.0.0.1:80 is there twice")));
+    assert_eq!(all(&[]), Err(because("at least one is needed")));
+}

@@ -1,0 +1,72 @@
+//! The command line, generated from the table.
+
+use clap::{Arg, ArgAction, Command};
+
+use super::table::{Setting, table};
+
+pub(super) const APP: &str = "APP";
+pub(super) const CONFIG: &str = "config";
+pub(super) const CHECK: &str = "check-config";
+pub(super) const PRINT: &str = "print-config";
+
+/// The command line of a program called `name`. `takes_app`: whether it can be told what to serve.
+pub(crate) fn command(name: String, version: String, takes_app: bool) -> Command {
+    let app = Arg::new(APP).help("What to serve; nothing: the built-in demo application");
+    Command::new(name)
+        .version(version)
+        .about(
+            "An HTTP server: one arbiter process, any number of workers, and a contract about how they stop",
+        )
+        .after_help(
+            "Every setting is also read from the settings file (TOML, under the name of its flag), from a \
+             variable (--worker-class: REMUDA_WORKER_CLASS) and from REMUDA_ARGS, a whole command line. \
+             Flags count before REMUDA_ARGS, that before variables, these before the file.",
+        )
+        .args_override_self(true)
+        .args(takes_app.then_some(app))
+        .args(table().map(flag))
+        .args([
+            Arg::new(CONFIG)
+                .short('c')
+                .long(CONFIG)
+                .value_name("FILE")
+                .help("Settings file [default: remuda.toml, if it is there]"),
+            Arg::new(CHECK)
+                .long(CHECK)
+                .action(ArgAction::SetTrue)
+                .help("Say whether the settings are right, by exit status 0 or 2, and start nothing"),
+            Arg::new(PRINT)
+                .long(PRINT)
+                .action(ArgAction::SetTrue)
+                .help("Print the settings, as a settings file, with the source of each, and start nothing"),
+        ])
+        .mut_args(|arg| match arg.get_help_heading() {
+            None if !arg.is_positional() => arg.help_heading("Configuration"),
+            _ => arg,
+        })
+}
+
+fn flag(setting: &'static Setting) -> Arg {
+    let short = format!("{} [default: {}]", setting.help, setting.default);
+    let long = format!("{short}\n\n{}\n\n{}", setting.about, facts(setting));
+    let arg = Arg::new(setting.name)
+        .long(setting.name)
+        .value_name(setting.kind.placeholder())
+        // So that a negative number is refused with what would be allowed, not as an unknown flag.
+        .allow_negative_numbers(true)
+        .action(if setting.kind.is_list() { ArgAction::Append } else { ArgAction::Set })
+        .help_heading(setting.category.to_string())
+        .help(short)
+        .long_help(long);
+    match setting.short {
+        Some(short) => arg.short(short),
+        None => arg,
+    }
+}
+
+/// What the table knows besides its texts.
+fn facts(setting: &Setting) -> String {
+    let platform = setting.platform.map(|p| format!(", or below it {}", p.variable)).unwrap_or_default();
+    let reload = if setting.reload { "" } else { "; a reload does not change it" };
+    format!("Allowed: {}. Variable: {}{platform}{reload}.", setting.kind, setting.variable())
+}

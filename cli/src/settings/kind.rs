@@ -1,0 +1,204 @@
+//! Kinds of values: how each is read, what is allowed, how it is printed and where it goes.
+//!
+//! A kind holds the function that stores its value, so that a setting cannot be read as one type and stored as
+//! another.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use remuda_arbiter::Bind;
+use serde::Serialize;
+
+use super::{Settings, bind};
+
+/// What a setting may be.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A whole number of something.
+    Count {
+        /// Least and most.
+        allowed: RangeInclusive<u64>,
+        /// Stores it.
+        set: fn(&mut Settings, u64),
+    },
+    /// Bytes: `8190`, or with a unit of 1024: `64K`, `16M`, `1G`.
+    Size {
+        /// Least and most, in bytes.
+        allowed: RangeInclusive<u64>,
+        /// Stores it.
+        set: fn(&mut Settings, u64),
+    },
+    /// Seconds, `0.5`, or with another unit: `500ms`, `30s`, `2m`, `1h`.
+    Time {
+        /// Least and most.
+        allowed: RangeInclusive<Duration>,
+        /// Stores it.
+        set: fn(&mut Settings, Duration),
+    },
+    /// One of several words.
+    Choice {
+        /// The words.
+        among: &'static [Choice],
+        /// Words that have a meaning, but not in this build.
+        absent: &'static [&'static str],
+    },
+    /// Addresses to listen on; the only kind that is a list.
+    Addresses {
+        /// Stores them.
+        set: fn(&mut Settings, Vec<Bind>),
+    },
+}
+
+/// One word of a choice, and what choosing it does.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Choice {
+    /// The word.
+    pub name: &'static str,
+    choose: fn(&mut Settings),
+}
+
+impl Choice {
+    pub(crate) const fn new(name: &'static str, choose: fn(&mut Settings)) -> Self {
+        Self { name, choose }
+    }
+}
+
+/// Why a value is not allowed, if more can be said than what would be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "a sentence and nothing else")]
+pub struct Refusal(pub Option<String>);
+
+impl Kind {
+    /// Reads what was written, stores it if it is allowed, and says how it is written in a file (TOML).
+    ///
+    /// # Errors
+    ///
+    /// It is not a value of this kind, or not an allowed one.
+    pub fn apply(&self, written: &[String], settings: &mut Settings) -> Result<String, Refusal> {
+        match self {
+            Self::Count { allowed, set } => {
+                let n = whole(one(written)?).filter(|n| allowed.contains(n)).ok_or(Refusal(None))?;
+                set(settings, n);
+                Ok(n.to_string())
+            }
+            Self::Size { allowed, set } => {
+                let n = size(one(written)?).filter(|n| allowed.contains(n)).ok_or(Refusal(None))?;
+                set(settings, n);
+                Ok(n.to_string())
+            }
+            Self::Time { allowed, set } => {
+                let time = time(one(written)?).filter(|t| allowed.contains(t)).ok_or(Refusal(None))?;
+                set(settings, time);
+                Ok(time.as_secs_f64().to_string())
+            }
+            Self::Choice { among, absent } => {
+                let word = one(written)?;
+                let choice = among.iter().find(|choice| choice.name == word).ok_or_else(|| {
+                    Refusal(absent.contains(&word).then(|| "which is not built in".to_owned()))
+                })?;
+                (choice.choose)(settings);
+                Ok(quoted(&choice.name))
+            }
+            Self::Addresses { set } => {
+                let binds = bind::parse_all(written)?;
+                let texts: Vec<_> = binds.iter().map(Bind::to_string).collect();
+                set(settings, binds);
+                Ok(quoted(&texts))
+            }
+        }
+    }
+
+    /// Whether it takes more than one value.
+    pub fn is_list(&self) -> bool {
+        matches!(self, Self::Addresses { .. })
+    }
+
+    /// What stands for the value in `--help`.
+    pub fn placeholder(&self) -> &'static str {
+        match self {
+            Self::Count { .. } => "N",
+            Self::Size { .. } => "BYTES",
+            Self::Time { .. } => "SECONDS",
+            Self::Choice { .. } => "NAME",
+            Self::Addresses { .. } => "ADDRESS",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    /// What is allowed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count { allowed, .. } => {
+                write!(f, "a whole number from {} to {}", allowed.start(), allowed.end())
+            }
+            Self::Size { allowed, .. } => {
+                write!(f, "{} to {} bytes, or with a unit as in 64K, 16M, 1G", allowed.start(), allowed.end())
+            }
+            Self::Time { allowed, .. } => {
+                let (from, to) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
+                write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
+            }
+            Self::Choice { among: [], .. } => f.write_str("nothing in this build"),
+            Self::Choice { among, .. } => {
+                f.write_str(&among.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", "))
+            }
+            Self::Addresses { .. } => f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N"),
+        }
+    }
+}
+
+/// The value of a setting that is not a list.
+fn one(written: &[String]) -> Result<&str, Refusal> {
+    match written {
+        [text] => Ok(text),
+        _ => Err(Refusal(Some("one value is wanted".into()))),
+    }
+}
+
+/// Digits and nothing else: no sign, which `parse` would take.
+fn whole(text: &str) -> Option<u64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text);
+    let unit = match unit {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        _ => return None,
+    };
+    whole(number)?.checked_mul(unit)
+}
+
+fn time(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    // Only digits and dots are left in `number`: no sign, exponent or infinity.
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+}
+
+/// The number at the beginning, and what stands behind it.
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// As a string or a list of strings in TOML; JSON's are valid there.
+pub(super) fn quoted(text: &impl Serialize) -> String {
+    serde_json::to_string(text).expect("strings always have a form in JSON")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! Workers and their threads.
+
+use super::kind::{Choice, Kind};
+use super::table::{Category, Platform, Setting};
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "worker-class",
+        short: Some('k'),
+        category: Category::Processes,
+        kind: Kind::Choice {
+            among: BACKENDS,
+            absent: &["sync", "threaded", "gthread", "tokio", "smol", "async-std"],
+        },
+        default: "mio",
+        platform: None,
+        reload: true,
+        help: "The backend: how a worker waits for its connections",
+        about: "All backends keep the same drain contract; they differ in what they cost and in which handlers \
+                they suit.",
+    },
+    Setting {
+        name: "workers",
+        short: Some('w'),
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 1..=1024, set: |s, n| s.arbiter.workers = n as u16 },
+        default: "1",
+        platform: Some(Platform::new("WEB_CONCURRENCY", "")),
+        reload: true,
+        help: "Worker processes",
+        about: "Start with one for each processor that the server may use.",
+    },
+    Setting {
+        name: "threads",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 1..=1024, set: |s, n| s.arbiter.worker.threads = n as usize },
+        default: "4",
+        platform: None,
+        reload: true,
+        help: "Handler threads of each worker",
+        about: "So many blocking handlers run at once in one worker; further requests wait for a free thread.",
+    },
+];
+
+const BACKENDS: &[Choice] = &[
+    #[cfg(feature = "mio")]
+    Choice::new("mio", |s| s.backend = Some(std::sync::Arc::new(remuda_mio::Mio))),
+];

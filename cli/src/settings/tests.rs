@@ -1,0 +1,104 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::*;
+
+/// The settings, with `name` set to `text`.
+fn with(name: &str, text: &str) -> Settings {
+    let mut settings = Settings::default();
+    let setting = find(name).expect("a setting of the table");
+    setting.kind.apply(&[text.to_owned()], &mut settings).expect("an allowed value");
+    settings
+}
+
+#[test]
+fn names_flags_and_variables_are_unique() {
+    let mut names = HashSet::new();
+    let mut shorts = HashSet::new();
+    let mut variables = HashSet::new();
+    for setting in table() {
+        assert!(names.insert(setting.name), "{} is there twice", setting.name);
+        assert!(variables.insert(setting.variable()), "{} is there twice", setting.variable());
+        for variable in setting.platform.iter().map(|platform| platform.variable) {
+            assert!(variables.insert(variable.to_owned()), "{variable} is there twice");
+        }
+        if let Some(short) = setting.short {
+            assert!(shorts.insert(short), "-{short} is there twice");
+        }
+    }
+    // What clap itself says of a command line: among other things, that no flag is another's.
+    command("remuda".into(), "1".into(), true).debug_assert();
+}
+
+#[test]
+fn names_are_kebab_case_and_variables_follow() {
+    for setting in table() {
+        let kebab = |b: u8| b.is_ascii_lowercase() || b == b'-';
+        assert!(setting.name.bytes().all(kebab), "{}", setting.name);
+    }
+    assert_eq!(find("limit-request-field-size").unwrap().variable(), "REMUDA_LIMIT_REQUEST_FIELD_SIZE");
+}
+
+#[test]
+fn every_setting_is_documented() {
+    for setting in table() {
+        assert!(setting.help.len() > 10, "{} has no help", setting.name);
+        assert!(!setting.help.ends_with('.'), "the help of {} is no sentence", setting.name);
+        assert!(setting.about.ends_with('.'), "what is said about {} is sentences", setting.name);
+    }
+}
+
+#[test]
+fn a_zero_that_means_something_else_is_explained() {
+    for setting in table() {
+        let allows_zero = setting.kind.apply(&["0".into()], &mut Settings::default()).is_ok();
+        let explained =
+            setting.help.contains("0:") || setting.about.contains(" 0 ") || setting.about.starts_with("0 ");
+        assert!(!allows_zero || explained, "what does {} 0 mean?", setting.name);
+    }
+}
+
+#[cfg(feature = "mio")]
+#[test]
+fn every_default_is_allowed_and_printed_as_itself() {
+    for setting in table() {
+        let mut settings = Settings::default();
+        let before = format!("{settings:?}");
+        let printed = setting.kind.apply(&[setting.default.to_owned()], &mut settings);
+        let bare = printed.unwrap_or_else(|_| panic!("the default of {} is not allowed", setting.name));
+        assert_eq!(bare.trim_matches(['[', ']', '"']), setting.default, "{}", setting.name);
+        assert_eq!(format!("{settings:?}"), before, "the default of {} is not the default", setting.name);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_crates_below() {
+    let settings = Settings::default();
+    assert_eq!(format!("{:?}", settings.arbiter), format!("{:?}", ArbiterConfig::default()));
+}
+
+#[test]
+fn each_setting_sets_what_it_says() {
+    assert_eq!(with("workers", "7").arbiter.workers, 7);
+    assert_eq!(with("workers", "1024").arbiter.workers, 1024);
+    assert_eq!(with("backlog", "2147483647").arbiter.backlog, 2_147_483_647);
+    assert_eq!(with("bind", "fd://3").arbiter.binds, [remuda_arbiter::Bind::Fd(3)]);
+    assert_eq!(with("log-level", "trace").log_level, Level::TRACE);
+    assert_eq!(with("log-format", "json").log_format, LogFormat::Json);
+
+    let worker = |name, text| with(name, text).arbiter.worker;
+    assert_eq!(worker("threads", "9").threads, 9);
+    assert_eq!(worker("worker-connections", "0").connections, 0);
+    assert_eq!(worker("graceful-timeout", "8").graceful_timeout, Duration::from_secs(8));
+
+    let limits = |name, text| worker(name, text).limits;
+    assert_eq!(limits("keep-alive", "0.5").keep_alive, Duration::from_millis(500));
+    assert_eq!(limits("header-timeout", "1").header_timeout, Duration::from_secs(1));
+    assert_eq!(limits("body-timeout", "2").body_timeout, Duration::from_secs(2));
+    assert_eq!(limits("write-timeout", "3").write_timeout, Duration::from_secs(3));
+    assert_eq!(limits("linger", "4").linger, Duration::from_secs(4));
+    assert_eq!(limits("limit-request-line", "64K").request_line, 65536);
+    assert_eq!(limits("limit-request-fields", "5").fields, 5);
+    assert_eq!(limits("limit-request-field-size", "100").field_size, 100);
+    assert_eq!(limits("limit-request-body", "1G").body, 1 << 30);
+}

@@ -1,0 +1,59 @@
+//! How long a connection may take.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Settings;
+use super::kind::Kind;
+use super::table::{Category, Setting};
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        help: "Seconds that a connection may be idle between requests; 0: close after each response",
+        about: "Behind a load balancer, more than the balancer's own keep-alive time.",
+        ..timeout("keep-alive", "5", |s, t| s.arbiter.worker.limits.keep_alive = t)
+    },
+    Setting {
+        help: "Seconds for the whole head of a request; 0: no limit",
+        about: "Counted from its first byte, on a new connection from the start, and not restarted by progress. \
+                A request that takes longer is answered with 408.",
+        ..timeout("header-timeout", "10", |s, t| s.arbiter.worker.limits.header_timeout = t)
+    },
+    Setting {
+        help: "Seconds that a request body may make no progress; 0: no limit",
+        about: "Counted only while the application waits for it.",
+        ..timeout("body-timeout", "30", |s, t| s.arbiter.worker.limits.body_timeout = t)
+    },
+    Setting {
+        help: "Seconds that a response may make no progress; 0: no limit",
+        about: "Counted only while bytes of it wait for the client.",
+        ..timeout("write-timeout", "30", |s, t| s.arbiter.worker.limits.write_timeout = t)
+    },
+    Setting {
+        help: "Seconds that a closed connection is still read from; 0: none",
+        about: "What arrives is thrown away. Without this, a client that is still sending may lose the response \
+                to a reset (RFC 9112 §9.6).",
+        ..timeout("linger", "2", |s, t| s.arbiter.worker.limits.linger = t)
+    },
+];
+
+/// The longest time that can be set, a year: what is meant to be without a limit says so with 0.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What any time may be.
+pub(super) const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;
+
+/// What the settings here have in common; the texts are theirs to give.
+const fn timeout(name: &'static str, default: &'static str, set: fn(&mut Settings, Duration)) -> Setting {
+    Setting {
+        name,
+        short: None,
+        category: Category::Timeouts,
+        kind: Kind::Time { allowed: ANY_TIME, set },
+        default,
+        platform: None,
+        reload: true,
+        help: "",
+        about: "",
+    }
+}

@@ -1,0 +1,190 @@
+//! The real program, as far as it can be seen without a server: what it prints, and its exit status.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use remuda::settings::table;
+use tempfile::TempDir;
+
+/// A directory to start the program in, with nothing else in its environment.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn with_file(name: &str, text: &str) -> Self {
+        let place = Self::new();
+        fs::write(place.0.path().join(name), text).unwrap();
+        place
+    }
+
+    fn remuda(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remuda"));
+        command.current_dir(self.0.path()).args(arguments).env_clear().envs(variables.iter().copied());
+        Run::from(command.output().unwrap())
+    }
+}
+
+struct Run {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Run {
+    /// It ended with status 2, printed nothing that could be taken for a result, and said exactly this.
+    #[track_caller]
+    fn is_refused_with(&self, lines: &[&str]) {
+        assert_eq!(self.stderr.lines().collect::<Vec<_>>(), lines);
+        assert_eq!((self.status, self.stdout.as_str()), (Some(2), ""));
+    }
+}
+
+#[test]
+fn a_bad_flag_is_refused_with_a_suggestion() {
+    let run = Place::new().remuda(&["--wrokers", "3"], &[]);
+    assert_eq!(run.status, Some(2));
+    assert!(run.stderr.starts_with("error: unexpected argument '--wrokers' found\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("'--workers'"), "{}", run.stderr);
+}
+
+#[test]
+fn a_bad_value_of_a_flag_is_refused() {
+    Place::new().remuda(&["-w", "0"], &[]).is_refused_with(&[
+        r#"remuda: workers is "0" (flag --workers); allowed: a whole number from 1 to 1024"#,
+    ]);
+}
+
+#[test]
+fn a_backend_that_is_not_built_in_is_refused_with_those_that_are() {
+    Place::new().remuda(&["-k", "tokio"], &[]).is_refused_with(&[
+        r#"remuda: worker-class is "tokio" (flag --worker-class), which is not built in; allowed: mio"#,
+    ]);
+}
+
+#[test]
+fn an_unknown_key_in_the_file_is_refused_with_its_line() {
+    let place = Place::with_file("remuda.toml", "workers = 2\nkeepalive = 5\n");
+    place.remuda(&[], &[]).is_refused_with(&[
+        r#"remuda: unknown setting "keepalive" (remuda.toml line 2); did you mean keep-alive?"#,
+    ]);
+}
+
+#[test]
+fn a_bad_value_in_the_environment_is_refused() {
+    Place::new().remuda(&[], &[("REMUDA_LOG_LEVEL", "loud"), ("WEB_CONCURRENCY", "two")]).is_refused_with(&[
+        r#"remuda: workers is "two" (variable WEB_CONCURRENCY); allowed: a whole number from 1 to 1024"#,
+        r#"remuda: log-level is "loud" (variable REMUDA_LOG_LEVEL); allowed: error, warn, info, debug, trace"#,
+    ]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let place = Place::new();
+    place
+        .remuda(&["-c", "."], &[])
+        .is_refused_with(&[r#"remuda: cannot read the settings file ".": is a directory"#]);
+    place.remuda(&["-c", "none.toml"], &[]).is_refused_with(&[
+        r#"remuda: cannot read the settings file "none.toml": no such file or directory"#,
+    ]);
+    let default = place.0.path().join("remuda.toml");
+    fs::create_dir(&default).unwrap();
+    place
+        .remuda(&[], &[])
+        .is_refused_with(&[r#"remuda: cannot read the settings file "remuda.toml": is a directory"#]);
+    fs::remove_dir(&default).unwrap();
+    std::os::unix::fs::symlink("nowhere", &default).unwrap();
+    place.remuda(&[], &[]).is_refused_with(&[
+        r#"remuda: cannot read the settings file "remuda.toml": no such file or directory"#,
+    ]);
+}
+
+#[test]
+fn an_application_that_cannot_be_served_is_refused() {
+    Place::new().remuda(&["./site"], &[]).is_refused_with(&[
+        r#"remuda: APP is "./site"; allowed: none, which serves the built-in demo application"#,
+    ]);
+}
+
+#[test]
+fn check_config_tells_by_its_status() {
+    let place = Place::with_file("good.toml", "workers = 2\n");
+    let run = place.remuda(&["--check-config", "-c", "good.toml"], &[]);
+    assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (Some(0), "", ""));
+    place.remuda(&["--check-config", "-c", "good.toml", "--threads=0"], &[]).is_refused_with(&[
+        r#"remuda: threads is "0" (flag --threads); allowed: a whole number from 1 to 1024"#,
+    ]);
+}
+
+#[test]
+fn print_config_shows_each_setting_with_its_source() {
+    let place = Place::with_file("remuda.toml", "# ours\nthreads = 8\n");
+    let variables = [("PORT", "90"), ("REMUDA_LINGER", "500ms"), ("REMUDA_ARGS", "--backlog 16")];
+    let run = place.remuda(&["--print-config", "-w4"], &variables);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
+    let mut lines: Vec<_> = run.stdout.lines().filter(|line| line.contains(" = ")).collect();
+    assert_eq!(lines.len(), table().count(), "{}", run.stdout);
+    for (setting, line) in table().zip(&lines) {
+        assert!(line.starts_with(&format!("{} = ", setting.name)), "{line}");
+    }
+    lines.retain(|line| !line.ends_with("  # default"));
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        lines.into_iter().map(words).collect::<Vec<_>>(),
+        [
+            "workers = 4 # flag --workers",
+            "threads = 8 # remuda.toml line 2",
+            r#"bind = ["0.0.0.0:90"] # variable PORT"#,
+            "backlog = 16 # REMUDA_ARGS --backlog",
+            "linger = 0.5 # variable REMUDA_LINGER",
+        ]
+    );
+}
+
+#[test]
+fn help_lists_every_setting_under_its_category() {
+    for flag in ["-h", "--help"] {
+        let run = Place::new().remuda(&[flag], &[]);
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
+        // In the order of the table: a heading, then the flags that belong to it.
+        let mut rest = run.stdout.as_str();
+        let mut category = None;
+        for setting in table() {
+            if category.replace(setting.category) != Some(setting.category) {
+                rest = after(rest, &format!("\n{}:\n", setting.category));
+            }
+            rest = after(rest, &format!("--{} <{}>", setting.name, setting.kind.placeholder()));
+        }
+        for flag in ["--config <FILE>", "--check-config", "--print-config"] {
+            rest = after(rest, flag);
+        }
+        let shows_variables = table().all(|setting| run.stdout.contains(&setting.variable()));
+        assert_eq!(shows_variables, flag == "--help");
+    }
+}
+
+#[test]
+fn version_is_the_packages() {
+    let run = Place::new().remuda(&["--version"], &[]);
+    assert_eq!(run.stdout, concat!("remuda ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(run.status, Some(0));
+}
+
+/// What stands behind `wanted`, which has to be there.
+#[track_caller]
+fn after<'a>(text: &'a str, wanted: &str) -> &'a str {
+    let (_, rest) = text.split_once(wanted).unwrap_or_else(|| panic!("no {wanted:?} in {text}"));
+    rest
+}
