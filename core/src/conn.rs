@@ -56,7 +56,7 @@ pub struct Connection {
     upgraded: bool,
 
     /// Storage of the last head, for the next one.
-    spare: RequestHead,
+    spare: Option<Box<RequestHead>>,
     /// A line has ended since parsing last found the head incomplete.
     line_ended: bool,
     /// What respond needs of the request under way.
@@ -107,7 +107,7 @@ enum Encoder {
 #[non_exhaustive]
 pub enum Event {
     /// A request's head is complete. Give it back with [`Connection::recycle`] once it is answered.
-    Request(RequestHead),
+    Request(Box<RequestHead>),
 }
 
 /// What there is of a request body.
@@ -179,7 +179,7 @@ impl Connection {
             fate: Fate::Open,
             eof: false,
             upgraded: false,
-            spare: RequestHead::default(),
+            spare: None,
             line_ended: true,
             request: Request {
                 version: Version::Http11,
@@ -269,19 +269,19 @@ impl Connection {
             fields: cx.limits.fields,
             field_size: cx.limits.field_size,
         };
-        let mut head = std::mem::take(&mut self.spare);
+        let mut head = self.spare.take().unwrap_or_default();
         let parsed = parse_head(self.rx.filled(), limits, &mut head);
         match parsed {
             Parsed::Complete(len) => return self.begin(head, len, cx),
             Parsed::Partial if self.rx.is_full() => self.refuse(Refusal::FieldsTooLarge, cx),
             Parsed::Partial => {
-                self.spare = head;
+                self.spare = Some(head);
                 self.line_ended = false;
                 return self.wait_for_head();
             }
             Parsed::Refused(refusal) => self.refuse(refusal, cx),
         }
-        self.spare = head;
+        self.spare = Some(head);
         None
     }
 
@@ -532,9 +532,9 @@ impl Connection {
     }
 
     /// Takes the storage of an answered head back.
-    pub fn recycle(&mut self, mut head: RequestHead) {
+    pub fn recycle(&mut self, mut head: Box<RequestHead>) {
         self.rx.return_storage(&mut head.buf);
-        self.spare = head;
+        self.spare = Some(head);
     }
 
     // Questions.
@@ -614,7 +614,7 @@ impl Connection {
         (self.receiving, self.sending) = state::next(from, input).unwrap_or(from);
     }
 
-    fn begin(&mut self, mut head: RequestHead, len: usize, cx: &Cx<'_>) -> Option<Event> {
+    fn begin(&mut self, mut head: Box<RequestHead>, len: usize, cx: &Cx<'_>) -> Option<Event> {
         self.decoder = std::mem::replace(&mut head.framing, Decoder::none());
         self.request = Request {
             version: head.version(),

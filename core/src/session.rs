@@ -32,9 +32,9 @@ enum Exchange {
     #[default]
     None,
     /// A short handler runs once all of the body has arrived.
-    Collecting(RequestHead),
+    Collecting(Box<RequestHead>),
     /// A handler waits for a place where it may block.
-    Waiting(RequestHead),
+    Waiting(Box<RequestHead>),
 }
 
 impl Session {
@@ -71,7 +71,7 @@ impl Session {
         self.connection.end(reason);
     }
 
-    fn answer(&mut self, head: RequestHead, turn: &mut dyn Turn) {
+    fn answer(&mut self, head: Box<RequestHead>, turn: &mut dyn Turn) {
         let before = self.connection.served();
         match &self.service.app.kind {
             Kind::Blocking(handler) => {
@@ -84,16 +84,29 @@ impl Session {
         }
     }
 
-    /// What to do with a complete head: whether its handler may run inside the step.
-    fn begin(&self, head: RequestHead) -> Exchange {
+    /// Takes a complete head on: answers it here if its handler is short and all of the body has arrived.
+    fn take_on(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         self.service.counters.requests.increment();
-        match &self.service.app.kind {
-            Kind::Blocking(handler) if handler.is_short(&head.view()) => Exchange::Collecting(head),
-            Kind::Blocking(_) => Exchange::Waiting(head),
+        let short = match &self.service.app.kind {
+            Kind::Blocking(handler) => handler.is_short(&head.view()),
+        };
+        if short {
+            self.collect(head, cx);
+        } else {
+            self.exchange = Exchange::Waiting(head);
         }
     }
 
-    fn wait(&self, cx: &Cx<'_>) -> Step {
+    fn collect(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
+        match self.connection.collect_body(cx) {
+            Buffered::Complete => self.answer(head, &mut Inline(*cx)),
+            Buffered::Partial => self.exchange = Exchange::Collecting(head),
+            Buffered::TooLarge => self.exchange = Exchange::Waiting(head),
+        }
+    }
+
+    /// What to wait for, or what has become of the connection while there was nothing else to do.
+    fn wait(&mut self, cx: &Cx<'_>) -> Step {
         if !self.stays
             && let Some(drain) = cx.draining_now().filter(|drain| drain.receiver)
         {
@@ -102,42 +115,40 @@ impl Session {
                 return Step::HandOff;
             }
         }
-        Step::Wait { interest: self.connection.interest(), deadline: self.connection.deadline(cx) }
+        let deadline = self.connection.handle_time(cx);
+        match self.connection.ending(cx) {
+            Some(step) => step,
+            None => Step::Wait { interest: self.connection.interest(), deadline },
+        }
     }
 }
 
 impl Machine for Session {
     fn step(&mut self, cx: &Cx<'_>) -> Step {
-        self.connection.handle_time(cx);
-        let mut budget = STEP_BUDGET;
-        loop {
+        for _ in 0..STEP_BUDGET {
             if let Some(step) = self.connection.ending(cx) {
                 return step;
             }
             match mem::take(&mut self.exchange) {
-                Exchange::None if budget == 0 => return Step::Yield,
                 Exchange::None => match self.connection.poll_event(cx) {
-                    Some(Event::Request(head)) => {
-                        budget -= 1;
-                        self.exchange = self.begin(head);
-                    }
-                    // An end of input may have ended the connection just now.
-                    None => return self.connection.ending(cx).unwrap_or_else(|| self.wait(cx)),
+                    Some(Event::Request(head)) => self.take_on(head, cx),
+                    None => return self.wait(cx),
                 },
-                Exchange::Collecting(head) => match self.connection.collect_body(cx) {
-                    Buffered::Complete => self.answer(head, &mut Inline(*cx)),
-                    Buffered::Partial => {
-                        self.exchange = Exchange::Collecting(head);
+                Exchange::Collecting(head) => {
+                    // A body that comes too late is there in full as far as it will ever be.
+                    self.connection.handle_time(cx);
+                    self.collect(head, cx);
+                    if let Exchange::Collecting(_) = self.exchange {
                         return self.wait(cx);
                     }
-                    Buffered::TooLarge => self.exchange = Exchange::Waiting(head),
-                },
-                Exchange::Waiting(head) => {
-                    self.exchange = Exchange::Waiting(head);
+                }
+                waiting @ Exchange::Waiting(_) => {
+                    self.exchange = waiting;
                     return Step::Run;
                 }
             }
         }
+        Step::Yield
     }
 }
 

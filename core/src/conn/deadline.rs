@@ -28,11 +28,13 @@ impl Connection {
         nearest
     }
 
-    /// Ends or refuses what has reached its deadline.
-    pub fn handle_time(&mut self, cx: &Cx<'_>) {
-        while let Some(Deadline { at, why }) = self.deadline(cx)
-            && at <= cx.now
-        {
+    /// Ends or refuses what has reached its deadline, and gives the nearest that is still to come.
+    pub fn handle_time(&mut self, cx: &Cx<'_>) -> Option<Deadline> {
+        loop {
+            let nearest = self.deadline(cx);
+            let Some(Deadline { why, .. }) = nearest.filter(|deadline| deadline.at <= cx.now) else {
+                return nearest;
+            };
             match why {
                 Timer::Head if self.rx.is_empty() => self.end(CloseReason::IdleTimeout),
                 Timer::Head => self.refuse(Refusal::HeadTimeout, cx),

@@ -178,7 +178,21 @@ fn is_control(byte: u8) -> bool {
 
 /// RFC 9110 §5.6.2.
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut others = b"!#$%&'*+-.^_`|~".as_slice();
+        while let [byte, rest @ ..] = others {
+            table[*byte as usize] = true;
+            others = rest;
+        }
+        table
+    };
+    TOKEN[usize::from(byte)]
 }
 
 /// The line before the data of a chunk on its way out.

@@ -68,6 +68,8 @@ pub struct RequestHead {
     pub(crate) buf: Vec<u8>,
     method: Span,
     target: Span,
+    path: Span,
+    query: Option<Span>,
     version: Version,
     fields: Vec<(Span, Span)>,
     /// How the body ends.
@@ -86,6 +88,8 @@ impl Default for RequestHead {
             buf: Vec::new(),
             method: Span::default(),
             target: Span::default(),
+            path: Span::default(),
+            query: None,
             version: Version::Http11,
             fields: Vec::new(),
             framing: Decoder::none(),
@@ -133,12 +137,7 @@ impl<'a> Head<'a> {
     ///
     /// It begins with `/`, but for `OPTIONS *` and for CONNECT, whose target is a host and a port.
     pub fn path(&self) -> &'a str {
-        let target = self.target();
-        let origin = match authority_and_path(target) {
-            Some(rest) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
-            None => target,
-        };
-        match origin.split_once('?').map_or(origin, |(path, _)| path) {
+        match self.head.str(self.head.path) {
             "" => "/",
             path => path,
         }
@@ -146,7 +145,7 @@ impl<'a> Head<'a> {
 
     /// The target's query: what stands behind the first `?`.
     pub fn query(&self) -> Option<&'a str> {
-        self.target().split_once('?').map(|(_, query)| query)
+        self.head.query.map(|query| self.head.str(query))
     }
 
     /// The version.
@@ -313,6 +312,9 @@ fn understand(
     if !lines_end || !is_target(method, target) {
         return Err(Refusal::BadRequestLine);
     }
+    let (path, query) = path_and_query(target);
+    out.path = Span::of(path.as_bytes(), bytes);
+    out.query = query.map(|query| Span::of(query.as_bytes(), bytes));
 
     let mut hosts = 0;
     let mut length: Option<u64> = None;
@@ -386,6 +388,18 @@ fn is_target(method: &str, target: &str) -> bool {
         }),
         "OPTIONS" if target == "*" => true,
         _ => target.starts_with('/') || authority_and_path(target).is_some(),
+    }
+}
+
+/// A target's path, empty where an absolute form has none, and its query.
+fn path_and_query(target: &str) -> (&str, Option<&str>) {
+    let origin = match authority_and_path(target) {
+        Some(rest) => rest.find(['/', '?']).map_or(&rest[rest.len()..], |at| &rest[at..]),
+        None => target,
+    };
+    match memchr::memchr(b'?', origin.as_bytes()) {
+        Some(mark) => (&origin[..mark], Some(&origin[mark + 1..])),
+        None => (origin, None),
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
 use rustix::pipe::PipeFlags;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Time;
 use crate::worker::Exit;
@@ -27,14 +27,17 @@ pub const QUICK_STOP: Duration = Duration::from_secs(2);
 
 /// Reads `CLOCK_MONOTONIC`.
 pub fn now() -> Time {
-    let t = clock_gettime(ClockId::Monotonic);
-    Time::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+    Time::from_nanos(u64::try_from(read(ClockId::CLOCK_MONOTONIC).as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Reads the wall clock: time since the epoch.
 pub fn wall_clock() -> Duration {
-    let t = clock_gettime(ClockId::Realtime);
-    Duration::new(t.tv_sec.max(0) as u64, t.tv_nsec as u32)
+    read(ClockId::CLOCK_REALTIME)
+}
+
+/// Through libc, whose vDSO call also works under valgrind.
+fn read(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, |t| Duration::new(t.tv_sec().max(0) as u64, t.tv_nsec() as u32))
 }
 
 /// A descriptor of the same open file as `owner`'s.
