@@ -40,7 +40,8 @@ impl Add<Duration> for Time {
     type Output = Self;
 
     fn add(self, length: Duration) -> Self {
-        let nanos = length.as_secs().saturating_mul(1_000_000_000).saturating_add(length.subsec_nanos().into());
+        let nanos =
+            length.as_secs().saturating_mul(1_000_000_000).saturating_add(length.subsec_nanos().into());
         Self(self.0.saturating_add(nanos))
     }
 }

@@ -35,5 +35,4 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
 ];
 
-const POLICIES: &[Choice] =
-    &[Choice::new("finish", |s| s.arbiter.policies.stop = Arc::new(Finish))];
+const POLICIES: &[Choice] = &[Choice::new("finish", |s| s.arbiter.policies.stop = Arc::new(Finish))];

@@ -394,7 +394,7 @@ fn is_target(method: &str, target: &str) -> bool {
 /// A target's path, empty where an absolute form has none, and its query.
 fn path_and_query(target: &str) -> (&str, Option<&str>) {
     let origin = match authority_and_path(target) {
-        Some(rest) => rest.find(['/', '?']).map_or(&rest[rest.len()..], |at| &rest[at..]),
+        Some(rest) => &rest[rest.find(['/', '?']).unwrap_or(rest.len())..],
         None => target,
     };
     match memchr::memchr(b'?', origin.as_bytes()) {
@@ -431,21 +431,25 @@ fn is_host(byte: u8) -> bool {
     ANSWERS[usize::from(byte)]
 }
 
-/// Why a list of transfer codings is not one we speak. RFC 9112 §6.3: if chunked is not the last of them, and
-/// only there, nobody can tell where the body ends; otherwise a coding is not implemented (§6.1).
+/// Why a list of transfer codings is not one we speak. A chunked that is repeated or not the last leaves open
+/// where the body ends (RFC 9112 §6.3); any other list has a coding that is not implemented (§6.1). The
+/// connection ends with either answer.
 fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
     let mut codings = fields
         .iter()
         .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
         .flat_map(|field| tokens(field.value));
-    match codings.find(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
-        Some(_) if codings.next().is_none() => Refusal::UnknownTransferCoding,
-        _ => Refusal::AmbiguousFraming,
+    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let named = codings.clone().any(|coding| !coding.is_empty());
+    match codings.find(is_chunked) {
+        Some(_) if codings.next().is_some() => Refusal::AmbiguousFraming,
+        None if !named => Refusal::AmbiguousFraming,
+        _ => Refusal::UnknownTransferCoding,
     }
 }
 
 /// The members of a comma-separated list, without the white space around them.
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     value.split(|&b| b == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -37,7 +37,8 @@ pub fn wall_clock() -> Duration {
 
 /// Through libc, whose vDSO call also works under valgrind.
 fn read(clock: ClockId) -> Duration {
-    clock_gettime(clock).map_or(Duration::ZERO, |t| Duration::new(t.tv_sec().max(0) as u64, t.tv_nsec() as u32))
+    clock_gettime(clock)
+        .map_or(Duration::ZERO, |t| Duration::new(t.tv_sec().max(0) as u64, t.tv_nsec() as u32))
 }
 
 /// A descriptor of the same open file as `owner`'s.

@@ -331,19 +331,11 @@ fn rfc9112_6_3_chunked_is_the_last_coding_and_only_there() {
     for value in [
         "",
         ",",
-        "identity",
-        "xchunked",
-        "chunkedx",
-        "x-chunked",
         "chunked, identity",
         "chunked, gzip",
         "chunked,",
         "chunked, chunked",
         "chunked, gzip, chunked",
-        "\"chunked\"",
-        "chunked;q=1",
-        "chunked chunked",
-        "gzip",
     ] {
         let fields = format!("Transfer-Encoding: {value}\r\n");
         assert_eq!(framing(&fields), Err(Refusal::AmbiguousFraming), "{value:?}");
@@ -358,8 +350,15 @@ fn rfc9112_6_3_chunked_is_the_last_coding_and_only_there() {
 }
 
 #[test]
-fn rfc9112_6_1_codings_before_chunked_are_not_implemented() {
+fn rfc9112_6_1_other_codings_are_not_implemented() {
     for fields in [
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunkedx\r\n",
+        "Transfer-Encoding: \"chunked\"\r\n",
+        "Transfer-Encoding: chunked;q=1\r\n",
+        "Transfer-Encoding: chunked chunked\r\n",
         "Transfer-Encoding: gzip, chunked\r\n",
         "Transfer-Encoding: identity,chunked\r\n",
         "Transfer-Encoding: ,chunked\r\n",

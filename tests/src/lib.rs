@@ -1,0 +1,195 @@
+//! The drain contract as a suite of scenarios that any backend of remuda can be held to.
+//!
+//! A [`Scenario`] is a function of a [`Harness`] and knows nothing but bytes, time and process ids: it starts a
+//! real server, talks to it over real sockets, sends it real signals, and looks at what its processes do. It is
+//! named after the rule of the contract that it shows (`d6_next_request_is_served_and_announced`); one without
+//! a number shows what HTTP/1.1 or the command line promise.
+//!
+//! [`conformance!`] makes a module with one test for each scenario out of the name of a backend. The package that
+//! uses it has a binary called `fixture`, which serves the built-in application with that backend and takes
+//! remuda's command line. What a backend cannot do it says in a table of deviations, with the reason; one that
+//! holds no longer fails the run.
+//!
+//! The suite does not look inside: what can be shown in virtual time is shown where it is written.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod process;
+
+mod corpus;
+mod scenario;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use self::process::Harness;
+
+/// One behaviour and how it is shown.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Scenario {
+    /// A sentence, with the number of its rule in front if it has one.
+    pub name: &'static str,
+    /// Shows it; panics where the server does otherwise.
+    pub run: fn(&Harness),
+}
+
+/// A scenario that a backend is known not to keep, and why.
+pub type Deviation = (&'static str, &'static str);
+
+/// Calls a macro with the names of all scenarios, file by file. This is the list.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! scenarios {
+    ($($then:tt)+) => {
+        $($then)+! {
+            keep_alive:
+                a_connection_is_used_again,
+                connection_close_is_honoured,
+                http_1_0_closes_after_its_response,
+                http_1_0_keeps_a_connection_that_it_asks_to_keep,
+                pipelined_requests_are_answered_in_order,
+                keep_alive_of_zero_closes_after_each_response,
+                an_idle_connection_ends_after_its_keep_alive;
+            framing:
+                the_corpus_is_answered_as_it_says,
+                the_corpus_is_answered_alike_byte_by_byte,
+                a_length_that_is_known_is_announced,
+                a_response_to_head_has_no_content,
+                statuses_without_content_have_none,
+                an_unknown_length_is_chunked_for_http_1_1,
+                an_unknown_length_ends_with_the_connection_for_http_1_0,
+                a_bad_chunk_is_never_a_short_body;
+            streaming:
+                sixty_four_mebibytes_come_back_the_same_in_little_memory,
+                a_slow_reader_does_not_grow_the_worker,
+                a_continue_is_sent_when_the_body_is_read,
+                a_response_that_ignores_the_body_arrives_whole,
+                a_client_that_leaves_costs_only_its_connection;
+            limits:
+                a_long_request_line_is_414,
+                a_long_field_is_431,
+                too_many_fields_are_431,
+                a_body_over_its_announced_limit_is_413,
+                a_chunked_body_over_the_limit_is_413,
+                a_full_worker_stops_accepting_and_drops_nobody,
+                requests_wait_for_a_handler_thread;
+            timeouts:
+                d12_head_timeout_is_absolute,
+                d12_head_timeout_holds_in_a_drain,
+                d12_fresh_connection_ends_after_the_header_timeout,
+                d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one,
+                a_stalled_body_ends_its_connection,
+                a_stalled_reader_ends_its_connection;
+            listener:
+                d2_nothing_new_is_accepted_in_a_drain,
+                d3_connect_is_refused_after_term,
+                d3_connect_is_refused_while_all_handlers_are_busy,
+                d3_unix_socket_is_refused_and_unlinked,
+                d3_inherited_listener_survives;
+            drain:
+                d5_response_in_flight_is_finished_and_announces_close,
+                d5_response_whose_head_was_sent_keeps_its_connection,
+                d5_half_a_head_is_completed_and_served,
+                d6_next_request_is_served_and_announced,
+                d6_nothing_is_read_after_an_announced_close,
+                d6_pipelined_requests_are_answered_and_the_last_announces,
+                d6_a_partial_head_counts_as_a_request,
+                d7_client_that_keeps_sending_sees_the_response_and_no_reset,
+                d7_lingering_ends_by_itself_and_holds_nobody_up,
+                d14_events_end_themselves;
+            deadline:
+                d9_server_without_connections_exits_at_once,
+                d9_exits_with_the_last_response,
+                d9_exits_with_the_keep_alive_of_an_idle_connection,
+                d9_lingering_holds_the_exit_no_longer_than_it_may,
+                d10_silent_connections_are_closed_at_the_deadline,
+                d10_response_in_flight_is_cut_at_the_deadline,
+                d10_stuck_handler_does_not_hold_the_deadline,
+                d11_int_shortens_the_deadline,
+                d11_second_term_shortens_the_deadline,
+                d11_quit_ends_at_once,
+                d11_order_and_signal_of_one_stop_count_once;
+            upgrade:
+                an_upgraded_connection_carries_bytes_both_ways,
+                d13_upgraded_connection_is_told_of_the_drain;
+            process:
+                connections_are_spread_evenly,
+                a_killed_worker_costs_its_own_connections_and_nothing_else,
+                a_worker_told_to_stop_drains_and_is_replaced,
+                d18_idle_workers_end_with_their_arbiter,
+                d18_response_in_flight_outlives_the_arbiter,
+                a_port_in_use_is_status_5,
+                a_bad_setting_is_status_2,
+                a_bad_settings_file_is_status_2;
+        }
+    };
+}
+
+macro_rules! table {
+    ($($file:ident: $($name:ident),+;)+) => {
+        /// All scenarios.
+        pub const SCENARIOS: &[Scenario] =
+            &[$($(Scenario { name: stringify!($name), run: scenario::$file::$name }),+),+];
+    };
+}
+
+scenarios! { table }
+
+/// Makes a module with one test for each scenario: `conformance!(mio => "mio");`, or with what the backend does not
+/// keep, `conformance!(mine => "mine", deviations: [("d6_a_partial_head_counts_as_a_request", "why it cannot")]);`.
+///
+/// The package has a binary `fixture`; the string is what its flag `-k` is given.
+#[macro_export]
+macro_rules! conformance {
+    ($module:ident => $backend:literal $(, deviations: [$($deviation:expr),* $(,)?])?) => {
+        mod $module {
+            fn run(name: &str) {
+                let deviations: &[$crate::Deviation] = &[$($($deviation),*)?];
+                let fixture = ::std::path::Path::new(env!("CARGO_BIN_EXE_fixture"));
+                $crate::run(name, &$crate::Harness::new($backend, fixture), deviations);
+            }
+
+            $crate::scenarios! { $crate::__tests }
+        }
+    };
+}
+
+/// What [`conformance!`] makes of the list.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __tests {
+    ($($file:ident: $($name:ident),+;)+) => {
+        $($(
+            #[test]
+            fn $name() {
+                run(stringify!($name));
+            }
+        )+)+
+    };
+}
+
+/// Shows one scenario, or that a backend deviates from it as it says.
+#[doc(hidden)]
+pub fn run(name: &str, harness: &Harness, deviations: &[Deviation]) {
+    let find = |name: &str| SCENARIOS.iter().find(|scenario| scenario.name == name);
+    for (name, _) in deviations {
+        assert!(find(name).is_some(), "there is no scenario {name} to deviate from");
+    }
+    find(name).expect("tests are made of the list").hold(harness, deviations);
+}
+
+impl Scenario {
+    fn hold(&self, harness: &Harness, deviations: &[Deviation]) {
+        match deviations.iter().find(|(name, _)| *name == self.name) {
+            None => (self.run)(harness),
+            Some((name, why)) => {
+                let kept = catch_unwind(AssertUnwindSafe(|| (self.run)(harness))).is_ok();
+                assert!(!kept, "{name} is kept now: take it out of the deviations ({why})");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

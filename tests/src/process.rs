@@ -1,0 +1,375 @@
+//! Servers as processes: started in a private directory, signalled, measured, and never left behind.
+//!
+//! A server's own working directory tells its processes from all others, whoever is their parent by now; and
+//! all of them hold the pipe that its log is read from, so the end of that pipe is the end of the last of them.
+//! A process is held by a descriptor (pidfd_open(2)), so that a signal never reaches a later owner of its id.
+
+use std::fs;
+use std::io::{self, PipeReader, Read};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, waitid,
+};
+use tempfile::TempDir;
+
+use crate::client::{Address, Client, PATIENCE};
+
+/// What a scenario starts servers with.
+#[derive(Clone, Debug)]
+pub struct Harness {
+    backend: String,
+    fixture: PathBuf,
+}
+
+impl Harness {
+    /// For `backend` as `-k` names it, with `fixture` as the server's program. The variable `REMUDA_FIXTURE`
+    /// names another program instead, to hold a build from elsewhere to the contract.
+    pub fn new(backend: &str, fixture: &Path) -> Self {
+        let fixture = std::env::var_os("REMUDA_FIXTURE").map_or_else(|| fixture.to_owned(), PathBuf::from);
+        Self { backend: backend.to_owned(), fixture }
+    }
+
+    /// A server on a port of its own, once it is ready. `args` are added to its command line.
+    #[track_caller]
+    pub fn serve(&self, args: &[&str]) -> Server {
+        self.launch("127.0.0.1:0", args).ready()
+    }
+
+    /// A server on a unix socket of its own, once it is ready.
+    #[track_caller]
+    pub fn serve_unix(&self, args: &[&str]) -> Server {
+        self.launch("unix:server.sock", args).ready()
+    }
+
+    /// A server on `listener`, which it inherits, once it is ready.
+    #[track_caller]
+    pub fn serve_inherited(&self, listener: &TcpListener, args: &[&str]) -> Server {
+        self.spawn(&format!("fd://{}", listener.as_raw_fd()), args, Some(listener)).ready()
+    }
+
+    /// A server that may not become ready, told to listen at `bind`.
+    #[track_caller]
+    pub fn launch(&self, bind: &str, args: &[&str]) -> Server {
+        self.spawn(bind, args, None)
+    }
+
+    #[track_caller]
+    fn spawn(&self, bind: &str, args: &[&str], inherit: Option<&TcpListener>) -> Server {
+        // A worker whose arbiter dies becomes a child of this process, which reaps it.
+        set_child_subreaper(Some(getpid())).expect("prctl(2) takes a subreaper");
+        let dir = tempfile::Builder::new().prefix("remuda-").tempdir().expect("a directory can be made");
+        let (reader, writer) = io::pipe().expect("a pipe can be made");
+        let mut command = Command::new(&self.fixture);
+        command.args(["-k", &self.backend, "-b", bind]).args(args).current_dir(&dir);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("REMUDA_") || ["PORT", "WEB_CONCURRENCY"].contains(&&*name) {
+                command.env_remove(&*name);
+            }
+        }
+        command.stdin(Stdio::null());
+        command.stdout(writer.try_clone().expect("a pipe can be duplicated")).stderr(writer);
+
+        let arbiter = {
+            // One at a time, so that an inherited listener reaches the one server that it is meant for.
+            static SPAWN: Mutex<()> = Mutex::new(());
+            let _alone = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
+            let on_exec = |flags| inherit.map(|fd| fcntl_setfd(fd, flags).expect("the listener is open"));
+            on_exec(FdFlags::empty());
+            let child = command.spawn();
+            on_exec(FdFlags::CLOEXEC);
+            child.unwrap_or_else(|error| panic!("could not start {}: {error}", self.fixture.display()))
+        };
+        let process =
+            Process::open(Pid::from_child(&arbiter)).expect("a child that was not waited for exists");
+        Server { arbiter, process, log: Log::read(reader), dir, address: None }
+    }
+}
+
+/// A server: an arbiter, its workers, and what they have said. Dropping it ends them all.
+#[derive(Debug)]
+pub struct Server {
+    arbiter: Child,
+    process: Process,
+    log: Log,
+    dir: TempDir,
+    address: Option<Address>,
+}
+
+impl Server {
+    /// Waits for the line that says where it listens.
+    #[track_caller]
+    fn ready(mut self) -> Self {
+        self.address = self.log.wait(PATIENCE, |text| address_in(text, self.dir.path()));
+        assert!(self.address.is_some(), "the server did not become ready");
+        self
+    }
+
+    /// Where it listens.
+    #[track_caller]
+    pub fn address(&self) -> &Address {
+        self.address.as_ref().expect("the server was ready")
+    }
+
+    /// Its private directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.state().text.clone()
+    }
+
+    /// A new connection.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        self.address().connect(PATIENCE).expect("the server accepts connections")
+    }
+
+    /// Waits until a worker has accepted all connections opened so far and, if it is the only one, has read what
+    /// they have sent: both happen in order, so it is enough to be served after them.
+    #[track_caller]
+    pub fn catch_up(&self) {
+        let mut client = self.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+    }
+
+    /// The arbiter.
+    pub fn arbiter(&self) -> &Process {
+        &self.process
+    }
+
+    /// The workers, once there are `n` of them.
+    #[track_caller]
+    pub fn workers(&self, n: usize) -> Vec<Process> {
+        let path = format!("/proc/{0}/task/{0}/children", self.process.id());
+        until(PATIENCE, || {
+            let children = fs::read_to_string(&path).unwrap_or_default();
+            let alive = children.split_whitespace().filter_map(|pid| Process::open(parse_pid(pid)?));
+            let alive: Vec<Process> = alive.collect();
+            (alive.len() == n).then_some(alive)
+        })
+        .expect("there are as many workers as were asked for")
+    }
+
+    /// The only worker.
+    #[track_caller]
+    pub fn worker(&self) -> Process {
+        self.workers(1).remove(0)
+    }
+
+    /// Sends TERM to the arbiter and waits until workers have had the time to begin their drain, which is when
+    /// connects are refused (D3) and 50 ms (D2) have passed. Says when TERM was sent.
+    #[track_caller]
+    pub fn drain(&self) -> Instant {
+        let start = Instant::now();
+        self.process.signal(Signal::TERM);
+        assert!(self.address().refused(PATIENCE).is_some(), "connects are never refused");
+        thread::sleep(Duration::from_millis(50));
+        start
+    }
+
+    /// Waits at most `limit` for the arbiter's exit and gives its status. By then no worker may be left.
+    #[track_caller]
+    pub fn exit_status(&mut self, limit: Duration) -> ExitStatus {
+        assert!(self.process.wait_gone(limit), "the arbiter had not ended after {limit:?}");
+        // A worker that ended at the same moment may still hold the pipe for that moment.
+        assert!(self.wait_no_process(Duration::from_millis(200)), "a worker outlives the arbiter");
+        self.arbiter.wait().expect("the arbiter is a child of this process")
+    }
+
+    /// As [`exit_status`](Self::exit_status), for an arbiter that exits by itself.
+    #[track_caller]
+    pub fn exit(&mut self, limit: Duration) -> i32 {
+        let status = self.exit_status(limit);
+        status.code().expect("no signal ends the arbiter")
+    }
+
+    /// Waits at most `limit` until neither the arbiter nor any worker is left; `false` if one is.
+    pub fn wait_no_process(&self, limit: Duration) -> bool {
+        self.log.wait_end(limit)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The arbiter first, so that it replaces no worker.
+        self.process.signal(Signal::KILL);
+        let _ = self.arbiter.wait();
+        let gone = until(PATIENCE, || {
+            let left = processes_in(self.dir.path());
+            for process in &left {
+                process.signal(Signal::KILL);
+                process.wait_gone(PATIENCE);
+            }
+            left.is_empty().then_some(())
+        });
+        if thread::panicking() {
+            let left = if gone.is_some() { "" } else { ", of which a process could not be ended" };
+            #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+            {
+                eprintln!("---- log of server {}{left}\n{}----", self.process.id(), self.log());
+            }
+        }
+    }
+}
+
+/// One process of a server, whoever is its parent.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Process {
+    /// None if there is no such process any more.
+    fn open(pid: Pid) -> Option<Self> {
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, fd })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u64 {
+        u64::from(self.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Sends `signal`, if it is still there.
+    pub fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.fd, signal);
+    }
+
+    /// Waits at most `limit` for its end; `false` if it has not ended.
+    pub fn wait_gone(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).expect("limits are short");
+            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return false,
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("could not wait for a process: {error}"),
+            }
+        }
+        true
+    }
+
+    /// The most memory it has had resident at once, in bytes.
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("proc(5) gives kB");
+        kilobytes * 1024
+    }
+}
+
+impl Drop for Process {
+    /// Reaps it if it has ended and is an orphan that came to this process; otherwise that is its parent's work.
+    fn drop(&mut self) {
+        let _ = waitid(WaitId::PidFd(self.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+/// What a server has written, read by a thread as it arrives.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<(Mutex<LogState>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct LogState {
+    text: String,
+    /// No process holds the other end any more.
+    ended: bool,
+}
+
+impl Log {
+    fn read(mut pipe: PipeReader) -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                let n = pipe.read(&mut buffer).unwrap_or(0);
+                let mut state = writer.state();
+                state.text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                state.ended = n == 0;
+                writer.0.1.notify_all();
+                if n == 0 {
+                    return;
+                }
+            }
+        });
+        log
+    }
+
+    fn state(&self) -> MutexGuard<'_, LogState> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `find` finds what it looks for; none after `limit`, or when nothing more will come.
+    fn wait<T>(&self, limit: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let going_on = |state: &mut LogState| !state.ended && find(&state.text).is_none();
+        let (state, _) =
+            self.0.1.wait_timeout_while(self.state(), limit, going_on).expect("no one panics here");
+        find(&state.text)
+    }
+
+    fn wait_end(&self, limit: Duration) -> bool {
+        let going_on = |state: &mut LogState| !state.ended;
+        let (state, _) =
+            self.0.1.wait_timeout_while(self.state(), limit, going_on).expect("no one panics here");
+        state.ended
+    }
+}
+
+/// Asks `find` again and again, for what gives no event; none after `limit`.
+pub fn until<T>(limit: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match find() {
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+            found => return found,
+        }
+    }
+}
+
+/// The first address in a log, whose line is complete: `http://127.0.0.1:8000`, `unix:PATH`.
+fn address_in(log: &str, dir: &Path) -> Option<Address> {
+    let complete = &log[..=log.rfind('\n')?];
+    complete.split(|c: char| c.is_whitespace() || "\"',;()".contains(c)).find_map(|word| {
+        let inet = |rest: &str| rest.trim_end_matches(['/', '.']).parse().ok().map(Address::Inet);
+        let unix = |rest: &str| Some(Address::Unix(dir.join(rest)));
+        word.split_once("http://")
+            .and_then(|(_, rest)| inet(rest))
+            .or_else(|| word.split_once("unix:").and_then(|(_, rest)| unix(rest)))
+    })
+}
+
+/// The processes whose working directory is `dir`.
+fn processes_in(dir: &Path) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
+    let here =
+        |pid: Pid| fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).is_ok_and(|cwd| cwd == dir);
+    // Looked at once more when it is held, because only then the id cannot pass to another process.
+    pids.filter(|pid| here(*pid)).filter_map(Process::open).filter(|process| here(process.pid)).collect()
+}
+
+fn parse_pid(text: &str) -> Option<Pid> {
+    text.parse().ok().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests;

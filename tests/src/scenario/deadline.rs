@@ -1,0 +1,154 @@
+//! How long a stop takes: no longer than its connections need (D9), and never longer than it may (D10, D11).
+
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::{get, seconds, took};
+use crate::Harness;
+use crate::client::{End, PATIENCE};
+use crate::process::Server;
+
+/// What a deadline is exceeded by at most: the kernel's timer comes 0.5 s after it, SIGKILL 1.5 s.
+const MARGIN: f64 = 1.0;
+
+pub(crate) fn d9_server_without_connections_exits_at_once(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    server.connect().get("/");
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.0..1.0);
+}
+
+pub(crate) fn d9_exits_with_the_last_response(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    let mut client = server.connect();
+    client.send(get("/stream?chunks=5&size=10&ms=100"));
+    let mut response = client.head();
+    server.drain();
+    client.body(&mut response);
+    drop(client);
+    let start = Instant::now();
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.0..1.0);
+}
+
+pub(crate) fn d9_exits_with_the_keep_alive_of_an_idle_connection(harness: &Harness) {
+    let mut server = harness.serve(&["--keep-alive", "1"]);
+    let mut client = server.connect();
+    client.get("/");
+    let answered = Instant::now();
+    server.drain();
+    assert_eq!(client.end(PATIENCE), End::Fin);
+    took("the connection ended", answered, 0.9..2.0);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", answered, 0.9..2.5);
+}
+
+pub(crate) fn d9_lingering_holds_the_exit_no_longer_than_it_may(harness: &Harness) {
+    let mut server = harness.serve(&["--linger", "1"]);
+    let mut client = server.connect();
+    client.get("/");
+    server.drain();
+    client.send(get("/"));
+    client.last_response(200);
+    let start = Instant::now();
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.0..2.0);
+}
+
+pub(crate) fn d10_silent_connections_are_closed_at_the_deadline(harness: &Harness) {
+    let patient = ["--graceful-timeout", "1", "--keep-alive", "30", "--header-timeout", "30"];
+    let mut server = harness.serve(&patient);
+    let mut idle = server.connect();
+    idle.get("/");
+    let fresh = server.connect();
+    let mut half = server.connect();
+    half.send("GET / HTTP/1.1\r\nHo");
+    server.catch_up();
+    let start = server.drain();
+    for mut client in [idle, fresh, half] {
+        assert_eq!(client.end(PATIENCE), End::Fin);
+        took("a silent connection ended", start, 0.9..1.0 + MARGIN);
+    }
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.9..1.0 + MARGIN);
+}
+
+pub(crate) fn d10_response_in_flight_is_cut_at_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "1"]);
+    let mut client = server.connect();
+    client.send(get("/stream?chunks=100&size=10&ms=100"));
+    let mut response = client.head();
+    let start = server.drain();
+    let broken = client.try_body(&mut response).expect_err("ten seconds do not fit into one");
+    assert!(broken.is_cut_by_server(), "{broken}");
+    took("the response was cut", start, 0.9..1.0 + MARGIN);
+    assert_ends(&mut server, start, 1.0, 6);
+}
+
+pub(crate) fn d10_stuck_handler_does_not_hold_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "1", "-w", "2"]);
+    let mut client = server.connect();
+    client.send(get("/block?ms=60000"));
+    server.catch_up();
+    let start = server.drain();
+    assert_ends(&mut server, start, 1.0, 6);
+    assert!(client.try_response().is_err());
+}
+
+pub(crate) fn d11_int_shortens_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/block?ms=60000"));
+    server.catch_up();
+    let start = Instant::now();
+    server.arbiter().signal(Signal::INT);
+    assert_ends(&mut server, start, 2.0, 0);
+}
+
+pub(crate) fn d11_second_term_shortens_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/block?ms=60000"));
+    server.catch_up();
+    server.drain();
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    assert_ends(&mut server, start, 2.0, 6);
+}
+
+pub(crate) fn d11_quit_ends_at_once(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    let mut client = server.connect();
+    client.send(get("/block?ms=60000"));
+    let mut idle = server.connect();
+    idle.get("/");
+    let start = Instant::now();
+    server.arbiter().signal(Signal::QUIT);
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.0..1.0);
+}
+
+pub(crate) fn d11_order_and_signal_of_one_stop_count_once(harness: &Harness) {
+    // As when a service manager signals all processes of a unit.
+    let mut server = harness.serve(&["--graceful-timeout", "10"]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=3000"));
+    server.catch_up();
+    let worker = server.worker();
+    server.arbiter().signal(Signal::TERM);
+    worker.signal(Signal::TERM);
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(seconds(2.0)), 0);
+}
+
+/// The server ends when the deadline `after` its `start` has passed, with `status`.
+#[track_caller]
+fn assert_ends(server: &mut Server, start: Instant, after: f64, status: i32) {
+    assert_eq!(server.exit(PATIENCE), status);
+    took("the server ended", start, after - 0.1..after + MARGIN);
+}

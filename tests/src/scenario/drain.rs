@@ -1,0 +1,166 @@
+//! Connections in a drain: requests in flight (D5), requests that come late (D6), and how it ends (D7, D14).
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{get, get_with_body, seconds, took};
+use crate::Harness;
+use crate::client::{End, PATIENCE};
+
+pub(crate) fn d5_response_in_flight_is_finished_and_announces_close(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=600"));
+    server.catch_up();
+    server.drain();
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d5_response_whose_head_was_sent_keeps_its_connection(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/stream?chunks=6&size=100&ms=100"));
+    let mut response = client.head();
+    assert!(!response.announces_close());
+    server.drain();
+    client.body(&mut response);
+    assert_eq!(response.body.len(), 600);
+    client.send(get("/"));
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d5_half_a_head_is_completed_and_served(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHo");
+    server.catch_up();
+    server.drain();
+    assert!(!client.has_more(seconds(1.0)), "nobody has asked for anything yet");
+    client.send("st: test\r\n\r\n");
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_next_request_is_served_and_announced(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    assert!(!client.get("/").announces_close());
+    server.drain();
+    assert!(!client.has_more(seconds(0.5)), "an idle connection is kept");
+    client.send(get("/"));
+    assert_eq!(client.last_response(200).text(), "Hello, World!");
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_nothing_is_read_after_an_announced_close(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    let mut late = server.connect();
+    late.get("/");
+    client.get("/");
+    server.drain();
+    // The second request arrives when the first is being answered.
+    client.send(get("/sleep?ms=300"));
+    assert!(!client.has_more(seconds(0.1)));
+    client.send(get("/"));
+    client.last_response(200);
+    // The second request arrives when close has been announced.
+    late.send(get("/"));
+    assert!(late.response().announces_close());
+    late.send(get("/"));
+    assert_eq!(late.end(PATIENCE), End::Fin);
+}
+
+pub(crate) fn d6_pipelined_requests_are_answered_and_the_last_announces(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send([get("/sleep?ms=400"), get("/bytes?n=2"), get("/bytes?n=3")].concat());
+    server.catch_up();
+    server.drain();
+    assert!(!client.response().announces_close());
+    let second = client.response();
+    assert_eq!((second.body.len(), second.announces_close()), (2, false));
+    assert_eq!(client.last_response(200).body.len(), 3);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_a_partial_head_counts_as_a_request(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=400") + "GET /bytes?n=2 HTTP/1.1\r\nHo");
+    server.catch_up();
+    server.drain();
+    assert!(!client.response().announces_close());
+    client.send("st: test\r\n\r\n");
+    assert_eq!(client.last_response(200).body.len(), 2);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d7_client_that_keeps_sending_sees_the_response_and_no_reset(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.get("/");
+    server.drain();
+    let mut sender = client.sender();
+    thread::scope(|scope| {
+        // Nobody reads this body, and most of it is sent after the response.
+        scope.spawn(move || {
+            let block = [b'x'; 16 * 1024];
+            let mut sent = sender.write_all(get_with_body("/sleep?ms=100", 60 * block.len()).as_bytes());
+            for _ in 0..60 {
+                sent = sent.and_then(|()| sender.write_all(&block));
+                thread::sleep(Duration::from_millis(10));
+            }
+            sent.expect("what the client sends is taken until it stops");
+        });
+        let response = client.response();
+        assert_eq!((response.status, response.announces_close()), (200, true));
+        assert_eq!(client.end(PATIENCE), End::Fin);
+    });
+    assert_eq!(client.end(Duration::ZERO), End::Fin);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d7_lingering_ends_by_itself_and_holds_nobody_up(harness: &Harness) {
+    let server = harness.serve(&["--linger", "1"]);
+    let mut lingering = server.connect();
+    lingering.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let start = Instant::now();
+    lingering.last_response(200);
+    // While this one stays, others are accepted and served.
+    for _ in 0..10 {
+        server.connect().get("/");
+    }
+    took("others were served", start, 0.0..0.8);
+    assert!(lingering.reset(PATIENCE).is_some(), "the server never closed the connection");
+    took("it was closed", start, 0.8..2.5);
+}
+
+pub(crate) fn d14_events_end_themselves(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(get("/events"));
+    let mut events = client.head();
+    assert_eq!(events.field("content-type"), Some("text/event-stream"));
+    let first =
+        client.chunk().unwrap_or_else(|broken| panic!("{broken}")).expect("a stream without end goes on");
+    assert!(
+        first.starts_with(b"data:") || first.starts_with(b"event:") || first.starts_with(b"id:"),
+        "{first:?}"
+    );
+    let start = server.drain();
+    client.body(&mut events);
+    took("the stream ended", start, 0.0..1.0);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}

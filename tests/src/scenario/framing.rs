@@ -1,0 +1,124 @@
+//! Where messages end (RFC 9112 §6 and §7), as written in the corpus and here.
+
+use std::time::Duration;
+
+use super::{get, post_chunks};
+use crate::Harness;
+use crate::client::{Client, End, Framing, PATIENCE};
+use crate::corpus::{Case, cases};
+
+pub(crate) fn the_corpus_is_answered_as_it_says(harness: &Harness) {
+    replay(harness, |client, bytes| client.send(bytes));
+}
+
+pub(crate) fn the_corpus_is_answered_alike_byte_by_byte(harness: &Harness) {
+    replay(harness, |client, bytes| client.drip(bytes, Duration::from_micros(200)));
+}
+
+/// Sends every case of the corpus on a connection of its own and compares what comes back.
+fn replay(harness: &Harness, send: impl Fn(&mut Client, &[u8])) {
+    let server = harness.serve(&[]);
+    for Case { name, request, expected } in cases() {
+        let mut client = server.connect();
+        send(&mut client, &request);
+        let mut open = true;
+        for expected in expected {
+            assert!(open, "{name}: the connection ended before {expected:?}");
+            let response = client.try_response().unwrap_or_else(|broken| panic!("{name}: {broken}"));
+            assert_eq!(response.status, expected.status, "{name}: {response:?}");
+            if let Some(body) = &expected.body {
+                assert_eq!(&response.text(), body, "{name}");
+            }
+            assert_eq!(response.announces_close(), !expected.keep, "{name}: {response:?}");
+            open = expected.keep;
+        }
+        if open {
+            // What was read of this request must not be taken for the beginning of the next.
+            client.send(get("/bytes?n=7"));
+            let next = client.try_response().unwrap_or_else(|broken| panic!("{name}, next: {broken}"));
+            assert_eq!((next.status, next.body.len()), (200, 7), "{name}: {next:?}");
+        } else {
+            assert_eq!(client.end(PATIENCE), End::Fin, "{name}");
+        }
+    }
+}
+
+pub(crate) fn a_length_that_is_known_is_announced(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    assert_eq!(client.get("/").framing, Framing::Length(13));
+    let response = client.get("/bytes?n=100000");
+    assert_eq!((response.framing, response.body.len()), (Framing::Length(100_000), 100_000));
+    assert!(response.field("date").is_some_and(|date| date.ends_with(" GMT")), "{response:?}");
+}
+
+pub(crate) fn a_response_to_head_has_no_content(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    for path in ["/", "/bytes?n=13", "/stream?chunks=2&size=10&ms=0"] {
+        client.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        let head = client.head();
+        assert_eq!(head.status, 200, "{path}");
+        if !path.starts_with("/stream") {
+            // RFC 9110 §8.6: the length that a response to GET would have.
+            assert_eq!(head.field("content-length"), Some("13"), "{path}");
+        }
+        assert_eq!(client.get("/bytes?n=3").body.len(), 3, "after {path}");
+    }
+}
+
+pub(crate) fn statuses_without_content_have_none(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    for code in [204, 304] {
+        for body in ["", "&body=1"] {
+            client.send(get(&format!("/status?code={code}{body}")));
+            let response = client.response();
+            assert_eq!((response.status, response.framing), (code, Framing::Nothing), "{response:?}");
+        }
+    }
+    client.send(get("/status?code=404"));
+    let response = client.response();
+    assert_eq!((response.status, response.framing), (404, Framing::Length(0)), "{response:?}");
+    client.get("/");
+}
+
+pub(crate) fn an_unknown_length_is_chunked_for_http_1_1(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    let response = client.get("/stream?chunks=5&size=1000&ms=1");
+    assert_eq!((response.framing, response.body.len()), (Framing::Chunked, 5000));
+    client.get("/");
+}
+
+pub(crate) fn an_unknown_length_ends_with_the_connection_for_http_1_0(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send("GET /stream?chunks=5&size=1000&ms=1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.framing, response.body.len()), (Framing::UntilClose, 5000));
+}
+
+pub(crate) fn a_bad_chunk_is_never_a_short_body(harness: &Harness) {
+    let server = harness.serve(&[]);
+    for bad in [
+        "5\r\nhelloX",
+        "g\r\n",
+        "5\nhello",
+        "fffffffffffffffff\r\n",
+        "-1\r\n",
+        "0\r\n\nx",
+        "0\r\nbad trailer\r\n\r\n",
+    ] {
+        let mut client = server.connect();
+        client.send([&post_chunks("/echo"), "3\r\nabc\r\n", bad].concat());
+        match client.try_response() {
+            // Refused before the head of the answer was sent, or cut afterwards.
+            Ok(response) => {
+                assert_eq!(response.status, 400, "{bad:?}: {response:?}");
+                assert_eq!(client.end(PATIENCE), End::Fin, "{bad:?}");
+            }
+            Err(broken) => assert!(broken.is_cut_by_server(), "{bad:?}: {broken}"),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Listeners in a drain: nothing new is accepted (D2), and who may end the socket does (D3).
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{get, took};
+use crate::Harness;
+use crate::client::{Address, End, PATIENCE};
+use crate::process::Server;
+
+/// The contract's 50 ms, and what a busy machine may add.
+const AT_ONCE: f64 = 0.25;
+
+pub(crate) fn d2_nothing_new_is_accepted_in_a_drain(harness: &Harness) {
+    // An inherited listener is left open, so a connect still succeeds and shows whether anyone accepts it.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let mut server = harness.serve_inherited(&listener, &[]);
+    let mut busy = server.connect();
+    busy.send(get("/sleep?ms=1200"));
+    server.catch_up();
+    server.arbiter().signal(Signal::TERM);
+    thread::sleep(Duration::from_secs_f64(AT_ONCE));
+    let mut late = server.connect();
+    late.send(get("/"));
+
+    busy.last_response(200);
+    drop(busy);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert_eq!(late.end(Duration::ZERO), End::StillOpen);
+    assert_eq!(accepted(&listener), 1, "connections in the queue");
+}
+
+pub(crate) fn d3_connect_is_refused_after_term(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let mut busy = server.connect();
+    busy.send(get("/sleep?ms=1000"));
+    server.catch_up();
+    assert_refused_after_term(&server);
+    // The workers were there all the time.
+    busy.last_response(200);
+}
+
+pub(crate) fn d3_connect_is_refused_while_all_handlers_are_busy(harness: &Harness) {
+    let server = harness.serve(&["--threads", "1"]);
+    let mut busy = [server.connect(), server.connect()];
+    for client in &mut busy {
+        client.send(get("/block?ms=5000"));
+    }
+    // Long enough for the first to block the thread; a server that answers would be an error by itself.
+    assert!(!busy[0].has_more(Duration::from_millis(200)));
+    assert_refused_after_term(&server);
+}
+
+pub(crate) fn d3_unix_socket_is_refused_and_unlinked(harness: &Harness) {
+    let mut server = harness.serve_unix(&[]);
+    let mut busy = server.connect();
+    busy.send(get("/sleep?ms=500"));
+    server.catch_up();
+    assert_refused_after_term(&server);
+    busy.last_response(200);
+    drop(busy);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let Address::Unix(path) = server.address() else { panic!("it listens at {:?}", server.address()) };
+    assert!(!path.exists(), "{} is still there", path.display());
+}
+
+pub(crate) fn d3_inherited_listener_survives(harness: &Harness) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let mut server = harness.serve_inherited(&listener, &["-w", "2"]);
+    server.connect().get("/");
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let _client = server.connect();
+    assert_eq!(accepted(&listener), 1, "connections in the queue");
+}
+
+#[track_caller]
+fn assert_refused_after_term(server: &Server) {
+    let term = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    assert!(server.address().refused(PATIENCE).is_some(), "connects are never refused");
+    took("connects were refused", term, 0.0..AT_ONCE);
+}
+
+/// How many connections wait in the queue of `listener`.
+fn accepted(listener: &TcpListener) -> usize {
+    listener.set_nonblocking(true).expect("the listener is open");
+    std::iter::from_fn(|| listener.accept().ok()).count()
+}

@@ -1,0 +1,159 @@
+//! Processes: how load spreads over them, what the loss of one costs, and that none is left (D18).
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Instant;
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use super::{get, seconds, took};
+use crate::Harness;
+use crate::client::{Address, Client, End, PATIENCE};
+use crate::process::{Process, Server, until};
+
+pub(crate) fn connections_are_spread_evenly(harness: &Harness) {
+    const CONNECTIONS: usize = 1000;
+    const WORKERS: usize = 4;
+    let limit = getrlimit(Resource::Nofile);
+    let enough = limit.maximum.map_or(4096, |maximum| maximum.min(4096));
+    if limit.current.is_some_and(|current| current < enough) {
+        let raised = Rlimit { current: Some(enough), ..limit };
+        setrlimit(Resource::Nofile, raised).expect("a limit can be raised to its maximum");
+    }
+    let server = harness.serve(&["-w", "4", "--keep-alive", "30"]);
+    let mut open = Vec::new();
+    let mut share: HashMap<u64, usize> = HashMap::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = server.connect();
+        *share.entry(client.get("/info").number("pid")).or_default() += 1;
+        open.push(client);
+    }
+    let mean = CONNECTIONS as f64 / WORKERS as f64;
+    let largest = share.values().max().map_or(0.0, |largest| *largest as f64);
+    assert!(share.len() == WORKERS && largest / mean <= 1.10, "connections by worker: {share:?}");
+}
+
+pub(crate) fn a_killed_worker_costs_its_own_connections_and_nothing_else(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let [mut lost, mut kept] = [0, 1].map(|n| connection_to(&server, &workers[n]));
+    workers[0].signal(Signal::KILL);
+    assert!(workers[0].wait_gone(PATIENCE));
+    assert!(matches!(lost.end(PATIENCE), End::Fin | End::Reset));
+    assert_eq!(kept.get("/info").number("pid"), workers[1].id());
+    // The other one serves all new connections meanwhile.
+    server.connect().get("/");
+    let replaced = replacement(&server, &workers);
+    connection_to(&server, &replaced);
+    assert_eq!(kept.get("/info").number("pid"), workers[1].id());
+}
+
+pub(crate) fn a_worker_told_to_stop_drains_and_is_replaced(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let mut idle = connection_to(&server, &workers[0]);
+    let mut busy = connection_to(&server, &workers[0]);
+    busy.send(get("/sleep?ms=600"));
+    // Read by now, because this was read after it.
+    idle.get("/");
+    workers[0].signal(Signal::TERM);
+    for _ in 0..20 {
+        server.connect().get("/");
+    }
+    busy.last_response(200);
+    idle.send(get("/"));
+    idle.last_response(200);
+    drop((idle, busy));
+    assert!(workers[0].wait_gone(PATIENCE), "the worker does not end");
+    let replaced = replacement(&server, &workers);
+    connection_to(&server, &replaced);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d18_idle_workers_end_with_their_arbiter(harness: &Harness) {
+    let server = harness.serve(&["-w", "3"]);
+    let workers = server.workers(3);
+    let start = Instant::now();
+    server.arbiter().signal(Signal::KILL);
+    for worker in &workers {
+        assert!(worker.wait_gone(PATIENCE), "worker {} outlives its arbiter", worker.id());
+    }
+    took("the workers ended", start, 0.0..1.5);
+    assert!(server.wait_no_process(seconds(0.5)), "a process is left");
+}
+
+pub(crate) fn d18_response_in_flight_outlives_the_arbiter(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let _worker = server.worker();
+    let mut busy = server.connect();
+    busy.send(get("/sleep?ms=1500"));
+    let mut idle = server.connect();
+    idle.get("/");
+    server.arbiter().signal(Signal::KILL);
+    assert!(server.arbiter().wait_gone(PATIENCE));
+    busy.last_response(200);
+    idle.send(get("/"));
+    idle.last_response(200);
+    drop((busy, idle));
+    let start = Instant::now();
+    assert!(server.wait_no_process(PATIENCE), "a process is left");
+    took("the last process ended", start, 0.0..1.5);
+}
+
+pub(crate) fn a_port_in_use_is_status_5(harness: &Harness) {
+    let first = harness.serve(&[]);
+    let Address::Inet(address) = first.address() else { panic!("it listens at {:?}", first.address()) };
+    let mut second = harness.launch(&address.to_string(), &[]);
+    assert_eq!(second.exit(PATIENCE), 5);
+    let log = second.log();
+    assert!(log.contains(&address.to_string()), "what could not be bound is not named: {log}");
+    first.connect().get("/");
+}
+
+pub(crate) fn a_bad_setting_is_status_2(harness: &Harness) {
+    for (flag, value) in [("--workers", "many"), ("--graceful-timeout", "-1"), ("--no-such-flag", "1")] {
+        let mut server = harness.launch("127.0.0.1:0", &[flag, value]);
+        assert_eq!(server.exit(PATIENCE), 2, "{flag} {value}");
+        let log = server.log();
+        assert!(log.contains(flag.trim_start_matches('-')), "{flag} is not named: {log}");
+    }
+}
+
+pub(crate) fn a_bad_settings_file_is_status_2(harness: &Harness) {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("a file can be written");
+        path.display().to_string()
+    };
+    for (path, named) in [
+        (file("key.toml", "wrokers = 2\n"), "wrokers"),
+        (file("value.toml", "workers = \"many\"\n"), "many"),
+        (file("syntax.toml", "workers = = 2\n"), "syntax.toml"),
+        (dir.path().join("missing.toml").display().to_string(), "missing.toml"),
+    ] {
+        let mut server = harness.launch("127.0.0.1:0", &["-c", &path]);
+        assert_eq!(server.exit(PATIENCE), 2, "{path}");
+        let log = server.log();
+        assert!(log.contains(named) && log.contains(&path), "{named:?} in {path} is not named: {log}");
+    }
+}
+
+/// A new connection that `worker` has accepted.
+#[track_caller]
+fn connection_to(server: &Server, worker: &Process) -> Client {
+    until(PATIENCE, || {
+        let mut client = server.connect();
+        (client.get("/info").number("pid") == worker.id()).then_some(client)
+    })
+    .expect("every worker accepts connections")
+}
+
+/// The worker that was started in place of the first of `before`, once there are as many as before.
+#[track_caller]
+fn replacement(server: &Server, before: &[Process]) -> Process {
+    let known = |process: &Process| before.iter().any(|old| old.id() == process.id());
+    until(PATIENCE, || server.workers(before.len()).into_iter().find(|process| !known(process)))
+        .expect("a worker that ended is replaced")
+}

@@ -1,0 +1,134 @@
+//! Bodies of any size in bounded memory, both ways, and bodies that nobody reads.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use super::{get, get_with_body, post, post_chunks};
+use crate::Harness;
+use crate::client::{Client, End, PATIENCE, Response};
+use crate::process::{Process, until};
+
+const MEBIBYTE: usize = 1024 * 1024;
+
+pub(crate) fn sixty_four_mebibytes_come_back_the_same_in_little_memory(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let worker = server.worker();
+    let mut client = server.connect();
+    let body = noise(64 * MEBIBYTE);
+    // What every thread and buffer takes once is not growth.
+    echo(&mut client, &body[..MEBIBYTE]);
+    let before = worker.peak_memory();
+    let response = echo(&mut client, &body);
+    assert!(response.body == body, "{} bytes came back, or others", response.body.len());
+    assert_growth(&worker, before);
+}
+
+pub(crate) fn a_slow_reader_does_not_grow_the_worker(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let worker = server.worker();
+    server.connect().get("/stream?chunks=64&size=16384&ms=0");
+    let before = worker.peak_memory();
+    let mut client = server.connect();
+    client.send(get("/stream?chunks=2048&size=16384&ms=0"));
+    let mut response = client.head();
+    // A worker that took in what the application has would be done with it within this time.
+    let grown = until(Duration::from_millis(500), || {
+        let grown = worker.peak_memory().saturating_sub(before);
+        (grown > MEBIBYTE as u64).then_some(grown)
+    });
+    assert_eq!(grown, None, "bytes that the worker has grown by");
+    client.body(&mut response);
+    assert_eq!(response.body.len(), 32 * MEBIBYTE);
+    assert_growth(&worker, before);
+}
+
+pub(crate) fn a_continue_is_sent_when_the_body_is_read(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    for expectation in ["100-continue", "100-Continue"] {
+        let head = post("/echo", 5).replace("\r\n\r\n", &format!("\r\nExpect: {expectation}\r\n\r\n"));
+        client.send(head);
+        assert_eq!(client.response().status, 100);
+        client.send("hello");
+        assert_eq!(client.response().text(), "hello");
+    }
+    // RFC 9110 §10.1.1: a client of HTTP/1.0 does not know 100.
+    client.send("POST /echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello");
+    assert_eq!(client.last_response(200).text(), "hello");
+}
+
+pub(crate) fn a_response_that_ignores_the_body_arrives_whole(harness: &Harness) {
+    let server = harness.serve(&[]);
+    // The first fits into every buffer, the second into none; a reset would cost the response's end.
+    for len in [1000, 2 * MEBIBYTE] {
+        let mut client = server.connect();
+        let mut sender = client.sender();
+        let response = thread::scope(|scope| {
+            scope.spawn(move || {
+                sender.write_all(&[get_with_body("/sleep?ms=50", len).as_bytes(), &noise(len)].concat())
+            });
+            client.response()
+        });
+        assert_eq!(response.status, 200);
+        if response.announces_close() {
+            assert_eq!(client.end(PATIENCE), End::Fin, "{len} bytes");
+        } else {
+            client.get("/");
+        }
+    }
+}
+
+pub(crate) fn a_client_that_leaves_costs_only_its_connection(harness: &Harness) {
+    let server = harness.serve(&["--threads", "1"]);
+    let worker = server.worker();
+    let leave: [(&str, String); 4] = [
+        ("within the head", "GET / HTTP/1.1\r\nHo".into()),
+        ("within the body", post("/echo", 100) + "half"),
+        ("within a chunk", post_chunks("/echo") + "5\r\nhe"),
+        ("within the response", get("/stream?chunks=1000&size=10000&ms=1")),
+    ];
+    for (when, bytes) in leave {
+        let mut client = server.connect();
+        client.send(bytes);
+        if when == "within the response" {
+            client.head();
+        }
+        drop(client);
+        // The only handler thread is free again.
+        server.connect().get("/block?ms=0");
+    }
+    assert_eq!(server.worker().id(), worker.id());
+}
+
+/// Sends `body` to `/echo` while reading what comes back.
+#[track_caller]
+fn echo(client: &mut Client, body: &[u8]) -> Response {
+    let mut sender = client.sender();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.write_all(post("/echo", body.len()).as_bytes()).and_then(|()| sender.write_all(body))
+        });
+        client.response()
+    })
+}
+
+#[track_caller]
+fn assert_growth(worker: &Process, before: u64) {
+    let grown = worker.peak_memory().saturating_sub(before);
+    assert!(grown < MEBIBYTE as u64, "the worker has grown by {grown} bytes");
+}
+
+/// Bytes without a pattern that a lost or doubled block would fit into (xorshift).
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

@@ -1,0 +1,94 @@
+//! Clients that say nothing, or not enough (D12), and those that stop half-way.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{get, post, seconds, took};
+use crate::Harness;
+use crate::client::{End, PATIENCE};
+
+const HALF_A_HEAD: &str = "GET / HTTP/1.1\r\nHos";
+
+pub(crate) fn d12_head_timeout_is_absolute(harness: &Harness) {
+    let server = harness.serve(&["--header-timeout", "1"]);
+    let mut client = server.connect();
+    let mut sender = client.sender();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        // Progress would restart a timer of the other kind over and over.
+        scope.spawn(move || {
+            use std::io::Write;
+            for byte in b"GET / HTTP/1.1\r\nX: ".iter().chain([b'x'; 100].iter()) {
+                if start.elapsed() > seconds(4.0) || sender.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let response = client.response();
+        took("the response came", start, 0.9..2.0);
+        assert_eq!((response.status, response.announces_close()), (408, true), "{response:?}");
+        assert_eq!(client.end(PATIENCE), End::Fin);
+    });
+}
+
+pub(crate) fn d12_head_timeout_holds_in_a_drain(harness: &Harness) {
+    let mut server = harness.serve(&["--header-timeout", "1"]);
+    let mut client = server.connect();
+    let start = Instant::now();
+    client.send(HALF_A_HEAD);
+    server.catch_up();
+    server.drain();
+    let response = client.last_response(408);
+    took("it was refused", start, 0.9..2.0);
+    drop((client, response));
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d12_fresh_connection_ends_after_the_header_timeout(harness: &Harness) {
+    let server = harness.serve(&["--header-timeout", "1"]);
+    let start = Instant::now();
+    let mut client = server.connect();
+    assert_eq!(client.end(PATIENCE), End::Fin);
+    took("it ended", start, 0.9..2.0);
+}
+
+pub(crate) fn d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one(harness: &Harness) {
+    for (keep_alive, header_timeout) in [("1", "20"), ("20", "1")] {
+        let mut server = harness.serve(&["--keep-alive", keep_alive, "--header-timeout", header_timeout]);
+        let start = Instant::now();
+        let mut client = server.connect();
+        server.catch_up();
+        server.drain();
+        assert_eq!(client.end(PATIENCE), End::Fin);
+        took("it ended", start, 0.9..2.0);
+        drop(client);
+        assert_eq!(server.exit(PATIENCE), 0);
+    }
+}
+
+pub(crate) fn a_stalled_body_ends_its_connection(harness: &Harness) {
+    let server = harness.serve(&["--body-timeout", "1", "--threads", "1"]);
+    let start = Instant::now();
+    let mut client = server.connect();
+    client.send(post("/echo", 100) + "half");
+    match client.try_response() {
+        Ok(response) => assert_eq!((response.status, response.announces_close()), (408, true)),
+        Err(broken) => assert!(broken.is_cut_by_server(), "{broken}"),
+    }
+    took("it ended", start, 0.9..2.5);
+    server.connect().get("/block?ms=0");
+}
+
+pub(crate) fn a_stalled_reader_ends_its_connection(harness: &Harness) {
+    let server = harness.serve(&["--write-timeout", "1", "--threads", "1"]);
+    let mut client = server.connect();
+    client.send(get("/stream?chunks=10000&size=16384&ms=0"));
+    let mut response = client.head();
+    let start = Instant::now();
+    // The only handler thread is free again when the stalled response is given up.
+    server.connect().get("/block?ms=0");
+    took("it was given up", start, 0.8..3.0);
+    let broken = client.try_body(&mut response).expect_err("the response was given up");
+    assert!(broken.is_cut_by_server(), "{broken}");
+}

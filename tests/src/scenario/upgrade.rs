@@ -1,0 +1,41 @@
+//! Connections that speak something else after a 101 (RFC 9110 §7.8).
+
+use super::took;
+use crate::Harness;
+use crate::client::{Client, End, PATIENCE};
+use crate::process::Server;
+
+pub(crate) fn an_upgraded_connection_carries_bytes_both_ways(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = upgrade(&server);
+    for word in ["GET / HTTP/1.1\r\n\r\n", "\0\u{1}", "end"] {
+        client.send(word);
+        assert_eq!(client.bytes(word.len()), word.as_bytes());
+    }
+    client.half_close();
+    assert_eq!(client.end(PATIENCE), End::Fin);
+}
+
+pub(crate) fn d13_upgraded_connection_is_told_of_the_drain(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "10"]);
+    let mut client = upgrade(&server);
+    let start = server.drain();
+    assert_eq!(client.end(PATIENCE), End::Fin);
+    took("it ended", start, 0.0..1.5);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+/// A connection that is upgraded to an echo of bytes, the first of which come in one piece with the request.
+#[track_caller]
+fn upgrade(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.send("GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly");
+    let response = client.response();
+    assert_eq!(response.status, 101, "{response:?}");
+    assert_eq!(response.field("upgrade"), Some("echo"));
+    let connection = response.field("connection").unwrap_or_default();
+    assert!(connection.eq_ignore_ascii_case("upgrade"), "{response:?}");
+    assert_eq!(client.bytes(5), b"early");
+    client
+}
