@@ -1,6 +1,14 @@
 //! What may be given to [`run`](crate::run).
 
-use remuda_core::app::{App, Handler};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use remuda_core::app::{App, AppError, AsyncHandler, Body, Call, Handler, Incoming, LocalFuture};
+use tower_service::Service;
 
 /// Whatever can be made an [`App`].
 ///
@@ -8,7 +16,8 @@ use remuda_core::app::{App, Handler};
 /// inferred and never written.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an application",
-    note = "a function of (&Head<'_>, BodyReader<'_>, Responder<'_>) that returns Result<(), AppError> is one"
+    note = "a function of (&Head<'_>, BodyReader<'_>, Responder<'_>) that returns Result<(), AppError> is one",
+    note = "an AsyncHandler is one, and so is a tower service of http requests such as an axum Router"
 )]
 pub trait IntoApp<M> {
     /// Makes it one.
@@ -20,6 +29,16 @@ pub trait IntoApp<M> {
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
 pub enum Blocking {}
 
+/// Marks what is an [`AsyncHandler`].
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a marker without values")]
+pub enum Async {}
+
+/// Marks what is a [`tower_service::Service`] of HTTP requests: an axum `Router`, a stack of tower layers.
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a marker without values")]
+pub enum Tower {}
+
 /// Marks what is an [`App`] already.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
@@ -28,6 +47,44 @@ pub enum Itself {}
 impl<H: Handler> IntoApp<Blocking> for H {
     fn into_app(self) -> App {
         App::blocking(self)
+    }
+}
+
+impl<H: AsyncHandler> IntoApp<Async> for H {
+    fn into_app(self) -> App {
+        App::future(self)
+    }
+}
+
+impl<S, B> IntoApp<Tower> for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: 'static,
+    B: http_body::Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn into_app(self) -> App {
+        App::call(TowerCall(Mutex::new(self)))
+    }
+}
+
+/// A tower service behind the seam: each request is answered by a clone of its own, which tower expects to be cheap.
+struct TowerCall<S>(Mutex<S>);
+
+impl<S, B> Call for TowerCall<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: 'static,
+    B: http_body::Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        let mut service = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move {
+            let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
+            let Ok(response) = service.call(request).await;
+            response.map(|body| Body::new(body.map_err(AppError::from_boxed)))
+        })
     }
 }
 

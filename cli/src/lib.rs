@@ -28,10 +28,11 @@
 use std::process::ExitCode;
 
 pub use bytes::Bytes;
+pub use http;
 pub use remuda_arbiter::{ArbiterConfig, Bind, Outcome};
 pub use remuda_core::app::{
-    App, AppError, AppFactory, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters, DrainSignal, Handler,
-    Responder, Short, Upgraded,
+    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
+    DrainSignal, Handler, Incoming, Responder, Short, Upgraded,
 };
 pub use remuda_core::config::Limits;
 pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};
@@ -39,9 +40,10 @@ pub use remuda_core::shutdown::{
     Announce, ConnState, ConnView, Drain, Finish, Idle, Phase, Reason, ShutdownPolicy,
 };
 pub use remuda_core::time::Time;
+pub use remuda_core::worker::alarm::{Sleep, sleep};
 pub use remuda_core::worker::{Policies, Worker, WorkerConfig};
 
-pub use self::into_app::{Blocking, IntoApp, Itself};
+pub use self::into_app::{Async, Blocking, IntoApp, Itself, Tower};
 pub use self::server::Server;
 #[doc(inline)]
 pub use self::settings::Settings;

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
 
 fn application(name: Option<&str>) -> Result<AppFactory, AppError> {
     match name {
-        None => Ok(Box::new(demo::build)),
+        None => Ok(AppFactory::new(demo::build)),
         Some(name) => Err(AppError::msg(format!(
             "APP is {name:?}; allowed: none, which serves the built-in demo application"
         ))),

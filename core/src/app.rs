@@ -6,17 +6,24 @@
 
 mod blocking;
 mod drain;
+mod future;
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 pub use self::blocking::{BodyReader, BodyWriter, Responder, Turn, Upgraded};
 pub(crate) use self::blocking::{Inline, answer};
 pub use self::drain::{DrainSignal, DrainWatch};
+pub(crate) use self::future::Exchange;
+pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture};
+use crate::conn::Connection;
 use crate::handoff::Peer;
-use crate::http1::Head;
-use crate::machine::CloseReason;
+use crate::http1::{BodyLen, Head, ResponseHead};
+use crate::machine::{CloseReason, Cx};
 
 /// An application: what every worker builds once, after the fork, and then asks for answers.
 #[derive(Clone)]
@@ -27,6 +34,7 @@ pub struct App {
 #[derive(Clone)]
 pub(crate) enum Kind {
     Blocking(Arc<dyn Handler>),
+    Future(Arc<dyn Call>),
 }
 
 impl App {
@@ -34,12 +42,23 @@ impl App {
     pub fn blocking(handler: impl Handler) -> Self {
         Self { kind: Kind::Blocking(Arc::new(handler)) }
     }
+
+    /// An application of async handlers.
+    pub fn future(handler: impl AsyncHandler) -> Self {
+        Self::call(handler)
+    }
+
+    /// An application that gives its futures away without borrowing itself, as adapters of frameworks do.
+    pub fn call(call: impl Call) -> Self {
+        Self { kind: Kind::Future(Arc::new(call)) }
+    }
 }
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Blocking(_) => f.write_str("App::blocking"),
+            Kind::Future(_) => f.write_str("App::future"),
         }
     }
 }
@@ -104,12 +123,41 @@ pub struct ConnectionInfo {
     pub requests: u32,
 }
 
-/// Builds the application in a worker, after the fork. Called once in each worker's life.
-///
-/// # Errors
-///
-/// An error keeps the worker from serving: it exits with status 4.
-pub type AppFactory = Box<dyn Fn(&Boot) -> Result<App, AppError> + Send + Sync>;
+/// Builds the application in a worker, after the fork and inside the backend's runtime. Called once in each worker's
+/// life; an error keeps the worker from serving: it exits with status 4.
+pub struct AppFactory(Box<Build>);
+
+type Build = dyn Fn(&Boot) -> LocalFuture<Result<App, AppError>> + Send + Sync;
+
+impl AppFactory {
+    /// A factory that needs no await.
+    pub fn new(build: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
+        let build = Arc::new(build);
+        Self(Box::new(move |boot| {
+            let (build, boot) = (build.clone(), boot.clone());
+            Box::pin(async move { build(&boot) })
+        }))
+    }
+
+    /// A factory that awaits what it builds from: connections, files, other services.
+    pub fn from_async<F>(build: impl Fn(Boot) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<App, AppError>> + 'static,
+    {
+        Self(Box::new(move |boot| Box::pin(build(boot.clone()))))
+    }
+
+    /// Begins to build the application.
+    pub fn build(&self, boot: &Boot) -> LocalFuture<Result<App, AppError>> {
+        (self.0)(boot)
+    }
+}
+
+impl fmt::Debug for AppFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AppFactory")
+    }
+}
 
 /// What a worker tells the application that it builds.
 #[derive(Clone, Debug)]
@@ -214,6 +262,38 @@ impl Service {
     pub fn new(app: App, drain: DrainSignal, counters: Arc<Counters>) -> Self {
         Self { app, drain, counters }
     }
+
+    /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.
+    pub(crate) fn panicked(&self, connection: &mut Connection, panic: &(dyn Any + Send), cx: &Cx<'_>) {
+        self.counters.panics.increment();
+        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+            (Some(text), _) => text,
+            (_, Some(text)) => text.as_str(),
+            _ => "no message",
+        };
+        tracing::error!("a handler panicked: {message}");
+        internal_error(connection, true, cx);
+    }
+}
+
+/// Answers 500, or cuts the response that has begun already.
+fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
+    const TEXT: &[u8] = b"internal server error\n";
+    if !connection.awaits_response() {
+        return connection.abort(CloseReason::ApplicationFailed);
+    }
+    let mut head = ResponseHead::new(500).field("Content-Type", "text/plain");
+    if close {
+        head = head.field("Connection", "close");
+    }
+    connection.discard_body();
+    let sent = connection
+        .respond(&head, BodyLen::Exact(TEXT.len() as u64), cx)
+        .and_then(|()| connection.write_shared(Bytes::from_static(TEXT), cx.now))
+        .and_then(|()| connection.finish(cx.now));
+    if sent.is_err() {
+        connection.abort(CloseReason::ApplicationFailed);
+    }
 }
 
 /// Why an application could not do its work. Any error converts into it with `?`.
@@ -223,6 +303,11 @@ impl AppError {
     /// An error that is only a sentence: lower case, no full stop.
     pub fn msg(message: impl Into<String>) -> Self {
         Self(message.into().into())
+    }
+
+    /// An error that is in a box already.
+    pub fn from_boxed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
     }
 
     /// The error inside.

@@ -503,6 +503,19 @@ impl Connection {
         }
     }
 
+    /// At the drain's deadline, tells a client whose response has not begun that there will be none (D10).
+    pub fn give_up(&mut self, cx: &Cx<'_>) {
+        if self.awaits_response() {
+            const TEXT: &[u8] = b"the server is stopping\n";
+            let head = ResponseHead::new(503).field("Content-Type", "text/plain");
+            self.queue_head(&head, Framing::Length(TEXT.len() as u64), ConnectionField::Close, cx);
+            if !self.request.is_head {
+                self.tx.push(TEXT);
+            }
+            self.fate = Fate::Flushing(CloseReason::DeadlineCut);
+        }
+    }
+
     /// Ends the connection at once: nothing more is sent.
     pub fn end(&mut self, reason: CloseReason) {
         if !matches!(self.fate, Fate::Ended(_)) {
@@ -563,6 +576,16 @@ impl Connection {
     /// Whether a response head is still to be sent.
     pub fn awaits_response(&self) -> bool {
         self.sending == Sending::Awaiting && self.fate == Fate::Open
+    }
+
+    /// Whether the request has a body that has not been read to its end.
+    pub(crate) fn expects_body(&self) -> bool {
+        self.receiving == Receiving::Body
+    }
+
+    /// How much of the request body is still to come, if that is known.
+    pub(crate) fn body_len(&self) -> Option<u64> {
+        self.decoder.remaining()
     }
 
     /// Why the request body cannot be read any further, if so.

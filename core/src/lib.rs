@@ -40,6 +40,8 @@
 //! impl DrainWatch for Never {
 //!     fn drain(&self) -> Option<Drain> { None }
 //!     fn wait(&self, _: Duration) -> bool { false }
+//!     fn register(&self, _: &Waker, _: Option<usize>) -> usize { 0 }
+//!     fn deregister(&self, _: usize) {}
 //! }
 //!
 //! let app = App::blocking(Short(hello));

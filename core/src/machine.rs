@@ -42,6 +42,12 @@ impl<'a> Cx<'a> {
         Self { now, date, waker, limits, drain: None, policy }
     }
 
+    /// The same step for a machine whose futures wake `waker`.
+    #[must_use]
+    pub fn waking(self, waker: &'a Waker) -> Self {
+        Self { waker, ..self }
+    }
+
     /// The same step within a drain.
     #[must_use]
     pub fn draining(self, drain: Option<&'a Drain>) -> Self {

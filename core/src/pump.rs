@@ -17,12 +17,14 @@ pub struct Io<T> {
     writable: bool,
     /// The peer's end has been reported, so a short read may be followed by an end that no wait reports again.
     read_closed: bool,
+    /// Nothing will ever move again: the peer is gone, in both directions.
+    broken: bool,
 }
 
 impl<T: Transport> Io<T> {
     /// A transport about which nothing is known: both directions are tried.
     pub fn new(transport: T) -> Self {
-        Self { transport, readable: true, writable: true, read_closed: false }
+        Self { transport, readable: true, writable: true, read_closed: false, broken: false }
     }
 
     /// A wait has reported this.
@@ -30,6 +32,7 @@ impl<T: Transport> Io<T> {
         self.readable |= readiness.readable;
         self.writable |= readiness.writable;
         self.read_closed |= readiness.read_closed;
+        self.broken |= readiness.broken;
     }
 
     /// The transport.
@@ -85,6 +88,9 @@ pub struct Readiness {
     pub writable: bool,
     /// The peer has ended its side.
     pub read_closed: bool,
+    /// The peer is gone in both directions, or the transport has failed: a handler that is still at work for it is
+    /// told by being cancelled.
+    pub broken: bool,
 }
 
 impl Readiness {
@@ -93,6 +99,7 @@ impl Readiness {
         self.readable |= other.readable;
         self.writable |= other.writable;
         self.read_closed |= other.read_closed;
+        self.broken |= other.broken;
     }
 }
 
@@ -148,6 +155,7 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
     for _ in 0..TURNS {
         let moved = match machine.step(cx) {
             Step::Wait { interest, deadline } => match pump(machine, io, interest, cx.now) {
+                Ok(false) if io.broken => return Outcome::Close(CloseReason::TransportFailed),
                 Ok(false) => match io.transport.wants(interest) {
                     Wants::Io(interest) => return Outcome::Wait { interest, deadline },
                     Wants::Ready => {

@@ -1,13 +1,15 @@
 //! A connection with its application: the machine that every backend drives.
 //!
-//! [`Session::step`](Machine::step) runs parsing, the exchange and encoding until only I/O or time can help. A
-//! handler that says it is short runs inside the step; any other makes the step [`Step::Run`], and the backend calls
-//! [`Session::run`] where it may block.
+//! [`Session::step`](Machine::step) runs parsing, the exchange and encoding until only I/O or time can help. An async
+//! handler is polled inside the step, and a blocking one that says it is short runs there; any other makes the step
+//! [`Step::Run`], and the backend calls [`Session::run`] where it may block.
 
 use std::mem;
 use std::sync::Arc;
 
-use crate::app::{Inline, Kind, Service, Turn, answer};
+use send_wrapper::SendWrapper;
+
+use crate::app::{self, Inline, Kind, Service, Turn, answer};
 use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event};
 use crate::handoff::HandOff;
@@ -24,6 +26,8 @@ pub struct Session {
     exchange: Exchange,
     /// It could not be handed off, so the fallback decides from here on.
     stays: bool,
+    /// Responses that the counters know of.
+    counted: u32,
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +39,15 @@ enum Exchange {
     Collecting(Box<RequestHead>),
     /// A handler waits for a place where it may block.
     Waiting(Box<RequestHead>),
+    /// A future answers. It is bound to its thread, which the session does not leave meanwhile: only
+    /// [`Step::Run`] and [`Step::HandOff`] move a session, and neither comes while a request is in flight.
+    Polling(SendWrapper<app::Exchange>),
 }
 
 impl Session {
     /// A session on `connection` that `service` answers.
     pub fn new(connection: Connection, service: Arc<Service>) -> Self {
-        Self { connection, service, exchange: Exchange::None, stays: false }
+        Self { counted: connection.served(), connection, service, exchange: Exchange::None, stays: false }
     }
 
     /// Runs the blocking handler that a [`Step::Run`] asked for. Blocks as `turn` does.
@@ -57,8 +64,14 @@ impl Session {
     /// The session itself, when it cannot move; the fallback policy decides about it from then on.
     #[allow(clippy::result_large_err, reason = "the caller keeps the session that could not move")]
     pub fn into_hand_off(self) -> Result<HandOff, Self> {
-        let Self { connection, service, exchange, .. } = self;
-        connection.into_hand_off().map_err(|connection| Self { connection, service, exchange, stays: true })
+        let Self { connection, service, exchange, counted, .. } = self;
+        connection.into_hand_off().map_err(|connection| Self {
+            connection,
+            service,
+            exchange,
+            stays: true,
+            counted,
+        })
     }
 
     /// The connection.
@@ -72,14 +85,25 @@ impl Session {
     }
 
     fn answer(&mut self, head: Box<RequestHead>, turn: &mut dyn Turn) {
-        let before = self.connection.served();
-        match &self.service.app.kind {
-            Kind::Blocking(handler) => {
-                answer(&**handler, &head, &mut self.connection, turn, &self.service);
-            }
+        if let Kind::Blocking(handler) = &self.service.app.kind {
+            answer(&**handler, &head, &mut self.connection, turn, &self.service);
         }
         self.connection.recycle(head);
-        if self.connection.served() > before {
+        self.count();
+    }
+
+    fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, cx: &Cx<'_>) {
+        if exchange.poll(&mut self.connection, &self.service, cx) {
+            self.count();
+        } else {
+            self.exchange = Exchange::Polling(exchange);
+        }
+    }
+
+    /// Counts an exchange that is over.
+    fn count(&mut self) {
+        if self.connection.served() != self.counted {
+            self.counted = self.connection.served();
             self.service.counters.finished.increment();
         }
     }
@@ -87,13 +111,14 @@ impl Session {
     /// Takes a complete head on: answers it here if its handler is short and all of the body has arrived.
     fn take_on(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         self.service.counters.requests.increment();
-        let short = match &self.service.app.kind {
-            Kind::Blocking(handler) => handler.is_short(&head.view()),
-        };
-        if short {
-            self.collect(head, cx);
-        } else {
-            self.exchange = Exchange::Waiting(head);
+        match &self.service.app.kind {
+            Kind::Blocking(handler) if handler.is_short(&head.view()) => self.collect(head, cx),
+            Kind::Blocking(_) => self.exchange = Exchange::Waiting(head),
+            Kind::Future(call) => {
+                let exchange = app::Exchange::begin(call, &head, &self.connection, &self.service, cx);
+                self.connection.recycle(head);
+                self.poll(SendWrapper::new(exchange), cx);
+            }
         }
     }
 
@@ -114,6 +139,12 @@ impl Session {
             if view.movable && cx.policy.idle(drain, &view, cx.now) == Idle::HandOff {
                 return Step::HandOff;
             }
+        }
+        if let Exchange::Polling(_) = self.exchange
+            && cx.drain.is_some_and(|drain| drain.is_over(cx.now))
+        {
+            self.connection.give_up(cx);
+            self.exchange = Exchange::None;
         }
         let deadline = self.connection.handle_time(cx);
         match self.connection.ending(cx) {
@@ -138,14 +169,17 @@ impl Machine for Session {
                     // A body that comes too late is there in full as far as it will ever be.
                     self.connection.handle_time(cx);
                     self.collect(head, cx);
-                    if let Exchange::Collecting(_) = self.exchange {
-                        return self.wait(cx);
-                    }
                 }
-                waiting @ Exchange::Waiting(_) => {
-                    self.exchange = waiting;
-                    return Step::Run;
+                Exchange::Polling(exchange) => {
+                    self.connection.handle_time(cx);
+                    self.poll(exchange, cx);
                 }
+                waiting @ Exchange::Waiting(_) => self.exchange = waiting,
+            }
+            match self.exchange {
+                Exchange::None => {}
+                Exchange::Collecting(_) | Exchange::Polling(_) => return self.wait(cx),
+                Exchange::Waiting(_) => return Step::Run,
             }
         }
         Step::Yield

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 pub use self::acceptor::{Accepted, Acceptor};
@@ -20,12 +22,13 @@ pub use self::draws::Draws;
 pub use self::socket::{Detach, Socket};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
-use crate::app::{AppError, AppFactory, Boot, Counters, DrainSignal, Service};
+use crate::app::{App, AppError, AppFactory, Boot, Counters, DrainSignal, LocalFuture, Service};
 use crate::config::Limits;
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, ShutdownPolicy};
 
 mod acceptor;
+pub mod alarm;
 mod clock;
 mod control;
 mod crew;
@@ -52,6 +55,29 @@ pub trait Worker: fmt::Debug + Send + Sync + 'static {
 
     /// Serves until it has drained.
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit;
+}
+
+/// Waits for `future` on a thread that has no runtime, with the alarms of that thread.
+pub fn block_on<T>(mut future: LocalFuture<T>) -> T {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        match alarm::deadline() {
+            Some(deadline) => thread::park_timeout(deadline - sys::now()),
+            None => thread::park(),
+        }
+        alarm::ring(sys::now());
+    }
 }
 
 /// How a worker ends; the process's exit status.
@@ -108,16 +134,22 @@ impl WorkerCx {
         Self { slot, generation, listeners, control, config, policies }
     }
 
-    /// Builds the application for `backend`.
+    /// Builds the application for `backend`; `block_on` waits for it as the backend does.
     ///
     /// # Errors
     ///
     /// What to exit with if that fails; the arbiter has been told why.
-    pub fn build(&self, backend: &'static str, factory: &AppFactory) -> Result<Arc<Service>, Exit> {
+    pub fn build(
+        &self,
+        backend: &'static str,
+        factory: &AppFactory,
+        block_on: impl FnOnce(LocalFuture<Result<App, AppError>>) -> Result<App, AppError>,
+    ) -> Result<Arc<Service>, Exit> {
         let drain = DrainSignal::new(self.control.watch().clone());
         let counters = Arc::new(Counters::default());
         let boot = Boot::new(self.slot, self.generation, backend, drain.clone(), counters.clone());
-        let app = catch_unwind(AssertUnwindSafe(|| factory(&boot)))
+        alarm::attend();
+        let app = catch_unwind(AssertUnwindSafe(|| block_on(factory.build(&boot))))
             .unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
         match app {
             Ok(app) => Ok(Arc::new(Service::new(app, drain, counters))),

@@ -100,6 +100,12 @@ impl DrainWatch for NoDrain {
     fn wait(&self, _: Duration) -> bool {
         false
     }
+
+    fn register(&self, _: &Waker, _: Option<usize>) -> usize {
+        0
+    }
+
+    fn deregister(&self, _: usize) {}
 }
 
 fn session(peer: Peer) -> Session {
@@ -150,6 +156,7 @@ fn by_poll(stream: TcpStream, session: &mut Session) -> io::Result<CloseReason> 
             readable: got.intersects(PollFlags::IN | PollFlags::HUP),
             writable: got.contains(PollFlags::OUT),
             read_closed: got.contains(PollFlags::HUP),
+            ..Readiness::default()
         });
     }
 }
@@ -174,6 +181,7 @@ fn by_mio(stream: TcpStream, session: &mut Session) -> io::Result<CloseReason> {
                 readable: event.is_readable(),
                 writable: event.is_writable(),
                 read_closed: event.is_read_closed(),
+                ..Readiness::default()
             });
         }
     }
@@ -211,7 +219,7 @@ fn by_task(stream: TcpStream, session: &mut Session) -> io::Result<CloseReason> 
                 Ok((false, false))
             };
             let (readable, writable) = or(or(readable, writable), late).await?;
-            io.ready(Readiness { readable, writable, read_closed: false });
+            io.ready(Readiness { readable, writable, ..Readiness::default() });
         }
     })
 }

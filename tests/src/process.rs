@@ -154,14 +154,8 @@ impl Server {
     /// The workers, once there are `n` of them.
     #[track_caller]
     pub fn workers(&self, n: usize) -> Vec<Process> {
-        let path = format!("/proc/{0}/task/{0}/children", self.process.id());
-        until(PATIENCE, || {
-            let children = fs::read_to_string(&path).unwrap_or_default();
-            let alive = children.split_whitespace().filter_map(|pid| Process::open(parse_pid(pid)?));
-            let alive: Vec<Process> = alive.collect();
-            (alive.len() == n).then_some(alive)
-        })
-        .expect("there are as many workers as were asked for")
+        until(PATIENCE, || Some(self.process.children()).filter(|workers| workers.len() == n))
+            .expect("there are as many workers as were asked for")
     }
 
     /// The only worker.
@@ -205,17 +199,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let workers = self.process.children();
         // The arbiter first, so that it replaces no worker.
         self.process.signal(Signal::KILL);
         let _ = self.arbiter.wait();
-        let gone = until(PATIENCE, || {
-            let left = processes_in(self.dir.path());
-            for process in &left {
-                process.signal(Signal::KILL);
-                process.wait_gone(PATIENCE);
-            }
-            left.is_empty().then_some(())
-        });
+        end(workers);
+        let gone = until(PATIENCE, || end(processes_in(self.dir.path())).then_some(()));
         if thread::panicking() {
             let left = if gone.is_some() { "" } else { ", of which a process could not be ended" };
             #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
@@ -243,6 +232,13 @@ impl Process {
     /// Its id.
     pub fn id(&self) -> u64 {
         u64::from(self.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Its children.
+    fn children(&self) -> Vec<Self> {
+        let path = format!("/proc/{0}/task/{0}/children", self.id());
+        let children = fs::read_to_string(path).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Self::open(parse_pid(pid)?)).collect()
     }
 
     /// Sends `signal`, if it is still there.
@@ -355,6 +351,15 @@ fn address_in(log: &str, dir: &Path) -> Option<Address> {
             .and_then(|(_, rest)| inet(rest))
             .or_else(|| word.split_once("unix:").and_then(|(_, rest)| unix(rest)))
     })
+}
+
+/// Ends `processes`; `true` if there were none.
+fn end(processes: Vec<Process>) -> bool {
+    for process in &processes {
+        process.signal(Signal::KILL);
+        process.wait_gone(PATIENCE);
+    }
+    processes.is_empty()
 }
 
 /// The processes whose working directory is `dir`.

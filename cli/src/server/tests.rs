@@ -16,7 +16,7 @@ fn app(_: &Boot) -> Result<App, AppError> {
 /// Takes the application that is called "site", and none that is not.
 fn site(name: Option<&str>) -> Result<AppFactory, AppError> {
     match name {
-        Some("site") => Ok(Box::new(app)),
+        Some("site") => Ok(AppFactory::new(app)),
         other => Err(AppError::msg(format!("no {other:?}"))),
     }
 }

@@ -3,7 +3,6 @@
 //! The handler borrows the connection through one cell, for its body and its response at once. Each read or
 //! write asks the connection first; only when that cannot go on is the [`Turn`] asked to move bytes or to wait.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -11,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use super::{ConnectionInfo, DrainSignal, Handler, Service};
+use super::{ConnectionInfo, DrainSignal, Handler, Service, internal_error};
 use crate::conn::{BodyRead, Connection, RespondError};
 use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
@@ -176,31 +175,7 @@ pub(crate) fn answer(
             tracing::error!(request = ?head.view(), "the handler failed: {error}");
             internal_error(connection, false, &cx);
         }
-        Err(panic) => {
-            service.counters.panics.increment();
-            tracing::error!(request = ?head.view(), "the handler panicked: {}", message(&*panic));
-            internal_error(connection, true, &cx);
-        }
-    }
-}
-
-/// Answers 500, or cuts the response that has begun already.
-fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
-    const TEXT: &[u8] = b"internal server error\n";
-    if !connection.awaits_response() {
-        return connection.abort(CloseReason::ApplicationFailed);
-    }
-    let mut head = ResponseHead::new(500).field("Content-Type", "text/plain");
-    if close {
-        head = head.field("Connection", "close");
-    }
-    connection.discard_body();
-    let sent = connection
-        .respond(&head, BodyLen::Exact(TEXT.len() as u64), cx)
-        .and_then(|()| connection.write_shared(Bytes::from_static(TEXT), cx.now))
-        .and_then(|()| connection.finish(cx.now));
-    if sent.is_err() {
-        connection.abort(CloseReason::ApplicationFailed);
+        Err(panic) => service.panicked(connection, &*panic, &cx),
     }
 }
 
@@ -211,14 +186,6 @@ fn refusal(fault: BodyError) -> Option<Refusal> {
         BodyError::TooLarge { .. } => Some(Refusal::BodyTooLarge),
         BodyError::TimedOut => Some(Refusal::BodyTimeout),
         BodyError::Truncated | BodyError::Closed => None,
-    }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text,
-        _ => "no message",
     }
 }
 

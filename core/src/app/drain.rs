@@ -1,7 +1,9 @@
 //! The drain as user code sees it (D14): a flag to poll, and a wait that ends when it is set.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::shutdown::Drain;
@@ -13,6 +15,12 @@ pub trait DrainWatch: Send + Sync + 'static {
 
     /// Blocks until there is a drain or `timeout` has passed, and says whether there is one.
     fn wait(&self, timeout: Duration) -> bool;
+
+    /// Has `waker` woken when a drain begins, in the `place` that an earlier call gave, or in a new one.
+    fn register(&self, waker: &Waker, place: Option<usize>) -> usize;
+
+    /// Forgets the waker in `place`.
+    fn deregister(&self, place: usize);
 }
 
 /// Tells any thread of a worker whether that worker drains. Cheap to clone.
@@ -39,6 +47,34 @@ impl DrainSignal {
     /// sends something now and then calls instead of sleeping.
     pub fn wait(&self, timeout: Duration) -> bool {
         self.0.wait(timeout)
+    }
+
+    /// Resolves when the worker drains: what a response without end selects on.
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be dropped and awaited anew at any time.
+    pub async fn drained(&self) {
+        let mut waiting = Waiting { watch: &*self.0, place: None };
+        poll_fn(|cx| {
+            waiting.place = Some(waiting.watch.register(cx.waker(), waiting.place));
+            if self.is_set() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// A future's place among those that wait for the drain.
+struct Waiting<'a> {
+    watch: &'a dyn DrainWatch,
+    place: Option<usize>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.watch.deregister(place);
+        }
     }
 }
 

@@ -86,6 +86,8 @@ impl Connection {
         let view = self.view();
         let at = match view.state {
             ConnState::Lingering => drain.deadline + LINGER_AT_DEADLINE,
+            // The 503 of the deadline may still leave.
+            _ if self.fate == Fate::Flushing(CloseReason::DeadlineCut) => drain.deadline + LINGER_AT_DEADLINE,
             // A head that has begun is finished (D5); a policy may only move it.
             ConnState::Fresh | ConnState::Idle => match cx.policy.idle(drain, &view, cx.now) {
                 Idle::Keep { until } => until.min(drain.deadline),

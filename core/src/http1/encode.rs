@@ -136,7 +136,7 @@ impl ResponseHead {
         self.status.is_informational() || matches!(self.status.as_u16(), 204 | 205 | 304)
     }
 
-    fn push_field(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn push_field(&mut self, name: &str, value: &[u8]) {
         if name.is_empty() || !name.bytes().all(is_token) {
             self.error.get_or_insert_with(|| FieldError::Name(name.to_owned()));
             return;

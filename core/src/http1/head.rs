@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::str;
 
+use bytes::Bytes;
 use httparse::Status;
 
 use super::framing::{Decoder, Refusal};
@@ -108,6 +109,24 @@ impl RequestHead {
 
     pub(crate) fn version(&self) -> Version {
         self.version
+    }
+
+    /// A copy of its bytes, for heads that outlive this one. The ranges below are within it.
+    pub(crate) fn shared(&self) -> Bytes {
+        let end = self.fields.last().map_or(self.target, |(_, value)| *value).end;
+        Bytes::copy_from_slice(&self.buf[..end as usize])
+    }
+
+    pub(crate) fn target_range(&self) -> Range<usize> {
+        self.target.range()
+    }
+
+    pub(crate) fn field_ranges(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        self.fields.iter().map(|(name, value)| (name.range(), value.range()))
+    }
+
+    pub(crate) fn field_count(&self) -> usize {
+        self.fields.len()
     }
 
     fn str(&self, span: Span) -> &str {

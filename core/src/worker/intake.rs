@@ -8,6 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
 
 use slab::Slab;
 
@@ -91,11 +94,15 @@ pub struct Intake<M, T> {
     timers: BinaryHeap<Reverse<(Time, usize)>>,
     /// The earliest entry of each place in `timers`; [`Time::MAX`] if it has none.
     armed: Vec<Time>,
+    /// Where futures ask for a turn.
+    bell: Arc<Bell>,
 }
 
 struct Slot<M, T> {
     generation: u32,
     queued: bool,
+    /// Gives this connection a turn.
+    waker: Waker,
     state: State<M, T>,
 }
 
@@ -106,8 +113,9 @@ enum State<M, T> {
 }
 
 impl<M: Machine, T: Transport> Intake<M, T> {
-    /// No connections.
-    pub fn new() -> Self {
+    /// No connections. `wake` ends the loop's wait when a future wants its connection to have a turn; it is called
+    /// from any thread, and only while the loop waits.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             slots: Slab::new(),
             generation: 0,
@@ -115,6 +123,11 @@ impl<M: Machine, T: Transport> Intake<M, T> {
             turn: 0,
             timers: BinaryHeap::new(),
             armed: Vec::new(),
+            bell: Arc::new(Bell {
+                rung: Mutex::new(Vec::new()),
+                waiting: AtomicBool::new(false),
+                wake: Box::new(wake),
+            }),
         }
     }
 
@@ -122,12 +135,14 @@ impl<M: Machine, T: Transport> Intake<M, T> {
     pub fn insert(&mut self, machine: M, transport: T) -> Token {
         self.generation = self.generation.wrapping_add(1).max(1);
         let active = Box::new(Active { machine, io: Io::new(transport) });
-        let slot = Slot { generation: self.generation, queued: false, state: State::Here(active) };
-        let index = self.slots.insert(slot);
+        let place = self.slots.vacant_entry();
+        let index = place.key();
+        let token = Token::new(index, self.generation);
+        let waker = Waker::from(Arc::new(Ring { token, bell: self.bell.clone() }));
+        place.insert(Slot { generation: self.generation, queued: false, waker, state: State::Here(active) });
         if self.armed.len() <= index {
             self.armed.resize(index + 1, Time::MAX);
         }
-        let token = Token::new(index, self.generation);
         self.queue(token);
         token
     }
@@ -171,6 +186,9 @@ impl<M: Machine, T: Transport> Intake<M, T> {
     /// Begins a turn: those whose deadline has passed join those that have something to do. [`work`](Self::work) then
     /// goes once through them; who has more to do after that waits for the next turn.
     pub fn begin_turn(&mut self, now: Time) {
+        for token in self.bell.answer() {
+            self.queue(token);
+        }
         while let Some(&Reverse((at, index))) = self.timers.peek()
             && at <= now
         {
@@ -193,7 +211,7 @@ impl<M: Machine, T: Transport> Intake<M, T> {
             let Some(slot) = self.slot(token) else { continue };
             slot.queued = false;
             let State::Here(active) = &mut slot.state else { continue };
-            match drive(&mut active.machine, &mut active.io, cx) {
+            match drive(&mut active.machine, &mut active.io, &cx.waking(&slot.waker)) {
                 Outcome::Wait { deadline, .. } => {
                     if let Some(deadline) = deadline {
                         self.arm(token.index(), deadline.at);
@@ -218,12 +236,12 @@ impl<M: Machine, T: Transport> Intake<M, T> {
     }
 
     /// When [`begin_turn`](Self::begin_turn) should be called again if nothing happens before; [`Time::ZERO`] while
-    /// somebody still has something to do.
+    /// somebody still has something to do. Asked when the loop is about to wait: from here on futures wake it.
     pub fn deadline(&self) -> Option<Time> {
-        match self.ready.is_empty() {
-            true => self.timers.peek().map(|Reverse((at, _))| *at),
-            false => Some(Time::ZERO),
+        if !self.ready.is_empty() || !self.bell.may_wait() {
+            return Some(Time::ZERO);
         }
+        self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
     /// How many connections there are, those that handlers have included.
@@ -266,15 +284,54 @@ impl<M: Machine, T: Transport> Intake<M, T> {
     }
 }
 
-impl<M: Machine, T: Transport> Default for Intake<M, T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<M, T> fmt::Debug for Intake<M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Intake").field("open", &self.slots.len()).field("ready", &self.ready.len()).finish()
+    }
+}
+
+/// Where futures of any thread ask for a turn of their connection.
+struct Bell {
+    rung: Mutex<Vec<Token>>,
+    /// The loop waits, or is about to.
+    waiting: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Bell {
+    /// Who has rung since the last time; the loop is awake from here on.
+    fn answer(&self) -> Vec<Token> {
+        self.waiting.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *self.rung())
+    }
+
+    /// Whether nobody has rung, so that the loop may wait; whoever rings from here on ends that wait.
+    fn may_wait(&self) -> bool {
+        self.waiting.store(true, Ordering::SeqCst);
+        self.rung().is_empty()
+    }
+
+    fn rung(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The waker of one connection.
+struct Ring {
+    token: Token,
+    bell: Arc<Bell>,
+}
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.bell.rung().push(self.token);
+        if self.bell.waiting.swap(false, Ordering::SeqCst) {
+            (self.bell.wake)();
+        }
     }
 }
 

@@ -86,6 +86,7 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
             readable: broken || got.intersects(PollFlags::IN | PollFlags::RDHUP),
             writable: broken || got.contains(PollFlags::OUT),
             read_closed: got.intersects(PollFlags::RDHUP | PollFlags::HUP),
+            broken: got.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
         });
         Ok(())
     }

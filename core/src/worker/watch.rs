@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use slab::Slab;
 
 use super::Exit;
 use super::sys::{self, EXIT_MARGIN};
@@ -23,6 +25,8 @@ pub struct Watch {
     /// Spares the lock while there is no drain.
     begun: AtomicBool,
     descriptor: OwnedFd,
+    /// Futures that wait for the drain.
+    wakers: Mutex<Slab<Waker>>,
 }
 
 impl Watch {
@@ -31,6 +35,7 @@ impl Watch {
             drain: Mutex::new(None),
             begun: AtomicBool::new(false),
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            wakers: Mutex::new(Slab::new()),
         })
     }
 
@@ -77,6 +82,9 @@ impl Watch {
         drop(current);
         // An eventfd takes a one at any time; there is nothing to do about a kernel that says otherwise.
         let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
+        let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let wakers: Vec<_> = wakers.iter().map(|(_, waker)| waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
         entered
     }
 }
@@ -90,6 +98,21 @@ impl AsFd for Watch {
 impl DrainWatch for Watch {
     fn drain(&self) -> Option<Drain> {
         self.current().map(|(drain, _)| drain)
+    }
+
+    fn register(&self, waker: &Waker, place: Option<usize>) -> usize {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.and_then(|place| wakers.get_mut(place).map(|known| (place, known))) {
+            Some((place, known)) => {
+                known.clone_from(waker);
+                place
+            }
+            None => wakers.insert(waker.clone()),
+        }
+    }
+
+    fn deregister(&self, place: usize) {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).try_remove(place);
     }
 
     fn wait(&self, timeout: Duration) -> bool {

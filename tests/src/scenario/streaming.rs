@@ -27,20 +27,26 @@ pub(crate) fn sixty_four_mebibytes_come_back_the_same_in_little_memory(harness: 
 pub(crate) fn a_slow_reader_does_not_grow_the_worker(harness: &Harness) {
     let server = harness.serve(&[]);
     let worker = server.worker();
-    server.connect().get("/stream?chunks=64&size=16384&ms=0");
-    let before = worker.peak_memory();
-    let mut client = server.connect();
-    client.send(get("/stream?chunks=2048&size=16384&ms=0"));
-    let mut response = client.head();
-    // A worker that took in what the application has would be done with it within this time.
-    let grown = until(Duration::from_millis(500), || {
-        let grown = worker.peak_memory().saturating_sub(before);
-        (grown > MEBIBYTE as u64).then_some(grown)
-    });
-    assert_eq!(grown, None, "bytes that the worker has grown by");
-    client.body(&mut response);
-    assert_eq!(response.body.len(), 32 * MEBIBYTE);
-    assert_growth(&worker, before);
+    // The first waits for its reader after each chunk, the second only when it has to.
+    for [little, much] in [
+        ["/stream?ms=0&size=16384&chunks=64", "/stream?ms=0&size=16384&chunks=2048"],
+        ["/bytes?n=1048576", "/bytes?n=33554432"],
+    ] {
+        server.connect().get(little);
+        let before = worker.peak_memory();
+        let mut client = server.connect();
+        client.send(get(much));
+        let mut response = client.head();
+        // A worker that took in all that the application has would be done with it within this time.
+        let grown = until(Duration::from_millis(500), || {
+            let grown = worker.peak_memory().saturating_sub(before);
+            (grown > MEBIBYTE as u64).then_some(grown)
+        });
+        assert_eq!(grown, None, "bytes that the worker has grown by for {much}");
+        client.body(&mut response);
+        assert_eq!(response.body.len(), 32 * MEBIBYTE);
+        assert_growth(&worker, before);
+    }
 }
 
 pub(crate) fn a_continue_is_sent_when_the_body_is_read(harness: &Harness) {

@@ -27,7 +27,7 @@ use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
     Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Socket, Worker, WorkerConfig,
-    WorkerCx, sys,
+    WorkerCx, alarm, block_on, sys,
 };
 
 /// The mio backend.
@@ -41,7 +41,7 @@ impl Worker for Mio {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
-        let service = match cx.build(self.name(), &boot) {
+        let service = match cx.build(self.name(), &boot, block_on) {
             Ok(service) => service,
             Err(exit) => return exit,
         };
@@ -96,11 +96,12 @@ impl Loop {
     fn new(cx: WorkerCx, service: Arc<Service>, poll: Poll, waker: Arc<Waker>) -> io::Result<Self> {
         let limits = Arc::new(cx.config.limits.clone());
         let shared = Shared::new(limits, cx.policies, cx.control.watch().clone());
-        let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), move || {
+        let wake = move || {
             if let Err(error) = waker.wake() {
                 tracing::error!("cannot wake the loop: {error}");
             }
-        });
+        };
+        let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), wake.clone());
         let mut acceptor = Acceptor::new(cx.listeners, sys::duplicate(&poll)?, LISTENERS);
         acceptor.resume()?;
         cx.control.report_ready()?;
@@ -109,7 +110,7 @@ impl Loop {
             clock: Clock::new(),
             control: cx.control,
             acceptor,
-            intake: Intake::new(),
+            intake: Intake::new(wake),
             crew,
             service,
             shared,
@@ -131,6 +132,7 @@ impl Loop {
                 self.take_in(event, now)?;
             }
             self.acceptor.handle_time(now)?;
+            alarm::ring(now);
             self.intake.begin_turn(now);
             self.drive()?;
             if let Some(exit) = self.shared.watch.exit(self.intake.len(), &self.service.counters, now) {
@@ -210,8 +212,9 @@ impl Loop {
 
     fn timeout(&self) -> Option<Duration> {
         let now = self.clock.now();
-        let drain = self.shared.watch.deadline(now);
-        let next = [self.intake.deadline(), self.acceptor.deadline(), drain].into_iter().flatten().min()?;
+        let (intake, acceptor) = (self.intake.deadline(), self.acceptor.deadline());
+        let (drain, alarm) = (self.shared.watch.deadline(now), alarm::deadline());
+        let next = [intake, acceptor, drain, alarm].into_iter().flatten().min()?;
         Some(next.since(now))
     }
 }
@@ -225,10 +228,11 @@ fn run_handler(shared: Shared) -> impl Fn(&mut Job<Session, Socket>) + Send + Sy
 }
 
 fn readiness(event: &Event) -> Readiness {
-    let broken = event.is_error();
+    let broken = event.is_error() || event.is_write_closed();
     Readiness {
         readable: event.is_readable() || event.is_read_closed() || broken,
-        writable: event.is_writable() || event.is_write_closed() || broken,
+        writable: event.is_writable() || broken,
         read_closed: event.is_read_closed(),
+        broken,
     }
 }

@@ -1,0 +1,323 @@
+//! Async applications: a future polled inside the step, and bodies as streams of frames.
+//!
+//! The future is made, polled and dropped on the thread of its connection, so it need not be `Send`; the request
+//! and its body are, because frameworks ask for that. The body travels through a pipe of one piece: nothing is read
+//! from the client before the application asks.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+pub use self::incoming::Incoming;
+use self::incoming::Pipe;
+use super::{AppError, ConnectionInfo, DrainSignal, Service, internal_error};
+use crate::config::HIGH_WATER;
+use crate::conn::{BodyRead, Connection};
+use crate::http1::{BodyLen, RequestHead, ResponseHead, Version};
+use crate::machine::{CloseReason, Cx};
+
+mod incoming;
+
+/// A future that stays on its thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// An async application.
+///
+/// 1. The future of `call` is polled on one thread and may hold what is not `Send` across its awaits.
+/// 2. It is dropped, wherever it is, when its client has gone or the drain's deadline has passed (D10); before its
+///    response has begun, that client is told 503.
+/// 3. A panic is answered with 500 and ends the connection.
+/// 4. The request's extensions hold a [`DrainSignal`] and a [`ConnectionInfo`].
+#[async_trait(?Send)]
+pub trait AsyncHandler: Send + Sync + 'static {
+    /// Answers one request.
+    async fn call(&self, request: Request<Incoming>) -> Response<Body>;
+}
+
+/// What the machine calls: an async application without the lifetime of a borrow.
+pub trait Call: Send + Sync + 'static {
+    /// Begins to answer a request.
+    fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
+}
+
+impl<H: AsyncHandler> Call for H {
+    fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        Box::pin(async move { AsyncHandler::call(&*self, request).await })
+    }
+}
+
+/// The body of a response.
+#[derive(Default)]
+pub struct Body {
+    kind: BodyKind,
+}
+
+#[derive(Default)]
+enum BodyKind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = AppError>>>),
+}
+
+impl Body {
+    /// No content.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A body that is produced as it is sent. An error ends the connection without a proper end of the body.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + 'static,
+        B::Error: Into<AppError>,
+    {
+        Self { kind: BodyKind::Stream(Box::pin(body.map_err(Into::into))) }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self { kind: BodyKind::Full(bytes.into()) }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = AppError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AppError>>> {
+        match &mut self.kind {
+            BodyKind::Stream(body) => body.as_mut().poll_frame(cx),
+            kind => match std::mem::take(kind) {
+                BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            BodyKind::Empty => true,
+            BodyKind::Full(_) => false,
+            BodyKind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            BodyKind::Empty => SizeHint::with_exact(0),
+            BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("size", &self.size_hint()).finish()
+    }
+}
+
+/// One exchange with an async application.
+pub(crate) struct Exchange {
+    stage: Stage,
+    pipe: Option<Arc<Pipe>>,
+}
+
+enum Stage {
+    Calling(LocalFuture<Response<Body>>),
+    Sending(Body),
+}
+
+enum Polled {
+    Response(Response<Body>),
+    Frame(Option<Result<Frame<Bytes>, AppError>>),
+}
+
+impl Exchange {
+    /// Begins to answer the request that `head` began.
+    pub(crate) fn begin(
+        call: &Arc<dyn Call>,
+        head: &RequestHead,
+        connection: &Connection,
+        service: &Service,
+        cx: &Cx<'_>,
+    ) -> Self {
+        let pipe =
+            connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len(), cx.waker.clone())));
+        let request = request(head, Incoming::new(pipe.clone()), service.drain.clone(), connection.info());
+        let call = call.clone();
+        // The application may panic before there is a future.
+        let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
+        {
+            Ok(future) => future,
+            Err(panic) => Box::pin(async move { std::panic::resume_unwind(panic) }),
+        };
+        Self { stage: Stage::Calling(future), pipe }
+    }
+
+    /// Goes on as far as possible without waiting; `true` once the exchange is over.
+    pub(crate) fn poll(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> bool {
+        self.feed(connection, cx);
+        loop {
+            let over = match self.poll_once(connection, service, cx) {
+                Poll::Ready(over) => over,
+                // What the application has just asked for may be here already.
+                Poll::Pending if self.feed(connection, cx) => false,
+                Poll::Pending => return connection.is_ending(),
+            };
+            if over || connection.is_ending() {
+                return true;
+            }
+        }
+    }
+
+    /// Polls what the exchange waits for; ready with whether it is over.
+    fn poll_once(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> Poll<bool> {
+        let mut context = Context::from_waker(cx.waker);
+        let polling = self.pipe.as_deref().map(Pipe::polling);
+        let result = catch_unwind(AssertUnwindSafe(|| match &mut self.stage {
+            Stage::Calling(future) => future.as_mut().poll(&mut context).map(Polled::Response),
+            Stage::Sending(_) if connection.unsent() >= HIGH_WATER => Poll::Pending,
+            Stage::Sending(body) => Pin::new(body).poll_frame(&mut context).map(Polled::Frame),
+        }));
+        drop(polling);
+        match result {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(connection, frame, cx)),
+            Ok(Poll::Ready(Polled::Response(response))) => {
+                let body = respond(connection, response, cx);
+                let failed = body.is_none();
+                self.stage = Stage::Sending(body.unwrap_or_default());
+                Poll::Ready(failed)
+            }
+            Err(panic) => {
+                service.panicked(connection, &*panic, cx);
+                Poll::Ready(true)
+            }
+        }
+    }
+
+    /// Passes on what has arrived of the request body, if the application wants it; whether anything was passed.
+    fn feed(&self, connection: &mut Connection, cx: &Cx<'_>) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        if pipe.is_abandoned() {
+            connection.discard_body();
+            return false;
+        }
+        if !pipe.is_wanted() {
+            return false;
+        }
+        let mut piece = [0; PIECE];
+        match connection.read_body(&mut piece, cx) {
+            BodyRead::Data(n) => pipe.give(Some(Ok(Bytes::copy_from_slice(&piece[..n])))),
+            BodyRead::End => pipe.give(None),
+            BodyRead::Aborted(error) => pipe.give(Some(Err(error))),
+            BodyRead::NeedInput => return false,
+        }
+        true
+    }
+}
+
+/// Bytes that a piece of a request body has at most.
+const PIECE: usize = 16 * 1024;
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(pipe) = &self.pipe {
+            pipe.close();
+        }
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.stage {
+            Stage::Calling(_) => "Calling",
+            Stage::Sending(_) => "Sending",
+        })
+    }
+}
+
+/// Begins the response; its body, unless the response has failed.
+fn respond(connection: &mut Connection, response: Response<Body>, cx: &Cx<'_>) -> Option<Body> {
+    let (parts, body) = response.into_parts();
+    let mut head = ResponseHead::new(parts.status.as_u16());
+    for (name, value) in &parts.headers {
+        head.push_field(name.as_str(), value.as_bytes());
+    }
+    let len = body.size_hint().exact().map_or(BodyLen::Unknown, BodyLen::Exact);
+    match connection.respond(&head, len, cx) {
+        Ok(()) => Some(body),
+        Err(error) => {
+            tracing::error!("the application's response cannot be sent: {error}");
+            internal_error(connection, false, cx);
+            None
+        }
+    }
+}
+
+/// Queues a frame of the response body; `true` once the response is over.
+fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError>>, cx: &Cx<'_>) -> bool {
+    let result = match frame {
+        // Trailers are dropped: nobody has asked for them (RFC 9110 §6.5.1).
+        Some(Ok(frame)) => match frame.into_data() {
+            Ok(data) => connection.write_shared(data, cx.now).map(|()| false),
+            Err(_) => Ok(false),
+        },
+        None => connection.finish(cx.now).map(|()| true),
+        Some(Err(error)) => {
+            tracing::error!("the response body failed: {error}");
+            connection.abort(CloseReason::ApplicationFailed);
+            return true;
+        }
+    };
+    result.unwrap_or_else(|error| {
+        tracing::error!("the response body was not accepted: {error}");
+        connection.abort(CloseReason::ApplicationFailed);
+        true
+    })
+}
+
+/// The head as frameworks know it. All of it shares one copy of the bytes.
+fn request(
+    head: &RequestHead,
+    body: Incoming,
+    drain: DrainSignal,
+    connection: ConnectionInfo,
+) -> Request<Incoming> {
+    let (bytes, view) = (head.shared(), head.view());
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::from_bytes(view.method().as_bytes()).unwrap_or_default();
+    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice(head.target_range())).unwrap_or_default();
+    *request.version_mut() = match view.version() {
+        Version::Http10 => http::Version::HTTP_10,
+        Version::Http11 => http::Version::HTTP_11,
+    };
+    *request.headers_mut() = head
+        .field_ranges()
+        .filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(&bytes[name]).ok()?;
+            Some((name, HeaderValue::from_maybe_shared(bytes.slice(value)).ok()?))
+        })
+        .fold(HeaderMap::with_capacity(head.field_count()), |mut map, (name, value)| {
+            map.append(name, value);
+            map
+        });
+    request.extensions_mut().insert(drain);
+    request.extensions_mut().insert(connection);
+    request
+}
