@@ -63,3 +63,10 @@ pub fn run<M>(app: impl IntoApp<M>) -> ExitCode {
     let app = app.into_app();
     Server::new(move |_| Ok(app.clone())).run()
 }
+
+/// The programs that README and book show, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../book/src/applications.md")]
+#[doc = include_str!("../../book/src/fork-safety.md")]
+struct Pages;

@@ -3,6 +3,8 @@
 //! Descriptors, signals and clocks, and no policy: what to do with a connection is decided by the machine, what
 //! to do with a process by the arbiter. A backend is an implementation of [`Worker`].
 
+#![allow(clippy::disallowed_types, reason = "descriptors are what this half is about")]
+
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
