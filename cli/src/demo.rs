@@ -17,27 +17,44 @@
 //! The numbers in parentheses are what counts where a parameter is missing. No response is longer than
 //! 1 GiB, and none is held in memory: they are written from one buffer.
 
-use std::io::{self, ErrorKind, Read, Write};
 use std::process;
-use std::thread;
-use std::time::Duration;
 
-use bytes::Bytes;
-use remuda_core::app::{App, AppError, BodyReader, Boot, Handler, Responder};
-use remuda_core::http1::{Head, ResponseHead};
+use remuda_core::app::{App, AppError, Boot, ConnectionInfo};
 use serde::Serialize;
 
-use self::request::{Refusal, Request};
-
+mod blocking;
+mod future;
 mod request;
 
-/// Builds the application in a worker.
+/// Builds the application in a worker, as suits its backend: of async handlers where the backend is made for those, of
+/// blocking ones elsewhere.
 ///
 /// # Errors
 ///
 /// None; the signature is that of an [`AppFactory`](crate::AppFactory).
 pub fn build(boot: &Boot) -> Result<App, AppError> {
+    match boot.backend {
+        "tokio" | "smol" | "async-std" => asynchronous(boot),
+        _ => blocking(boot),
+    }
+}
+
+/// Builds the application of blocking handlers.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn blocking(boot: &Boot) -> Result<App, AppError> {
     Ok(App::blocking(Demo { boot: boot.clone() }))
+}
+
+/// Builds the application of async handlers.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn asynchronous(boot: &Boot) -> Result<App, AppError> {
+    Ok(App::future(Demo { boot: boot.clone() }))
 }
 
 #[derive(Debug)]
@@ -45,42 +62,19 @@ struct Demo {
     boot: Boot,
 }
 
-impl Handler for Demo {
-    fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
-        match route(head) {
-            Ok(Request::Hello) => out.send(text(200), Bytes::from_static(b"Hello, World!"))?,
-            Ok(Request::Echo) => echo(head, body, out)?,
-            Ok(Request::Pause(time)) => pause(time, out)?,
-            Ok(Request::Stream { chunks, size, pause }) => stream(chunks, size, pause, out)?,
-            Ok(Request::Bytes(n)) => bytes(n, out)?,
-            Ok(Request::Events) => events(head, out)?,
-            Ok(Request::Info) => self.info(out)?,
-            Ok(Request::Headers) => headers(head, out)?,
-            Ok(Request::Status { code, body }) => status(code, body, out)?,
-            Ok(Request::Upgrade) => upgrade(head, out)?,
-            Err(refusal) => refuse(&refusal, out)?,
-        }
-        Ok(())
-    }
-
-    fn is_short(&self, head: &Head<'_>) -> bool {
-        route(head).as_ref().map_or(true, Request::is_short)
-    }
-}
-
 impl Demo {
-    fn info(&self, out: Responder<'_>) -> io::Result<()> {
+    /// The answer to `/info` on a connection.
+    fn info(&self, connection: &ConnectionInfo) -> serde_json::Result<Vec<u8>> {
         let phase = self.boot.drain.drain().map_or_else(|| "running".into(), |d| format!("{:?}", d.phase));
-        let info = Info {
+        serde_json::to_vec(&Info {
             pid: process::id(),
             slot: self.boot.slot,
             generation: self.boot.generation,
             backend: self.boot.backend,
             phase: phase.to_lowercase(),
             requests: self.boot.counters.requests.get(),
-            connection_requests: out.connection().requests,
-        };
-        out.send(ResponseHead::new(200).field("Content-Type", "application/json"), serde_json::to_vec(&info)?)
+            connection_requests: connection.requests,
+        })
     }
 }
 
@@ -98,146 +92,5 @@ struct Info {
     connection_requests: u32,
 }
 
-fn route(head: &Head<'_>) -> Result<Request, Refusal> {
-    Request::of(head.method(), head.path(), head.query().unwrap_or_default())
-}
-
-/// A head for something to read.
-fn text(status: u16) -> ResponseHead {
-    ResponseHead::new(status).field("Content-Type", "text/plain")
-}
-
-fn refuse(refusal: &Refusal, out: Responder<'_>) -> io::Result<()> {
-    let head = match refusal {
-        Refusal::Path => text(404),
-        Refusal::Method { allow } => text(405).field("Allow", allow),
-        Refusal::Parameter { .. } => text(400),
-    };
-    out.send(head, format!("{refusal}\n"))
-}
-
-/// The first bytes are awaited before the head is sent: a client that expects a 100 would take a final answer
-/// as a reason to keep its body (RFC 9110 §10.1.1).
-fn echo(head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> io::Result<()> {
-    let mut buf = [0; 16 * 1024];
-    let mut n = read(&mut body, &mut buf)?;
-    let mut response = ResponseHead::new(200);
-    if let Some(kind) = head.field("Content-Type") {
-        response = response.field("Content-Type", kind);
-    }
-    let mut out = out.stream(response)?;
-    while n > 0 {
-        out.write_all(&buf[..n])?;
-        out.flush()?;
-        n = read(&mut body, &mut buf)?;
-    }
-    Ok(())
-}
-
-/// A plain function may block the thread it runs on, so that this is both `/sleep` and `/block`.
-fn pause(time: Duration, out: Responder<'_>) -> io::Result<()> {
-    thread::sleep(time);
-    out.send(text(200), format!("{} ms\n", time.as_millis()))
-}
-
-fn stream(chunks: u64, size: u64, pause: Duration, out: Responder<'_>) -> io::Result<()> {
-    let mut out = out.stream(text(200))?;
-    for chunk in 0..chunks {
-        if chunk > 0 && !pause.is_zero() {
-            thread::sleep(pause);
-        }
-        fill(&mut out, size)?;
-        out.flush()?;
-    }
-    Ok(())
-}
-
-fn bytes(n: u64, out: Responder<'_>) -> io::Result<()> {
-    let head = ResponseHead::new(200)
-        .field("Content-Type", "application/octet-stream")
-        .field("Content-Length", n.to_string());
-    fill(&mut out.stream(head)?, n)
-}
-
-/// A response without end ends itself when the worker drains.
-fn events(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
-    let drain = out.drain();
-    let response =
-        ResponseHead::new(200).field("Content-Type", "text/event-stream").field("Cache-Control", "no-cache");
-    let mut out = out.stream(response)?;
-    if head.method() == "HEAD" {
-        return Ok(());
-    }
-    for n in 1_u64.. {
-        out.write_all(format!("data: {n}\n\n").as_bytes())?;
-        out.flush()?;
-        if drain.wait(Duration::from_secs(1)) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn headers(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for (name, value) in head.fields() {
-        lines.extend_from_slice(name.as_bytes());
-        lines.extend_from_slice(b": ");
-        lines.extend_from_slice(value);
-        lines.push(b'\n');
-    }
-    out.send(text(200), lines)
-}
-
-fn status(code: u16, body: bool, out: Responder<'_>) -> io::Result<()> {
-    match body {
-        true => out.send(text(code), format!("content of a {code}\n")),
-        false => out.send(ResponseHead::new(code), Bytes::new()),
-    }
-}
-
-fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
-    let offered = head.field("Upgrade").unwrap_or_default();
-    let protocol = offered.split(|&b| b == b',').map(<[u8]>::trim_ascii).find(|token| !token.is_empty());
-    let Some(protocol) = protocol else {
-        let body = "send Connection: upgrade and Upgrade: with any protocol; its bytes are echoed\n";
-        return out.send(text(426).field("Upgrade", "echo"), body);
-    };
-    let drain = out.drain();
-    let mut socket = out.upgrade(ResponseHead::new(101).field("Upgrade", protocol))?;
-    let mut buf = [0; 16 * 1024];
-    while !drain.is_set() {
-        match socket.read(&mut buf) {
-            Ok(0) => break,
-            Ok(n) => {
-                socket.write_all(&buf[..n])?;
-                socket.flush()?;
-            }
-            // The drain may be what interrupts.
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Reads once, however often that is interrupted.
-fn read(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match from.read(buf) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-/// Writes `n` bytes.
-fn fill(out: &mut impl Write, mut n: u64) -> io::Result<()> {
-    static FILLING: [u8; 64 * 1024] = [b'x'; 64 * 1024];
-    while n > 0 {
-        let part = n.min(FILLING.len() as u64);
-        out.write_all(&FILLING[..part as usize])?;
-        n -= part;
-    }
-    Ok(())
-}
+/// What bodies without a meaning are made of.
+static FILLING: [u8; 64 * 1024] = [b'x'; 64 * 1024];

@@ -16,7 +16,8 @@ const PAUSE: RangeInclusive<u64> = 0..=600_000;
 pub(super) enum Request {
     Hello,
     Echo,
-    Pause(Duration),
+    Sleep(Duration),
+    Block(Duration),
     Stream { chunks: u64, size: u64, pause: Duration },
     Bytes(u64),
     Events,
@@ -37,6 +38,16 @@ pub(super) enum Refusal {
     Parameter { name: &'static str, value: String, from: u64, to: u64 },
 }
 
+impl Refusal {
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Self::Path => 404,
+            Self::Method { .. } => 405,
+            Self::Parameter { .. } => 400,
+        }
+    }
+}
+
 impl Request {
     pub(super) fn of(method: &str, path: &str, query: &str) -> Result<Self, Refusal> {
         let number = |name, default, allowed| number(query, name, default, allowed);
@@ -44,7 +55,8 @@ impl Request {
         let request = match path {
             "/" => Self::Hello,
             "/echo" => Self::Echo,
-            "/sleep" | "/block" => Self::Pause(pause(1000)?),
+            "/sleep" => Self::Sleep(pause(1000)?),
+            "/block" => Self::Block(pause(1000)?),
             "/stream" => {
                 let chunks = number("chunks", 10, 0..=1_000_000)?;
                 let size = number("size", 1024, 1..=LONGEST / chunks.max(1))?;

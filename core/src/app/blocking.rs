@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{ConnectionInfo, DrainSignal, Handler, Service, internal_error};
 use crate::conn::{BodyRead, Connection, RespondError};
-use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead};
+use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
 use crate::shutdown::ConnState;
 
@@ -166,7 +166,7 @@ pub(crate) fn answer(
         // The peer's fault, which the handler only passed on.
         Ok(Err(error)) if connection.body_fault().is_some() || connection.is_ending() => {
             tracing::debug!(request = ?head.view(), "{error}");
-            match connection.body_fault().and_then(refusal) {
+            match connection.body_fault().and_then(BodyError::refusal) {
                 Some(refusal) => connection.refuse(refusal, &cx),
                 None => connection.abort(CloseReason::PeerAborted),
             }
@@ -176,16 +176,6 @@ pub(crate) fn answer(
             internal_error(connection, false, &cx);
         }
         Err(panic) => service.panicked(connection, &*panic, &cx),
-    }
-}
-
-/// What the peer is told about a body that could not be read; nothing if it has gone.
-fn refusal(fault: BodyError) -> Option<Refusal> {
-    match fault {
-        BodyError::Chunked(_) => Some(Refusal::BadChunked),
-        BodyError::TooLarge { .. } => Some(Refusal::BodyTooLarge),
-        BodyError::TimedOut => Some(Refusal::BodyTimeout),
-        BodyError::Truncated | BodyError::Closed => None,
     }
 }
 

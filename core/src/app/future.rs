@@ -22,7 +22,7 @@ use self::incoming::Pipe;
 use super::{AppError, ConnectionInfo, DrainSignal, Service, internal_error};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection};
-use crate::http1::{BodyLen, RequestHead, ResponseHead, Version};
+use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead, Version};
 use crate::machine::{CloseReason, Cx};
 
 mod incoming;
@@ -253,7 +253,13 @@ impl fmt::Debug for Exchange {
 }
 
 /// Begins the response; its body, unless the response has failed.
+///
+/// A peer whose body was at fault is told so, whatever the application made of that.
 fn respond(connection: &mut Connection, response: Response<Body>, cx: &Cx<'_>) -> Option<Body> {
+    if let Some(refusal) = connection.body_fault().and_then(BodyError::refusal) {
+        connection.refuse(refusal, cx);
+        return None;
+    }
     let (parts, body) = response.into_parts();
     let mut head = ResponseHead::new(parts.status.as_u16());
     for (name, value) in &parts.headers {

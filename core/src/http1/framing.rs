@@ -125,6 +125,18 @@ pub enum BodyError {
     Closed,
 }
 
+impl BodyError {
+    /// What the peer is told about it; nothing if it has gone.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Chunked(_) => Some(Refusal::BadChunked),
+            Self::TooLarge { .. } => Some(Refusal::BodyTooLarge),
+            Self::TimedOut => Some(Refusal::BodyTimeout),
+            Self::Truncated | Self::Closed => None,
+        }
+    }
+}
+
 /// What a peer did wrong before there was a request to speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]

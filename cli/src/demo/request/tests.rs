@@ -12,8 +12,8 @@ fn refused(path: &str, query: &str) -> String {
 fn each_path_is_a_request() {
     assert_eq!(get("/", ""), Ok(Request::Hello));
     assert_eq!(Request::of("POST", "/echo", ""), Ok(Request::Echo));
-    assert_eq!(get("/sleep", "ms=20"), Ok(Request::Pause(Duration::from_millis(20))));
-    assert_eq!(get("/block", ""), Ok(Request::Pause(Duration::from_secs(1))));
+    assert_eq!(get("/sleep", "ms=20"), Ok(Request::Sleep(Duration::from_millis(20))));
+    assert_eq!(get("/block", ""), Ok(Request::Block(Duration::from_secs(1))));
     assert_eq!(
         get("/stream", "ms=0&chunks=3&size=70000"),
         Ok(Request::Stream { chunks: 3, size: 70000, pause: Duration::ZERO })

@@ -1,0 +1,180 @@
+//! The demo as a blocking application: plain functions that may wait where they stand.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use remuda_core::app::{AppError, BodyReader, Handler, Responder};
+use remuda_core::http1::{Head, ResponseHead};
+
+use super::Demo;
+use super::request::{Refusal, Request};
+
+impl Handler for Demo {
+    fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+        match route(head) {
+            Ok(Request::Hello) => out.send(text(200), Bytes::from_static(b"Hello, World!"))?,
+            Ok(Request::Echo) => echo(head, body, out)?,
+            Ok(Request::Sleep(time) | Request::Block(time)) => pause(time, out)?,
+            Ok(Request::Stream { chunks, size, pause }) => stream(chunks, size, pause, out)?,
+            Ok(Request::Bytes(n)) => bytes(n, out)?,
+            Ok(Request::Events) => events(head, out)?,
+            Ok(Request::Info) => {
+                let info = self.info(&out.connection())?;
+                out.send(ResponseHead::new(200).field("Content-Type", "application/json"), info)?;
+            }
+            Ok(Request::Headers) => headers(head, out)?,
+            Ok(Request::Status { code, body }) => status(code, body, out)?,
+            Ok(Request::Upgrade) => upgrade(head, out)?,
+            Err(refusal) => refuse(&refusal, out)?,
+        }
+        Ok(())
+    }
+
+    fn is_short(&self, head: &Head<'_>) -> bool {
+        route(head).as_ref().map_or(true, Request::is_short)
+    }
+}
+
+fn route(head: &Head<'_>) -> Result<Request, Refusal> {
+    Request::of(head.method(), head.path(), head.query().unwrap_or_default())
+}
+
+/// A head for something to read.
+fn text(status: u16) -> ResponseHead {
+    ResponseHead::new(status).field("Content-Type", "text/plain")
+}
+
+fn refuse(refusal: &Refusal, out: Responder<'_>) -> io::Result<()> {
+    let head = match refusal {
+        Refusal::Method { allow } => text(refusal.status()).field("Allow", allow),
+        _ => text(refusal.status()),
+    };
+    out.send(head, format!("{refusal}\n"))
+}
+
+/// The first bytes are awaited before the head is sent: a client that expects a 100 would take a final answer
+/// as a reason to keep its body (RFC 9110 §10.1.1).
+fn echo(head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> io::Result<()> {
+    let mut buf = [0; 16 * 1024];
+    let mut n = read(&mut body, &mut buf)?;
+    let mut response = ResponseHead::new(200);
+    if let Some(kind) = head.field("Content-Type") {
+        response = response.field("Content-Type", kind);
+    }
+    let mut out = out.stream(response)?;
+    while n > 0 {
+        out.write_all(&buf[..n])?;
+        out.flush()?;
+        n = read(&mut body, &mut buf)?;
+    }
+    Ok(())
+}
+
+/// A plain function may block the thread it runs on, so that this is both `/sleep` and `/block`.
+fn pause(time: Duration, out: Responder<'_>) -> io::Result<()> {
+    thread::sleep(time);
+    out.send(text(200), format!("{} ms\n", time.as_millis()))
+}
+
+fn stream(chunks: u64, size: u64, pause: Duration, out: Responder<'_>) -> io::Result<()> {
+    let mut out = out.stream(text(200))?;
+    for chunk in 0..chunks {
+        if chunk > 0 && !pause.is_zero() {
+            thread::sleep(pause);
+        }
+        fill(&mut out, size)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn bytes(n: u64, out: Responder<'_>) -> io::Result<()> {
+    let head = ResponseHead::new(200)
+        .field("Content-Type", "application/octet-stream")
+        .field("Content-Length", n.to_string());
+    fill(&mut out.stream(head)?, n)
+}
+
+/// A response without end ends itself when the worker drains.
+fn events(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let drain = out.drain();
+    let response =
+        ResponseHead::new(200).field("Content-Type", "text/event-stream").field("Cache-Control", "no-cache");
+    let mut out = out.stream(response)?;
+    if head.method() == "HEAD" {
+        return Ok(());
+    }
+    for n in 1_u64.. {
+        out.write_all(format!("data: {n}\n\n").as_bytes())?;
+        out.flush()?;
+        if drain.wait(Duration::from_secs(1)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn headers(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for (name, value) in head.fields() {
+        lines.extend_from_slice(name.as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value);
+        lines.push(b'\n');
+    }
+    out.send(text(200), lines)
+}
+
+fn status(code: u16, body: bool, out: Responder<'_>) -> io::Result<()> {
+    match body {
+        true => out.send(text(code), format!("content of a {code}\n")),
+        false => out.send(ResponseHead::new(code), Bytes::new()),
+    }
+}
+
+fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let offered = head.field("Upgrade").unwrap_or_default();
+    let protocol = offered.split(|&b| b == b',').map(<[u8]>::trim_ascii).find(|token| !token.is_empty());
+    let Some(protocol) = protocol else {
+        let body = "send Connection: upgrade and Upgrade: with any protocol; its bytes are echoed\n";
+        return out.send(text(426).field("Upgrade", "echo"), body);
+    };
+    let drain = out.drain();
+    let mut socket = out.upgrade(ResponseHead::new(101).field("Upgrade", protocol))?;
+    let mut buf = [0; 16 * 1024];
+    while !drain.is_set() {
+        match socket.read(&mut buf) {
+            Ok(0) => break,
+            Ok(n) => {
+                socket.write_all(&buf[..n])?;
+                socket.flush()?;
+            }
+            // The drain may be what interrupts.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads once, however often that is interrupted.
+fn read(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(buf) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Writes `n` bytes.
+fn fill(out: &mut impl Write, mut n: u64) -> io::Result<()> {
+    while n > 0 {
+        let part = n.min(super::FILLING.len() as u64);
+        out.write_all(&super::FILLING[..part as usize])?;
+        n -= part;
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The demo as an async application: futures that never hold up their thread, but for `/block`.
+
+use std::convert::Infallible;
+use std::iter;
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_lite::stream::{self, Stream, StreamExt};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request as HttpRequest, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use remuda_core::app::{AsyncHandler, Body, ConnectionInfo, DrainSignal, Incoming};
+use remuda_core::worker::alarm::sleep;
+
+use super::request::{Refusal, Request};
+use super::{Demo, FILLING};
+
+#[async_trait(?Send)]
+impl AsyncHandler for Demo {
+    async fn call(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+        let uri = request.uri();
+        match Request::of(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
+            Ok(Request::Hello) => text(200, Bytes::from_static(b"Hello, World!")),
+            Ok(Request::Echo) => echo(request).await,
+            Ok(Request::Sleep(time)) => {
+                sleep(time).await;
+                text(200, format!("{} ms\n", time.as_millis()))
+            }
+            Ok(Request::Block(time)) => {
+                thread::sleep(time);
+                text(200, format!("{} ms\n", time.as_millis()))
+            }
+            Ok(Request::Stream { chunks, size, pause }) => text(200, chunked(chunks, size, pause)),
+            Ok(Request::Bytes(n)) => bytes(n),
+            Ok(Request::Events) => events(&request),
+            Ok(Request::Info) => self.about(&request),
+            Ok(Request::Headers) => headers(&request),
+            Ok(Request::Status { code, body: true }) => text(code, format!("content of a {code}\n")),
+            Ok(Request::Status { code, body: false }) => answer(code, Body::empty()),
+            Ok(Request::Upgrade) => text(501, "async applications cannot take a connection over yet\n"),
+            Err(refusal) => refuse(&refusal),
+        }
+    }
+}
+
+impl Demo {
+    fn about(&self, request: &HttpRequest<Incoming>) -> Response<Body> {
+        let connection = request.extensions().get::<ConnectionInfo>();
+        match connection.map(|connection| self.info(connection)) {
+            Some(Ok(info)) => with(answer(200, info), CONTENT_TYPE, "application/json"),
+            _ => text(500, "nothing is known of this connection\n"),
+        }
+    }
+}
+
+fn answer(status: u16, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status.try_into().expect("a status of ours has three digits");
+    response
+}
+
+/// An answer to read.
+fn text(status: u16, body: impl Into<Body>) -> Response<Body> {
+    with(answer(status, body), CONTENT_TYPE, "text/plain")
+}
+
+fn with(
+    mut response: Response<Body>,
+    name: http::HeaderName,
+    value: impl TryInto<HeaderValue>,
+) -> Response<Body> {
+    if let Ok(value) = value.try_into() {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+fn refuse(refusal: &Refusal) -> Response<Body> {
+    let response = text(refusal.status(), format!("{refusal}\n"));
+    match refusal {
+        Refusal::Method { allow } => with(response, ALLOW, *allow),
+        _ => response,
+    }
+}
+
+/// The first bytes are awaited before the head is sent: a client that expects a 100 would take a final answer as a
+/// reason to keep its body (RFC 9110 §10.1.1).
+async fn echo(mut request: HttpRequest<Incoming>) -> Response<Body> {
+    let kind = request.headers_mut().remove(CONTENT_TYPE);
+    let mut body = request.into_body();
+    let first = match body.frame().await {
+        Some(Ok(frame)) => frame,
+        Some(Err(error)) => return text(400, format!("{error}\n")),
+        None => Frame::data(Bytes::new()),
+    };
+    let rest = stream::unfold(body, |mut body| async { body.frame().await.map(|frame| (frame, body)) });
+    let response = answer(200, Body::new(StreamBody::new(stream::once(Ok(first)).chain(rest))));
+    match kind {
+        Some(kind) => with(response, CONTENT_TYPE, kind),
+        None => response,
+    }
+}
+
+/// Bytes as a body of unknown length.
+fn streamed(bytes: impl Stream<Item = Bytes> + 'static) -> Body {
+    Body::new(StreamBody::new(bytes.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)))))
+}
+
+/// `n` bytes in pieces.
+fn filling(mut n: u64) -> impl Stream<Item = Bytes> {
+    stream::iter(iter::from_fn(move || {
+        let piece = n.min(FILLING.len() as u64);
+        n -= piece;
+        (piece > 0).then(|| Bytes::from_static(&FILLING[..piece as usize]))
+    }))
+}
+
+fn chunked(chunks: u64, size: u64, pause: Duration) -> Body {
+    streamed(
+        stream::iter(0..chunks)
+            .then(move |chunk| async move {
+                if chunk > 0 && !pause.is_zero() {
+                    sleep(pause).await;
+                }
+                filling(size)
+            })
+            .flatten(),
+    )
+}
+
+fn bytes(n: u64) -> Response<Body> {
+    let response = with(answer(200, streamed(filling(n))), CONTENT_TYPE, "application/octet-stream");
+    with(response, CONTENT_LENGTH, n)
+}
+
+/// A response without end ends itself when the worker drains.
+fn events(request: &HttpRequest<Incoming>) -> Response<Body> {
+    let drain = request.extensions().get::<DrainSignal>().cloned();
+    let body = match (request.method(), drain) {
+        (&Method::HEAD, _) | (_, None) => Body::empty(),
+        (_, Some(drain)) => streamed(stream::unfold((1_u64, drain), |(n, drain)| async move {
+            if n > 1 {
+                futures_lite::future::or(sleep(Duration::from_secs(1)), drain.drained()).await;
+                if drain.is_set() {
+                    return None;
+                }
+            }
+            Some((Bytes::from(format!("data: {n}\n\n")), (n + 1, drain)))
+        })),
+    };
+    with(with(answer(200, body), CONTENT_TYPE, "text/event-stream"), CACHE_CONTROL, "no-cache")
+}
+
+fn headers(request: &HttpRequest<Incoming>) -> Response<Body> {
+    let lines = request
+        .headers()
+        .iter()
+        .flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
+    text(200, lines.collect::<Vec<u8>>())
+}
