@@ -13,8 +13,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use remuda_core::app::AppFactory;
+use remuda_core::order::Order;
 use remuda_core::time::Time;
-use remuda_core::worker::sys::now;
+use remuda_core::worker::sys::{QUICK_STOP, now};
 use remuda_core::worker::{Control, Exit, Worker, WorkerCx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -170,6 +171,11 @@ impl Run {
                     if let Some(link) = self.link(pid) {
                         link.send(&order);
                     }
+                    // A loop that is stuck reads no orders, but the handler of the signal arms its timer (D10). The
+                    // order and the signal of one stop count once (D11).
+                    if let Some(signal) = signal_of(&order) {
+                        let _ = kill_process(pid, signal);
+                    }
                 }
                 Action::Kill { pid } => {
                     // It was not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
@@ -270,4 +276,15 @@ fn death(status: WaitStatus) -> Death {
 fn timespec(at: Time, now: Time) -> Timespec {
     let left = at - now;
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}
+
+/// The signal that says the same as an order, if one does.
+fn signal_of(order: &Order) -> Option<process::Signal> {
+    match order {
+        Order::Drain { drain, .. } if drain.reason.is_stop() => {
+            let hurried = drain.deadline <= now() + QUICK_STOP;
+            Some(if hurried { process::Signal::INT } else { process::Signal::TERM })
+        }
+        _ => None,
+    }
 }

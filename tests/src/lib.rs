@@ -136,18 +136,19 @@ macro_rules! table {
 
 scenarios! { table }
 
-/// Makes a module with one test for each scenario: `conformance!(mio => "mio");`, or with what the backend does not
-/// keep, `conformance!(mine => "mine", deviations: [("d6_a_partial_head_counts_as_a_request", "why it cannot")]);`.
+/// Makes a module with one test for each scenario: `conformance!(mio => "mio", "blocking");`, or with what the backend does
+/// not keep, `conformance!(mine => "mine", "async", deviations: [("d6_a_partial_head_counts_as_a_request", "why")]);`.
 ///
-/// The package has a binary `fixture`; the string is what its flag `-k` is given.
+/// The package has a binary `fixture`. The first string is what its flag `-k` is given, the second the kind of application
+/// that it serves, which it finds in `FIXTURE_APPLICATION`.
 #[macro_export]
 macro_rules! conformance {
-    ($module:ident => $backend:literal $(, deviations: [$($deviation:expr),* $(,)?])?) => {
+    ($module:ident => $backend:literal, $application:literal $(, deviations: [$($deviation:expr),* $(,)?])?) => {
         mod $module {
             fn run(name: &str) {
                 let deviations: &[$crate::Deviation] = &[$($($deviation),*)?];
                 let fixture = ::std::path::Path::new(env!("CARGO_BIN_EXE_fixture"));
-                $crate::run(name, &$crate::Harness::new($backend, fixture), deviations);
+                $crate::run(name, &$crate::Harness::new($backend, $application, fixture), deviations);
             }
 
             $crate::scenarios! { $crate::__tests }

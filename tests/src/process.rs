@@ -28,15 +28,17 @@ use crate::client::{Address, Client, PATIENCE};
 #[derive(Clone, Debug)]
 pub struct Harness {
     backend: String,
+    application: String,
     fixture: PathBuf,
 }
 
 impl Harness {
-    /// For `backend` as `-k` names it, with `fixture` as the server's program. The variable `REMUDA_FIXTURE`
-    /// names another program instead, to hold a build from elsewhere to the contract.
-    pub fn new(backend: &str, fixture: &Path) -> Self {
+    /// For `backend` as `-k` names it, with `fixture` as the server's program, which serves the built-in application of
+    /// the kind `application`: `blocking` or `async`. The variable `REMUDA_FIXTURE` names another program instead, to
+    /// hold a build from elsewhere to the contract.
+    pub fn new(backend: &str, application: &str, fixture: &Path) -> Self {
         let fixture = std::env::var_os("REMUDA_FIXTURE").map_or_else(|| fixture.to_owned(), PathBuf::from);
-        Self { backend: backend.to_owned(), fixture }
+        Self { backend: backend.to_owned(), application: application.to_owned(), fixture }
     }
 
     /// A server on a port of its own, once it is ready. `args` are added to its command line.
@@ -77,6 +79,7 @@ impl Harness {
                 command.env_remove(&*name);
             }
         }
+        command.env("FIXTURE_APPLICATION", &self.application);
         command.stdin(Stdio::null());
         command.stdout(writer.try_clone().expect("a pipe can be duplicated")).stderr(writer);
 

@@ -9,7 +9,7 @@ const KEPT: Scenario = Scenario { name: "kept", run: |_| {} };
 const BROKEN: Scenario = Scenario { name: "broken", run: |_| panic!("as expected") };
 
 fn hold(scenario: Scenario, deviations: &[Deviation]) {
-    scenario.hold(&Harness::new("any", Path::new("none")), deviations);
+    scenario.hold(&Harness::new("any", "none", Path::new("none")), deviations);
 }
 
 #[test]
@@ -39,5 +39,5 @@ fn a_deviation_that_passes_fails() {
 #[test]
 #[should_panic(expected = "there is no scenario kept to deviate from")]
 fn a_deviation_from_nothing_fails() {
-    run(SCENARIOS[0].name, &Harness::new("any", Path::new("none")), &[("kept", "")]);
+    run(SCENARIOS[0].name, &Harness::new("any", "none", Path::new("none")), &[("kept", "")]);
 }

@@ -199,6 +199,8 @@ impl Exchange {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(connection, frame, cx)),
             Ok(Poll::Ready(Polled::Response(response))) => {
+                // A handler that has returned has dropped what it did not keep for the response.
+                self.is_abandoned(connection);
                 let body = respond(connection, response, cx);
                 let failed = body.is_none();
                 self.stage = Stage::Sending(body.unwrap_or_default());
@@ -214,11 +216,7 @@ impl Exchange {
     /// Passes on what has arrived of the request body, if the application wants it; whether anything was passed.
     fn feed(&self, connection: &mut Connection, cx: &Cx<'_>) -> bool {
         let Some(pipe) = &self.pipe else { return false };
-        if pipe.is_abandoned() {
-            connection.discard_body();
-            return false;
-        }
-        if !pipe.is_wanted() {
+        if self.is_abandoned(connection) || !pipe.is_wanted() {
             return false;
         }
         let mut piece = [0; PIECE];
@@ -229,6 +227,15 @@ impl Exchange {
             BodyRead::NeedInput => return false,
         }
         true
+    }
+
+    /// Whether nobody will read the rest of the request body; the connection is told.
+    fn is_abandoned(&self, connection: &mut Connection) -> bool {
+        let abandoned = self.pipe.as_ref().is_some_and(|pipe| pipe.is_abandoned());
+        if abandoned {
+            connection.discard_body();
+        }
+        abandoned
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 fn harness() -> Harness {
     Harness {
         backend: "any".into(),
+        application: "none".into(),
         fixture: Path::new(env!("CARGO_MANIFEST_DIR")).join("src/process/stand-in.sh"),
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn d10_stuck_handler_does_not_hold_the_deadline(harness: &Harness) {
 pub(crate) fn d11_int_shortens_the_deadline(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let mut client = server.connect();
-    client.send(get("/block?ms=60000"));
+    client.send(get("/sleep?ms=60000"));
     server.catch_up();
     let start = Instant::now();
     server.arbiter().signal(Signal::INT);
@@ -112,7 +112,7 @@ pub(crate) fn d11_int_shortens_the_deadline(harness: &Harness) {
 pub(crate) fn d11_second_term_shortens_the_deadline(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let mut client = server.connect();
-    client.send(get("/block?ms=60000"));
+    client.send(get("/sleep?ms=60000"));
     server.catch_up();
     server.drain();
     let start = Instant::now();
@@ -123,7 +123,7 @@ pub(crate) fn d11_second_term_shortens_the_deadline(harness: &Harness) {
 pub(crate) fn d11_quit_ends_at_once(harness: &Harness) {
     let mut server = harness.serve(&["-w", "2"]);
     let mut client = server.connect();
-    client.send(get("/block?ms=60000"));
+    client.send(get("/sleep?ms=60000"));
     let mut idle = server.connect();
     idle.get("/");
     let start = Instant::now();
