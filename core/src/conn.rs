@@ -21,7 +21,7 @@ use thiserror::Error;
 use self::buffer::{OutQueue, ReadBuffer};
 use self::state::{Fate, Input, Receiving, Sending};
 use crate::app::ConnectionInfo;
-use crate::config::{DISCARD_MAX, HIGH_WATER, LINGER_MAX};
+use crate::config::{DISCARD_MAX, HIGH_WATER, LINGER_MAX, READ_BUFFER};
 use crate::handoff::{HandOff, Origin, Peer};
 use crate::http1::{
     BodyError, BodyLen, ChunkHeader, ConnectionField, Decoded, Decoder, FieldError, Framing, HeadLimits,
@@ -358,8 +358,9 @@ impl Connection {
     /// Whether all of the request body is in the read buffer; asks for more of it if it is not and would fit.
     pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
         if self.receiving != Receiving::Body
-            || self.decoder.end_within(self.rx.filled()).is_some()
+            || self.decoder.find_end(self.rx.filled()) != Ok(None)
             || self.eof
+            || self.fault.is_some()
         {
             return Buffered::Complete;
         }
@@ -547,6 +548,9 @@ impl Connection {
     /// Takes the storage of an answered head back.
     pub fn recycle(&mut self, mut head: Box<RequestHead>) {
         self.rx.return_storage(&mut head.buf);
+        if head.buf.len() > READ_BUFFER {
+            head.buf = Vec::new();
+        }
         self.spare = Some(head);
     }
 
@@ -608,6 +612,12 @@ impl Connection {
         self.tx.len()
     }
 
+    /// Bytes of storage for what was read.
+    #[cfg(test)]
+    pub(crate) fn storage(&self) -> usize {
+        self.rx.storage() + self.spare.as_ref().map_or(0, |head| head.buf.len())
+    }
+
     /// What an application may know of it.
     pub fn info(&self) -> ConnectionInfo {
         ConnectionInfo { peer: self.proxied.unwrap_or(self.origin.peer), requests: self.requests }
@@ -650,6 +660,8 @@ impl Connection {
         self.head_since = None;
         self.line_ended = true;
         self.body_since = cx.now;
+        self.body_read = 0;
+        self.fault = None;
         self.last = None;
         self.rx.split_storage(len, &mut head.buf);
         let over = cx.limits.body > 0 && self.decoder.remaining().is_some_and(|n| n > cx.limits.body);
@@ -685,7 +697,7 @@ impl Connection {
             || framing == Framing::UntilClose
             || cx.limits.keep_alive.is_zero()
             // RFC 9110 §10.1.1: without a 100 the client may or may not send the body, so nothing can follow it.
-            || self.request.expects_continue
+            || (self.request.expects_continue && self.receiving != Receiving::Done)
             || self.fault.is_some()
             || self.discards_too_much();
         if finished {
@@ -705,15 +717,14 @@ impl Connection {
         }
     }
 
-    /// Whether part of another request has been read already.
+    /// Whether part of another request has been read already; empty lines are not part of one (RFC 9112 §2.2).
     fn next_is_buffered(&self) -> bool {
         let rest = self.rx.filled();
-        match self.receiving {
-            Receiving::Done | Receiving::Head => !rest.is_empty(),
-            Receiving::Body | Receiving::Discard => {
-                self.decoder.end_within(rest).is_some_and(|end| end < rest.len())
-            }
-        }
+        let end = match self.receiving {
+            Receiving::Done | Receiving::Head => Some(0),
+            Receiving::Body | Receiving::Discard => self.decoder.end_within(rest),
+        };
+        end.is_some_and(|end| rest[end..].iter().any(|byte| !b"\r\n".contains(byte)))
     }
 
     /// Whether the rest of a body that nobody wants is known to be more than is worth reading.
@@ -866,7 +877,12 @@ impl Wire for Connection {
     }
 
     fn handle_written(&mut self, n: usize, now: Time) {
+        let held_up = self.tx.len() >= HIGH_WATER;
         self.tx.consume(n);
+        if held_up && self.tx.len() < HIGH_WATER && self.receiving == Receiving::Head {
+            // Only now is the next head looked at.
+            self.begin_head(now);
+        }
         self.write_since = now;
         if self.tx.is_empty() {
             self.idle_since = now;

@@ -80,6 +80,8 @@ pub mod order;
 pub mod pump;
 pub mod session;
 pub mod shutdown;
+#[cfg(test)]
+mod testing;
 pub mod time;
 #[cfg(feature = "worker")]
 pub mod worker;

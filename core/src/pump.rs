@@ -176,7 +176,12 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
             Step::Close(reason) => return Outcome::Close(reason),
         };
         if moved.is_err() {
-            return Outcome::Close(CloseReason::TransportFailed);
+            // Where an end of input is an end, so is a failure, and the machine says which.
+            machine.handle_eof(cx.now);
+            return match machine.step(cx) {
+                Step::Close(reason) => Outcome::Close(reason),
+                _ => Outcome::Close(CloseReason::TransportFailed),
+            };
         }
     }
     Outcome::Again

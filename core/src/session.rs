@@ -179,7 +179,11 @@ impl Machine for Session {
             match self.exchange {
                 Exchange::None => {}
                 Exchange::Collecting(_) | Exchange::Polling(_) => return self.wait(cx),
-                Exchange::Waiting(_) => return Step::Run,
+                // What no handler has begun by the drain's deadline is not begun any more (D10).
+                Exchange::Waiting(_) => {
+                    self.connection.handle_time(cx);
+                    return self.connection.ending(cx).unwrap_or(Step::Run);
+                }
             }
         }
         Step::Yield

@@ -104,6 +104,11 @@ impl ReadBuffer {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn storage(&self) -> usize {
+        self.storage.len()
+    }
+
     fn fill(&mut self, bytes: &[u8]) {
         if self.storage.len() < bytes.len() {
             self.storage.resize(bytes.len().max(READ_BUFFER), 0);
@@ -214,3 +219,6 @@ impl OutQueue {
         self.len = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

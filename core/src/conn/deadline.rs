@@ -108,6 +108,10 @@ impl Connection {
             ConnState::Fresh | ConnState::Head | ConnState::Idle => {
                 self.end(if over { CloseReason::DeadlineIdle } else { CloseReason::DrainIdle });
             }
+            // It is answered; only the rest of a body that nobody reads was still to come.
+            _ if self.fate == Fate::Open && self.sending == Sending::Quiet && self.tx.is_empty() => {
+                self.end(CloseReason::DeadlineIdle);
+            }
             _ => self.end(CloseReason::DeadlineCut),
         }
     }

@@ -83,3 +83,6 @@ pub(super) fn next(state: (Receiving, Sending), input: Input) -> Option<(Receivi
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

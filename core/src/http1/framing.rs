@@ -83,21 +83,30 @@ impl Decoder {
 
     /// Where the rest of the body ends within `input`, if it does.
     pub(crate) fn end_within(&self, input: &[u8]) -> Option<usize> {
-        match &self.0 {
+        self.find_end(input).ok().flatten()
+    }
+
+    /// The same, told apart from a body that will never end.
+    ///
+    /// # Errors
+    ///
+    /// The framing is malformed.
+    pub(crate) fn find_end(&self, input: &[u8]) -> Result<Option<usize>, BodyError> {
+        Ok(match &self.0 {
             Kind::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= input.len()),
             Kind::Chunked(chunks) => {
                 let (mut chunks, mut at) = (chunks.clone(), 0);
                 while !chunks.is_done() {
-                    let Decoded { skip, data } = chunks.decode(&input[at..], usize::MAX).ok()?;
+                    let Decoded { skip, data } = chunks.decode(&input[at..], usize::MAX)?;
                     if skip + data == 0 {
-                        return None;
+                        return Ok(None);
                     }
                     at += skip + data;
                 }
                 Some(at)
             }
             Kind::Raw => None,
-        }
+        })
     }
 }
 

@@ -114,8 +114,21 @@ impl Acceptor {
                     self.exhaustion_logged = false;
                     break Some(Accepted { socket, peer, listener: listener.index });
                 }
-                // That connection has gone already; the next may be there (accept(2)).
-                Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
+                // That connection has gone already, or its network has; the next may be there (accept(2)).
+                Err(
+                    Errno::CONNABORTED
+                    | Errno::INTR
+                    | Errno::PROTO
+                    | Errno::PERM
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::NONET
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NOPROTOOPT
+                    | Errno::OPNOTSUPP
+                    | Errno::TIMEDOUT,
+                ) => {}
                 Err(Errno::AGAIN) => break None,
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                     self.exhausted(error, now);

@@ -109,10 +109,21 @@ pub(super) fn set_grace(grace: Duration) {
 /// Makes the kernel end this process with 6 at `at` plus [`EXIT_MARGIN`], unless it is to do so earlier already.
 /// Async-signal-safe.
 pub(super) fn arm_exit(at: Time) {
-    let at = (at + EXIT_MARGIN).as_nanos();
+    let mut at = (at + EXIT_MARGIN).as_nanos();
     if !HAS_TIMER.load(Ordering::Relaxed) || ARMED.fetch_min(at, Ordering::Relaxed) <= at {
         return;
     }
+    // A handler of a signal may have armed it for an earlier time in the meantime, which has to stand.
+    loop {
+        set_timer(at);
+        match ARMED.load(Ordering::Relaxed) {
+            armed if armed < at => at = armed,
+            _ => return,
+        }
+    }
+}
+
+fn set_timer(at: u64) {
     let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let value = libc::itimerspec {
         it_interval: never,

@@ -40,6 +40,7 @@ fn a_chunked_body_tells_its_rest_only_at_its_end() {
     assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r\nGET"), Some(11));
     assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r"), None);
     assert_eq!(chunked.end_within(b"x"), None);
+    assert!(chunked.find_end(b"x").is_err());
     assert_eq!(chunked.decode(b"1\r\na\r\n0\r\n\r\nGET", 9), Ok(Decoded { skip: 3, data: 1 }));
     assert_eq!(chunked.end_within(b"\r\n0\r\n\r\nGET"), Some(7));
     assert_eq!(chunked.decode(b"\r\n0\r\n\r\nGET", 9), Ok(Decoded { skip: 7, data: 0 }));
