@@ -1,1 +1,168 @@
+//! The connection by itself: commands out of turn, and answers to its questions.
 
+use super::*;
+use crate::shutdown::{ConnView, Drain, Idle, Reason, ShutdownPolicy};
+use crate::testing::{Bench, START, ms};
+
+/// A connection on which `script` has arrived, and the request that began with it.
+fn with(script: &str, cx: &Cx<'_>) -> Connection {
+    let mut connection = Connection::new(Origin::new(0, Peer::Unix, 0), START);
+    feed(&mut connection, script);
+    assert!(matches!(connection.poll_event(cx), Some(Event::Request(_))));
+    connection
+}
+
+fn feed(connection: &mut Connection, bytes: &str) {
+    connection.read_buf()[..bytes.len()].copy_from_slice(bytes.as_bytes());
+    connection.handle_read(bytes.len(), START);
+}
+
+fn bench() -> Bench {
+    Bench::new(|_: &crate::http1::Head<'_>, _: crate::app::BodyReader<'_>, _: crate::app::Responder<'_>| {
+        Ok(())
+    })
+}
+
+/// Everything queued, as if it had been sent.
+fn sent(connection: &mut Connection) -> String {
+    let mut all = Vec::new();
+    while !connection.tx.is_empty() {
+        let mut out = IoSlices::new();
+        connection.transmit(&mut out);
+        out.as_slices().iter().for_each(|slice| all.extend_from_slice(slice));
+        let n = out.bytes();
+        connection.handle_written(n, START);
+    }
+    String::from_utf8(all).expect("text")
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+
+#[test]
+fn a_request_is_answered_once() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = with(GET, &cx);
+    let head = ResponseHead::new(200);
+    assert_eq!(connection.write(b"x", START), Err(RespondError::NoRequest));
+    assert_eq!(connection.finish(START), Err(RespondError::NoRequest));
+    assert_eq!(connection.respond(&head, BodyLen::Exact(1), &cx), Ok(()));
+    assert_eq!(connection.respond(&head, BodyLen::Exact(1), &cx), Err(RespondError::NoRequest));
+    assert_eq!(connection.finish(START), Err(RespondError::TooShort { missing: 1 }));
+    assert_eq!(connection.write(b"x", START), Err(RespondError::Closed));
+    assert_eq!(connection.finish(START), Err(RespondError::Closed));
+}
+
+#[test]
+fn what_cannot_answer_leaves_the_request_to_be_answered() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = with(GET, &cx);
+    assert_eq!(
+        connection.respond(&ResponseHead::new(103), BodyLen::Unknown, &cx),
+        Err(RespondError::Interim(103))
+    );
+    let invalid = ResponseHead::new(200).field("a b", "c");
+    assert!(matches!(connection.respond(&invalid, BodyLen::Unknown, &cx), Err(RespondError::Field(_))));
+    assert_eq!(connection.upgrade(&ResponseHead::new(200), &cx), Err(RespondError::NoRequest));
+    assert!(connection.awaits_response() && connection.tx.is_empty());
+}
+
+#[test]
+fn a_request_with_an_unread_body_cannot_be_upgraded() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = with(POST, &cx);
+    assert_eq!(connection.upgrade(&ResponseHead::new(101), &cx), Err(RespondError::NoRequest));
+}
+
+#[test]
+fn a_response_without_content_swallows_what_is_written() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    for (request, status) in [(GET.replace("GET", "HEAD"), 200), (GET.to_owned(), 204), (GET.to_owned(), 304)]
+    {
+        let mut connection = with(&request, &cx);
+        connection.respond(&ResponseHead::new(status), BodyLen::Unknown, &cx).expect("it is the first");
+        assert_eq!(connection.write(b"content", START), Ok(7));
+        connection.write_shared(Bytes::from(vec![b'c'; 100_000]), START).expect("it is swallowed too");
+        connection.finish(START).expect("nothing is missing");
+        let out = sent(&mut connection);
+        assert!(out.ends_with("\r\n\r\n") && !out.contains("content"), "{status}: {out}");
+        assert_eq!(connection.state(), ConnState::Idle);
+    }
+}
+
+#[test]
+fn a_state_is_what_the_contract_calls_it() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = Connection::new(Origin::new(0, Peer::Unix, 0), START);
+    assert_eq!(connection.state(), ConnState::Fresh);
+    feed(&mut connection, "GET /");
+    assert!(connection.poll_event(&cx).is_none());
+    assert_eq!(connection.state(), ConnState::Head);
+    feed(&mut connection, " HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(connection.poll_event(&cx).is_some());
+    assert_eq!(connection.state(), ConnState::Busy);
+    connection.respond(&ResponseHead::new(200), BodyLen::Exact(0), &cx).expect("it is the first");
+    connection.finish(START).expect("it is complete");
+    assert_eq!(connection.state(), ConnState::Busy, "until the last byte is flushed");
+    sent(&mut connection);
+    assert_eq!(connection.state(), ConnState::Idle);
+}
+
+#[test]
+fn an_upgraded_connection_is_in_flight() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = with(GET, &cx);
+    connection.upgrade(&ResponseHead::new(101).field("Upgrade", "x"), &cx).expect("it is a 101");
+    sent(&mut connection);
+    assert_eq!(connection.state(), ConnState::Upgraded);
+    assert!(connection.in_flight() && connection.into_hand_off().is_err());
+}
+
+/// Leaves everything open.
+#[derive(Debug)]
+struct Open;
+
+impl ShutdownPolicy for Open {
+    fn idle(&self, _: &Drain, _: &ConnView, _: Time) -> Idle {
+        Idle::Keep { until: Time::MAX }
+    }
+
+    fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
+        Announce::KeepAlive
+    }
+}
+
+#[test]
+fn d6_at_the_deadline_every_answer_is_close_whatever_the_policy_and_whatever_is_buffered() {
+    let mut bench = bench().policy(Open);
+    bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(100)));
+    for (now, next, closes) in [(99, "", false), (100, "", true), (100, GET, true)] {
+        bench.world.now = START + ms(now);
+        let cx = bench.world.cx();
+        let mut connection = with(&(GET.to_owned() + next), &cx);
+        connection.respond(&ResponseHead::new(200), BodyLen::Exact(0), &cx).expect("it is the first");
+        connection.finish(cx.now).expect("it is complete");
+        assert_eq!(sent(&mut connection).contains("Connection: close"), closes, "at {now} ms, then {next:?}");
+    }
+}
+
+#[test]
+fn ending_twice_keeps_the_first_reason() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    let mut connection = with(GET, &cx);
+    connection.abort(CloseReason::ApplicationFailed);
+    connection.abort(CloseReason::PeerAborted);
+    connection.handle_eof(START);
+    assert_eq!(connection.ending(&cx), Some(Step::Close(CloseReason::ApplicationFailed)));
+    connection.end(CloseReason::TransportFailed);
+    connection.refuse(Refusal::BadField, &cx);
+    assert_eq!(connection.ending(&cx), Some(Step::Close(CloseReason::ApplicationFailed)));
+    assert_eq!((connection.unsent(), connection.deadline(&cx)), (0, None));
+}

@@ -1,0 +1,438 @@
+//! The bench that the machine's tests run on: a session between a scripted peer and a test's handler, in virtual
+//! time.
+//!
+//! What the peer does is put on a timeline beforehand; time passes only when nothing else can happen. Every wait that
+//! the session asks for on the way is checked: its deadline lies ahead, and asking again gives the same wait.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::app::{App, Counters, DrainSignal, DrainWatch, Handler, Service, Turn};
+use crate::config::Limits;
+use crate::conn::Connection;
+use crate::handoff::{Origin, Peer};
+use crate::http1::HttpDate;
+use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
+use crate::pump::{Io, Outcome, Readiness, drive, pump};
+use crate::session::Session;
+use crate::shutdown::{Drain, Finish, Reason, ShutdownPolicy};
+use crate::time::Time;
+
+/// When a bench begins: not at zero, so that what is measured from there is found out.
+pub(crate) const START: Time = Time::from_nanos(1_000_000_000_000);
+
+pub(crate) fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// What happens on the peer's side, or to the worker.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Bytes(Vec<u8>),
+    /// The peer ends its side.
+    Eof,
+    /// The connection breaks.
+    Reset,
+    /// The peer has room for so many bytes more.
+    Room(usize),
+    Drain(Drain),
+}
+
+/// A transport made of two queues. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pipe(pub(crate) Rc<RefCell<Ends>>);
+
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) incoming: VecDeque<u8>,
+    pub(crate) eof: bool,
+    pub(crate) failure: Option<io::ErrorKind>,
+    pub(crate) outgoing: Vec<u8>,
+    /// Bytes that may still be written before a write would block.
+    pub(crate) room: usize,
+    /// Bytes that one call moves at most.
+    pub(crate) read_most: usize,
+    pub(crate) write_most: usize,
+    pub(crate) interruptions: u32,
+    pub(crate) half_closed: bool,
+    pub(crate) calls: u32,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self {
+            incoming: VecDeque::new(),
+            eof: false,
+            failure: None,
+            outgoing: Vec::new(),
+            room: usize::MAX,
+            read_most: usize::MAX,
+            write_most: usize::MAX,
+            interruptions: 0,
+            half_closed: false,
+            calls: 0,
+        }
+    }
+}
+
+impl Ends {
+    fn call(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        if self.interruptions > 0 {
+            self.interruptions -= 1;
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.failure.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+}
+
+impl Transport for Pipe {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ends = self.0.borrow_mut();
+        ends.call()?;
+        assert!(!buffer.is_empty(), "a read into nothing looks like an end");
+        let n = buffer.len().min(ends.incoming.len()).min(ends.read_most);
+        for (place, byte) in buffer.iter_mut().zip(ends.incoming.drain(..n)) {
+            *place = byte;
+        }
+        if n == 0 && !ends.eof { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+    }
+
+    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut ends = self.0.borrow_mut();
+        ends.call()?;
+        assert!(!ends.half_closed, "a write after the end of the sending side");
+        let most = ends.room.min(ends.write_most);
+        let before = ends.outgoing.len();
+        for slice in slices {
+            let n = slice.len().min(most - (ends.outgoing.len() - before));
+            ends.outgoing.extend_from_slice(&slice[..n]);
+        }
+        let n = ends.outgoing.len() - before;
+        if ends.room != usize::MAX {
+            ends.room -= n;
+        }
+        if n == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+    }
+
+    fn close_write(&mut self) -> io::Result<()> {
+        let mut ends = self.0.borrow_mut();
+        assert!(!ends.half_closed, "the sending side ends once");
+        ends.half_closed = true;
+        Ok(())
+    }
+
+    fn wants(&self, interest: Interest) -> Wants {
+        Wants::Io(interest)
+    }
+}
+
+impl Pipe {
+    /// What a level-triggered wait for `interest` would report.
+    pub(crate) fn readiness(&self, interest: Interest) -> Readiness {
+        let ends = self.0.borrow();
+        let broken = ends.failure.is_some();
+        Readiness {
+            readable: interest.read && (broken || ends.eof || !ends.incoming.is_empty()),
+            writable: interest.write && (broken || ends.room > 0),
+            read_closed: false,
+            broken: false,
+        }
+    }
+}
+
+/// The drain as handlers see it, fed by the bench.
+#[derive(Debug, Default)]
+struct Shown(Mutex<Option<Drain>>);
+
+impl DrainWatch for Shown {
+    fn drain(&self) -> Option<Drain> {
+        *self.0.lock().expect("not poisoned")
+    }
+
+    fn wait(&self, _: Duration) -> bool {
+        self.drain().is_some()
+    }
+
+    fn register(&self, _: &Waker, _: Option<usize>) -> usize {
+        0
+    }
+
+    fn deregister(&self, _: usize) {}
+}
+
+/// What a step may know, and what is still to come.
+pub(crate) struct World {
+    pub(crate) now: Time,
+    pub(crate) limits: Limits,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) policy: Box<dyn ShutdownPolicy>,
+    date: HttpDate,
+    pipe: Pipe,
+    timeline: BTreeMap<(Time, usize), Event>,
+    shown: Arc<Shown>,
+}
+
+impl World {
+    pub(crate) fn cx(&self) -> Cx<'_> {
+        Cx::new(self.now, &self.date, Waker::noop(), &self.limits, &*self.policy)
+            .draining(self.drain.as_ref())
+    }
+
+    /// Lets time pass until `interest` can be served, `deadline` passes or the worker begins to drain; `None` if none
+    /// of that happens before `end`.
+    fn wait(&mut self, interest: Interest, deadline: Option<Deadline>, end: Time) -> Option<Readiness> {
+        loop {
+            let readiness = self.pipe.readiness(interest);
+            if readiness.readable || readiness.writable {
+                return Some(readiness);
+            }
+            let event = self.timeline.first_key_value().map(|((at, _), _)| *at);
+            let deadline = deadline.map(|deadline| deadline.at);
+            let next = [event, deadline].into_iter().flatten().min().filter(|at| *at <= end)?;
+            self.now = self.now.max(next);
+            if Some(next) != event {
+                return Some(Readiness::default());
+            }
+            let (_, event) = self.timeline.pop_first().expect("it is the first");
+            let mut ends = self.pipe.0.borrow_mut();
+            match event {
+                Event::Bytes(bytes) => ends.incoming.extend(bytes),
+                Event::Eof => ends.eof = true,
+                Event::Reset => ends.failure = Some(io::ErrorKind::ConnectionReset),
+                Event::Room(more) => ends.room += more,
+                Event::Drain(drain) => {
+                    self.drain = Some(drain);
+                    *self.shown.0.lock().expect("not poisoned") = Some(drain);
+                    return Some(Readiness::default());
+                }
+            }
+        }
+    }
+}
+
+/// A handler's turn on the bench: it waits by letting time pass.
+struct BenchTurn<'a> {
+    world: &'a mut World,
+    io: &'a mut Io<Pipe>,
+    peak_unsent: &'a mut usize,
+}
+
+impl Turn for BenchTurn<'_> {
+    fn cx(&mut self) -> Cx<'_> {
+        self.world.cx()
+    }
+
+    fn advance(&mut self, connection: &mut Connection) -> io::Result<()> {
+        *self.peak_unsent = connection.unsent().max(*self.peak_unsent);
+        connection.handle_time(&self.world.cx());
+        if connection.is_ending() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let interest = connection.interest();
+        let moved = pump(connection, self.io, interest, self.world.now)
+            .inspect_err(|_| connection.end(CloseReason::TransportFailed))?;
+        if !moved && !interest.is_none() {
+            let deadline = connection.deadline(&self.world.cx());
+            match self.world.wait(interest, deadline, Time::MAX) {
+                Some(readiness) => self.io.ready(readiness),
+                None => return Err(io::Error::other("the handler would wait for ever")),
+            }
+        }
+        Ok(())
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+}
+
+/// What became of a script.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Transcript {
+    pub(crate) out: String,
+    pub(crate) log: Vec<String>,
+    pub(crate) reason: Option<CloseReason>,
+}
+
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
+
+/// A session, its transport and its world.
+pub(crate) struct Bench {
+    pub(crate) session: Option<Session>,
+    pub(crate) io: Io<Pipe>,
+    pub(crate) pipe: Pipe,
+    pub(crate) world: World,
+    pub(crate) service: Arc<Service>,
+    pub(crate) log: Log,
+    pub(crate) reason: Option<CloseReason>,
+    /// It asks to be handed off.
+    pub(crate) leaving: bool,
+    /// The most bytes that were queued and unsent at any time.
+    pub(crate) peak_unsent: usize,
+    /// How often it let others have their turn.
+    pub(crate) yields: u32,
+}
+
+impl Bench {
+    /// A fresh connection that `handler` answers.
+    pub(crate) fn new(handler: impl Handler) -> Self {
+        Self::resuming(handler, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now))
+    }
+
+    pub(crate) fn resuming(handler: impl Handler, connection: impl FnOnce(Time) -> Connection) -> Self {
+        let (pipe, shown) = (Pipe::default(), Arc::new(Shown::default()));
+        let drain = DrainSignal::new(shown.clone());
+        let service = Arc::new(Service::new(App::blocking(handler), drain, Arc::new(Counters::default())));
+        Self {
+            session: Some(Session::new(connection(START), service.clone())),
+            io: Io::new(pipe.clone()),
+            pipe: pipe.clone(),
+            world: World {
+                now: START,
+                limits: Limits::default(),
+                drain: None,
+                policy: Box::new(Finish),
+                date: HttpDate::from_unix(784_111_777),
+                pipe,
+                timeline: BTreeMap::new(),
+                shown,
+            },
+            service,
+            log: Log::default(),
+            reason: None,
+            leaving: false,
+            peak_unsent: 0,
+            yields: 0,
+        }
+    }
+
+    pub(crate) fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.world.limits);
+        self
+    }
+
+    pub(crate) fn policy(mut self, policy: impl ShutdownPolicy) -> Self {
+        self.world.policy = Box::new(policy);
+        self
+    }
+
+    /// Puts `event` on the timeline, `at` milliseconds from the start.
+    pub(crate) fn at(mut self, at: u64, event: Event) -> Self {
+        self.schedule(START + ms(at), event);
+        self
+    }
+
+    pub(crate) fn bytes(self, at: u64, bytes: impl AsRef<[u8]>) -> Self {
+        self.at(at, Event::Bytes(bytes.as_ref().to_vec()))
+    }
+
+    /// The worker drains from `at` to `deadline`.
+    pub(crate) fn drain(self, at: u64, deadline: u64) -> Self {
+        let drain = Drain::new(Reason::Stop, START + ms(at), START + ms(deadline));
+        self.at(at, Event::Drain(drain))
+    }
+
+    pub(crate) fn schedule(&mut self, at: Time, event: Event) {
+        let number = self.world.timeline.len();
+        let place = (0..).map(|more| (at, number + more)).find(|key| !self.world.timeline.contains_key(key));
+        self.world.timeline.insert(place.expect("there is a free one"), event);
+    }
+
+    /// Lets everything happen that happens within `at` milliseconds of the start; a handler that has begun then goes on
+    /// to its end.
+    pub(crate) fn until(&mut self, at: u64) -> &mut Self {
+        let end = START + ms(at);
+        self.go(end);
+        self.world.now = self.world.now.max(end);
+        self.go(end);
+        self
+    }
+
+    /// Lets everything happen that ever will.
+    pub(crate) fn run(&mut self) -> Transcript {
+        self.go(Time::MAX);
+        self.transcript()
+    }
+
+    pub(crate) fn transcript(&self) -> Transcript {
+        Transcript {
+            out: String::from_utf8_lossy(&self.pipe.0.borrow().outgoing).into_owned(),
+            log: self.log.lock().expect("not poisoned").clone(),
+            reason: self.reason,
+        }
+    }
+
+    pub(crate) fn out(&self) -> String {
+        self.transcript().out
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        self.session.as_ref().expect("it has not been taken").connection()
+    }
+
+    /// Milliseconds since the start.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.world.now.since(START).as_millis()).expect("small")
+    }
+
+    fn go(&mut self, end: Time) {
+        let Some(session) = &mut self.session else { return };
+        for _ in 0..1_000_000 {
+            if self.reason.is_some() || self.leaving {
+                return;
+            }
+            let outcome = drive(session, &mut self.io, &self.world.cx());
+            self.peak_unsent = session.connection().unsent().max(self.peak_unsent);
+            match outcome {
+                Outcome::Wait { interest, deadline } => {
+                    check_wait(session, &self.world, interest, deadline);
+                    match self.world.wait(interest, deadline, end) {
+                        Some(readiness) => self.io.ready(readiness),
+                        None => return,
+                    }
+                }
+                Outcome::Again => self.yields += 1,
+                Outcome::Run => session.run(&mut BenchTurn {
+                    world: &mut self.world,
+                    io: &mut self.io,
+                    peak_unsent: &mut self.peak_unsent,
+                }),
+                Outcome::HandOff => self.leaving = true,
+                Outcome::Upgrade => unreachable!("no blocking application gives a transport away"),
+                Outcome::Close(reason) => {
+                    self.reason = Some(reason);
+                    if reason != CloseReason::TransportFailed {
+                        assert_eq!(session.step(&self.world.cx()), Step::Close(reason), "an end is final");
+                    }
+                }
+            }
+        }
+        panic!("the session never comes to rest: {session:?}");
+    }
+}
+
+/// What holds of every wait: time or bytes can end it, its deadline lies ahead, nothing was left undone, and what waits
+/// to be sent is what the connection says.
+fn check_wait(session: &mut Session, world: &World, interest: Interest, deadline: Option<Deadline>) {
+    let cx = world.cx();
+    assert!(deadline.is_none_or(|deadline| deadline.at > cx.now), "{deadline:?} has passed at {:?}", cx.now);
+    assert_eq!(session.step(&cx), Step::Wait { interest, deadline }, "a second step finds nothing to do");
+    assert_eq!(interest.write, session.connection().unsent() > 0);
+    let mut out = IoSlices::new();
+    session.transmit(&mut out);
+    assert_eq!(out.bytes() > 0, interest.write, "what waits to be sent is offered");
+    if interest.read {
+        assert!(!session.read_buf().is_empty(), "there is room for what is asked for");
+    }
+}
+
+/// `out` without 100s: whether one is sent depends on what had arrived when the application asked.
+pub(crate) fn without_interim(out: &str) -> String {
+    out.replace("HTTP/1.1 100 Continue\r\n\r\n", "")
+}
