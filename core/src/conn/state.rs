@@ -8,7 +8,7 @@
 //!                        └────▶ Discard ──▶ (next)     nobody wants the rest of the body
 //! sending     Quiet ─▶ Awaiting ─▶ Body ──▶ (next)     what the application answers
 //!                            │
-//! fate        Open ─▶ Flushing ─▶ HalfClosed ─▶ Lingering ─▶ Ended
+//! fate        Open ─▶ Flushing ─▶ Lingering ─▶ Ended
 //! ```
 
 use crate::machine::CloseReason;

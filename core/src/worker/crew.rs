@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -28,7 +29,8 @@ impl<J: Send + 'static> Crew<J> {
     ) -> Self {
         let (give, done): (Sender<J>, Receiver<J>) = channel();
         let work = move |mut job: J| {
-            work(&mut job);
+            // A panic has been reported by the time it arrives here; the job comes back all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&mut job)));
             // Without a receiver the worker is ending, and the job with it.
             if give.send(job).is_ok() {
                 wake();

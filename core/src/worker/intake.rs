@@ -89,8 +89,8 @@ pub struct Intake<M, T> {
     ready: VecDeque<Token>,
     /// How many of them have their turn now.
     turn: usize,
-    /// When somebody wants to be looked at: the place, not the connection, so that the number of entries is bounded by
-    /// the number of places.
+    /// When somebody wants to be looked at: the place, not the connection, so that the number of entries does not grow
+    /// with the number of connections that came and went.
     timers: BinaryHeap<Reverse<(Time, usize)>>,
     /// The earliest entry of each place in `timers`; [`Time::MAX`] if it has none.
     armed: Vec<Time>,
@@ -145,6 +145,11 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         }
         self.queue(token);
         token
+    }
+
+    /// Closes a connection without a word.
+    pub fn discard(&mut self, token: Token) {
+        self.remove(token);
     }
 
     /// A wait has reported something about a connection, which gets a turn.

@@ -170,7 +170,12 @@ impl Loop {
         let fd = accepted.socket.as_raw_fd();
         let token = self.intake.insert(session, Socket::new(accepted.socket));
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut SourceFd(&fd), Token(token.as_u64() as usize), both)?;
+        if let Err(error) =
+            self.poll.registry().register(&mut SourceFd(&fd), Token(token.as_u64() as usize), both)
+        {
+            tracing::error!("cannot wait for a connection, which is closed: {error}");
+            self.intake.discard(token);
+        }
         if self.is_full() {
             self.acceptor.pause();
         }
@@ -219,7 +224,7 @@ impl Loop {
     }
 }
 
-/// What a thread of the crew does: the handler, and then as much of the response as goes without waiting.
+/// What a thread of the crew does. The loop sends what the handler has left queued.
 fn run_handler(shared: Shared) -> impl Fn(&mut Job<Session, Socket>) + Send + Sync {
     move |job| {
         let active = &mut *job.active;
