@@ -20,6 +20,9 @@ use tower_service::Service;
     note = "an AsyncHandler is one, and so is a tower service of http requests such as an axum Router"
 )]
 pub trait IntoApp<M> {
+    /// Whether it expects to find a tokio runtime, see [`AppFactory::with_tokio`](crate::AppFactory::with_tokio).
+    const WANTS_TOKIO: bool = false;
+
     /// Makes it one.
     fn into_app(self) -> App;
 }
@@ -63,6 +66,9 @@ where
     B: http_body::Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    /// Frameworks on tower live on tokio.
+    const WANTS_TOKIO: bool = true;
+
     fn into_app(self) -> App {
         App::call(TowerCall(Mutex::new(self)))
     }

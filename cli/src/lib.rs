@@ -59,9 +59,10 @@ pub mod settings;
 /// The exit status is 0 after a stop as asked, 1 for an internal error (also: the program has more than one
 /// thread), 2 for settings that are not right, 3 if no worker could start, 4 if the application could not be
 /// built, 5 if an address could not be bound, 6 if a stop's deadline cut work off.
-pub fn run<M>(app: impl IntoApp<M>) -> ExitCode {
+pub fn run<M, A: IntoApp<M>>(app: A) -> ExitCode {
     let app = app.into_app();
-    Server::new(move |_| Ok(app.clone())).run()
+    let factory = AppFactory::new(move |_| Ok(app.clone()));
+    Server::from_factory(if A::WANTS_TOKIO { factory.with_tokio() } else { factory }).run()
 }
 
 /// The programs that README and book show, as tests.

@@ -53,7 +53,7 @@ impl Server {
     /// A server of what `factory` builds. It is called once in each worker, after the fork, so that nothing it
     /// makes (connections, threads, random generators) is shared by processes.
     pub fn new(factory: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
-        Self::of(Application::Given(AppFactory::new(factory)))
+        Self::from_factory(AppFactory::new(factory))
     }
 
     /// A server of what `factory` builds when it has to await something on the way: it runs in each worker, after the
@@ -62,7 +62,12 @@ impl Server {
     where
         F: Future<Output = Result<App, AppError>> + 'static,
     {
-        Self::of(Application::Given(AppFactory::from_async(factory)))
+        Self::from_factory(AppFactory::from_async(factory))
+    }
+
+    /// A server of what `factory` builds.
+    pub fn from_factory(factory: AppFactory) -> Self {
+        Self::of(Application::Given(factory))
     }
 
     /// A server whose command line has an argument that names the application: `choose` gets it, or `None` if

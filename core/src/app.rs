@@ -125,7 +125,10 @@ pub struct ConnectionInfo {
 
 /// Builds the application in a worker, after the fork and inside the backend's runtime. Called once in each worker's
 /// life; an error keeps the worker from serving: it exits with status 4.
-pub struct AppFactory(Box<Build>);
+pub struct AppFactory {
+    build: Box<Build>,
+    wants_tokio: bool,
+}
 
 type Build = dyn Fn(&Boot) -> LocalFuture<Result<App, AppError>> + Send + Sync;
 
@@ -133,10 +136,11 @@ impl AppFactory {
     /// A factory that needs no await.
     pub fn new(build: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
         let build = Arc::new(build);
-        Self(Box::new(move |boot| {
+        let build = move |boot: &Boot| -> LocalFuture<Result<App, AppError>> {
             let (build, boot) = (build.clone(), boot.clone());
             Box::pin(async move { build(&boot) })
-        }))
+        };
+        Self { build: Box::new(build), wants_tokio: false }
     }
 
     /// A factory that awaits what it builds from: connections, files, other services.
@@ -144,12 +148,24 @@ impl AppFactory {
     where
         F: Future<Output = Result<App, AppError>> + 'static,
     {
-        Self(Box::new(move |boot| Box::pin(build(boot.clone()))))
+        Self { build: Box::new(move |boot| Box::pin(build(boot.clone()))), wants_tokio: false }
+    }
+
+    /// The same for an application that expects to find a tokio runtime, whatever the backend. One that is not tokio
+    /// itself then drives one on a thread of its own.
+    #[must_use]
+    pub fn with_tokio(self) -> Self {
+        Self { wants_tokio: true, ..self }
+    }
+
+    /// Whether the application expects to find a tokio runtime.
+    pub fn wants_tokio(&self) -> bool {
+        self.wants_tokio
     }
 
     /// Begins to build the application.
     pub fn build(&self, boot: &Boot) -> LocalFuture<Result<App, AppError>> {
-        (self.0)(boot)
+        (self.build)(boot)
     }
 }
 

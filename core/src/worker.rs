@@ -22,6 +22,7 @@ pub use self::control::Control;
 pub use self::crew::Crew;
 pub use self::draws::Draws;
 pub use self::socket::{Detach, Socket};
+pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
 use crate::app::{App, AppError, AppFactory, Boot, Counters, DrainSignal, LocalFuture, Service};
@@ -38,6 +39,7 @@ mod draws;
 pub mod intake;
 mod socket;
 pub mod sys;
+mod tokio_context;
 mod turn;
 mod watch;
 

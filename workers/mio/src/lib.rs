@@ -26,8 +26,8 @@ use remuda_core::session::Session;
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
-    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Socket, Worker, WorkerConfig,
-    WorkerCx, alarm, block_on, sys,
+    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Socket, TokioContext, Worker,
+    WorkerConfig, WorkerCx, alarm, block_on, sys,
 };
 
 /// The mio backend.
@@ -41,6 +41,11 @@ impl Worker for Mio {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
+        let context = match TokioContext::new(boot.wants_tokio()) {
+            Ok(context) => context,
+            Err(error) => return cx.cannot_start(&error),
+        };
+        let _entered = context.enter();
         let service = match cx.build(self.name(), &boot, block_on) {
             Ok(service) => service,
             Err(exit) => return exit,
