@@ -2,12 +2,21 @@
 //!
 //! The record is complete: the successor resumes from it as if the connection had always been its own. How it
 //! is sent belongs to the `worker` feature; this module knows no descriptor.
+//!
+//! As bytes, numbers little-endian, after the version; sender and receiver may be of two builds that meet in an upgrade:
+//!
+//! ```text
+//! version u16 · listener u16 · served u32 · draw u32 · accepted u64 · idle_since? · head_since? · peer · proxied?
+//! · length u32 · unread          x?: 0, or 1 and x          peer: 0 unix, 4 ip port, 6 ip port flowinfo scope
+//! ```
 
-use core::net::SocketAddr;
+use core::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::fmt;
 
 use bytes::Bytes;
+use thiserror::Error;
 
+use crate::config::READ_BUFFER_MAX;
 use crate::time::Time;
 
 /// The other end of a socket.
@@ -74,7 +83,177 @@ pub struct HandOff {
     pub unread: Bytes,
 }
 
+/// Why a record was not understood.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Another version wrote it.
+    #[error("record of version {found}, this program reads {}", HandOff::VERSION)]
+    Version {
+        /// The version that it begins with.
+        found: u16,
+    },
+    /// It is too short, too long, or holds a value out of range.
+    #[error("malformed record of {len} bytes")]
+    Malformed {
+        /// Its length.
+        len: usize,
+    },
+}
+
 impl HandOff {
     /// The version that this program writes.
     pub const VERSION: u16 = 1;
+
+    /// Bytes that hold any record.
+    pub const MAX: usize = 128 + READ_BUFFER_MAX;
+
+    /// The record of a connection that was accepted at `accepted` and not looked at since.
+    pub fn fresh(origin: Origin, accepted: Time) -> Self {
+        Self {
+            version: Self::VERSION,
+            listener: origin.listener,
+            served: 0,
+            accepted,
+            idle_since: None,
+            head_since: None,
+            draw: origin.draw,
+            peer: origin.peer,
+            proxied: None,
+            unread: Bytes::new(),
+        }
+    }
+
+    /// The record as bytes, at most [`MAX`](Self::MAX).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.unread.len());
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&self.listener.to_le_bytes());
+        out.extend_from_slice(&self.served.to_le_bytes());
+        out.extend_from_slice(&self.draw.to_le_bytes());
+        put_time(&mut out, self.accepted);
+        put_option(&mut out, self.idle_since, put_time);
+        put_option(&mut out, self.head_since, put_time);
+        put_peer(&mut out, self.peer);
+        put_option(&mut out, self.proxied, put_peer);
+        out.extend_from_slice(&(self.unread.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.unread);
+        out
+    }
+
+    /// The record that `bytes` are.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let malformed = RecordError::Malformed { len: bytes.len() };
+        let mut reader = Reader(bytes);
+        match reader.array().map(u16::from_le_bytes) {
+            Some(Self::VERSION) => reader.record().ok_or(malformed),
+            Some(found) => Err(RecordError::Version { found }),
+            None => Err(malformed),
+        }
+    }
 }
+
+const UNIX: u8 = 0;
+const IPV4: u8 = 4;
+const IPV6: u8 = 6;
+
+fn put_time(out: &mut Vec<u8>, time: Time) {
+    out.extend_from_slice(&time.as_nanos().to_le_bytes());
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: fn(&mut Vec<u8>, T)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn put_peer(out: &mut Vec<u8>, peer: Peer) {
+    match peer {
+        Peer::Unix => out.push(UNIX),
+        Peer::Inet(SocketAddr::V4(addr)) => {
+            out.push(IPV4);
+            out.extend_from_slice(&addr.ip().octets());
+            out.extend_from_slice(&addr.port().to_le_bytes());
+        }
+        Peer::Inet(SocketAddr::V6(addr)) => {
+            out.push(IPV6);
+            out.extend_from_slice(&addr.ip().octets());
+            out.extend_from_slice(&addr.port().to_le_bytes());
+            out.extend_from_slice(&addr.flowinfo().to_le_bytes());
+            out.extend_from_slice(&addr.scope_id().to_le_bytes());
+        }
+    }
+}
+
+/// What of a record has not been read yet. Every question is answered with none where the bytes do not say.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    /// All that follows the version.
+    fn record(mut self) -> Option<HandOff> {
+        Some(HandOff {
+            version: HandOff::VERSION,
+            listener: self.u16()?,
+            served: self.u32()?,
+            draw: self.u32()?,
+            accepted: self.time()?,
+            idle_since: self.option(Self::time)?,
+            head_since: self.option(Self::time)?,
+            peer: self.peer()?,
+            proxied: self.option(Self::peer)?,
+            unread: self.unread()?,
+        })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn time(&mut self) -> Option<Time> {
+        self.array().map(|nanos| Time::from_nanos(u64::from_le_bytes(nanos)))
+    }
+
+    fn option<T>(&mut self, read: fn(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.array()? {
+            [0] => Some(None),
+            [1] => read(self).map(Some),
+            _ => None,
+        }
+    }
+
+    fn peer(&mut self) -> Option<Peer> {
+        let addr = match self.array()? {
+            [UNIX] => return Some(Peer::Unix),
+            [IPV4] => SocketAddrV4::new(self.array::<4>()?.into(), self.u16()?).into(),
+            [IPV6] => {
+                SocketAddrV6::new(self.array::<16>()?.into(), self.u16()?, self.u32()?, self.u32()?).into()
+            }
+            _ => return None,
+        };
+        Some(Peer::Inet(addr))
+    }
+
+    /// The rest, which is exactly as long as it says.
+    fn unread(&mut self) -> Option<Bytes> {
+        let len = usize::try_from(self.u32()?).ok()?;
+        (len == self.0.len() && len <= READ_BUFFER_MAX).then(|| Bytes::copy_from_slice(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

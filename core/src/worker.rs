@@ -16,11 +16,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-pub use self::acceptor::{Accepted, Acceptor};
+pub use self::acceptor::{AcceptError, Accepted, Acceptor};
 pub use self::clock::Clock;
 pub use self::control::Control;
 pub use self::crew::Crew;
 pub use self::draws::Draws;
+pub use self::handoff::{Adopted, Inbox};
 pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
@@ -36,6 +37,7 @@ mod clock;
 mod control;
 mod crew;
 mod draws;
+pub mod handoff;
 pub mod intake;
 mod socket;
 pub mod sys;
@@ -118,6 +120,8 @@ pub struct WorkerCx {
     pub listeners: Vec<Listener>,
     /// Orders and signals.
     pub control: Control,
+    /// Connections that other processes hand over.
+    pub inbox: Inbox,
     /// What the settings say.
     pub config: WorkerConfig,
     /// Who decides during a drain.
@@ -135,7 +139,14 @@ impl WorkerCx {
         policies: Policies,
     ) -> Self {
         control.set_graceful_timeout(config.graceful_timeout);
-        Self { slot, generation, listeners, control, config, policies }
+        let inbox = Inbox::none(control.watch().clone());
+        Self { slot, generation, listeners, control, inbox, config, policies }
+    }
+
+    /// The same worker, which also takes over what arrives on `queue`, the receiving end of the hand-off queue.
+    #[must_use]
+    pub fn with_inbox(self, queue: OwnedFd) -> Self {
+        Self { inbox: Inbox::new(queue, self.control.watch().clone()), ..self }
     }
 
     /// Builds the application for `backend`; `block_on` waits for it as the backend does.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
+use thiserror::Error;
 
 use super::{Bound, Listener};
 use crate::handoff::Peer;
@@ -43,6 +44,56 @@ pub struct Accepted {
     pub peer: Peer,
     /// Index of the listener.
     pub listener: u16,
+}
+
+/// Why a listener gives no connection.
+#[derive(Debug, Error)]
+#[allow(clippy::exhaustive_enums, reason = "it may be tried again, or it may not")]
+pub enum AcceptError {
+    /// Descriptors or memory have run out; the connection waits.
+    #[error("cannot accept: {0}")]
+    Exhausted(#[source] io::Error),
+    /// Nothing is to be accepted any more.
+    #[error("the listener has ended: {0}")]
+    Ended(#[source] io::Error),
+}
+
+impl Listener {
+    /// Accepts one connection, without blocking; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// See [`AcceptError`].
+    pub fn accept(&self) -> Result<Option<Accepted>, AcceptError> {
+        loop {
+            return match rustix::net::acceptfrom_with(self, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => {
+                    let peer = peer_of(&self.bound, peer);
+                    Ok(Some(Accepted { socket, peer, listener: self.index }))
+                }
+                // That connection has gone already, or its network has; the next may be there (accept(2)).
+                Err(
+                    Errno::CONNABORTED
+                    | Errno::INTR
+                    | Errno::PROTO
+                    | Errno::PERM
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::NONET
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NOPROTOOPT
+                    | Errno::OPNOTSUPP
+                    | Errno::TIMEDOUT,
+                ) => continue,
+                Err(Errno::AGAIN) => Ok(None),
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    Err(AcceptError::Exhausted(error.into()))
+                }
+                Err(error) => Err(AcceptError::Ended(error.into())),
+            };
+        }
+    }
 }
 
 impl Acceptor {
@@ -107,42 +158,21 @@ impl Acceptor {
         if !self.registered {
             return None;
         }
-        let accepted = loop {
-            match rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((socket, peer)) => {
-                    let peer = peer_of(&listener.bound, peer);
-                    self.exhaustion_logged = false;
-                    break Some(Accepted { socket, peer, listener: listener.index });
-                }
-                // That connection has gone already, or its network has; the next may be there (accept(2)).
-                Err(
-                    Errno::CONNABORTED
-                    | Errno::INTR
-                    | Errno::PROTO
-                    | Errno::PERM
-                    | Errno::NETDOWN
-                    | Errno::NETUNREACH
-                    | Errno::NONET
-                    | Errno::HOSTDOWN
-                    | Errno::HOSTUNREACH
-                    | Errno::NOPROTOOPT
-                    | Errno::OPNOTSUPP
-                    | Errno::TIMEDOUT,
-                ) => {}
-                Err(Errno::AGAIN) => break None,
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    self.exhausted(error, now);
-                    return None;
-                }
-                // Shut down by its owner: epoll would report that for ever.
-                Err(error) => {
-                    tracing::debug!(listener = %listener.bound, "the listener has ended: {error}");
-                    deregister(&self.epoll, listener);
-                    self.listeners[index] = None;
-                    return None;
-                }
+        let accepted = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(AcceptError::Exhausted(error)) => {
+                self.exhausted(error, now);
+                return None;
+            }
+            // Shut down by its owner: epoll would report that for ever.
+            Err(AcceptError::Ended(error)) => {
+                tracing::debug!(listener = %listener.bound, "the listener has ended: {error}");
+                deregister(&self.epoll, listener);
+                self.listeners[index] = None;
+                return None;
             }
         };
+        self.exhaustion_logged &= accepted.is_none();
         deregister(&self.epoll, listener);
         if let Err(error) = self.register(index) {
             tracing::error!("cannot wait for connections: {error}");
@@ -168,7 +198,7 @@ impl Acceptor {
         Ok(())
     }
 
-    fn exhausted(&mut self, error: Errno, now: Time) {
+    fn exhausted(&mut self, error: io::Error, now: Time) {
         if !self.exhaustion_logged {
             tracing::error!(
                 "cannot accept: {error}; accepting every {} ms until that passes",

@@ -87,10 +87,20 @@ impl Control {
         }
         while let Some(order) = self.next_order() {
             changed |= match order {
-                Order::Drain { drain, policy } => self.drain(drain, policy),
-                // Nothing is passed through the inbox yet that this could be the end of.
-                Order::BacklogEnd => false,
+                Order::Drain { drain, policy } => {
+                    if drain.reason.is_stop() {
+                        self.watch.backlog_comes();
+                    }
+                    self.drain(drain, policy)
+                }
+                Order::BacklogEnd => {
+                    self.watch.backlog_ends();
+                    false
+                }
             };
+        }
+        if self.orphaned {
+            self.watch.backlog_ends();
         }
         if self.orphaned && self.watch.current().is_none() {
             tracing::warn!("the arbiter has gone: draining");

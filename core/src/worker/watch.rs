@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -24,16 +24,38 @@ pub struct Watch {
     drain: Mutex<Option<(Drain, PolicyId)>>,
     /// Spares the lock while there is no drain.
     begun: AtomicBool,
+    /// A [`Backlog`]; it only ever grows.
+    backlog: AtomicU8,
     descriptor: OwnedFd,
     /// Futures that wait for the drain.
     wakers: Mutex<Slab<Waker>>,
 }
+
+/// What a worker knows of the connections that a stop passes on (D4).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+enum Backlog {
+    /// No order of the arbiter's has spoken of a stop.
+    Unknown,
+    /// It has, so connections may come.
+    Coming,
+    /// The last one is in the inbox, or nobody is left to put one there.
+    Ended,
+    /// And the inbox was seen empty since; or there is no inbox.
+    Empty,
+}
+
+/// How long a worker that was told to stop by a signal waits for the arbiter's word on it, if it has nothing else to do.
+/// A signal to the whole group, or to each process in turn, is a stop of the server, whose order comes in this time and
+/// may bring connections; one to this worker alone is not, and the arbiter does not know of it.
+const ORDER_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Watch {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             drain: Mutex::new(None),
             begun: AtomicBool::new(false),
+            backlog: AtomicU8::new(Backlog::Empty as u8),
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             wakers: Mutex::new(Slab::new()),
         })
@@ -47,11 +69,13 @@ impl Watch {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to exit with, once the worker may: nothing of its `open` connections is left (D9), or the deadline has
-    /// left it only what handlers do not give back (D10).
+    /// What to exit with, once the worker may: nothing of its `open` connections is left (D9) and none can come (D4), or
+    /// the deadline has left it only what handlers do not give back (D10).
     pub fn exit(&self, open: usize, counters: &Counters, now: Time) -> Option<Exit> {
         let (drain, _) = self.current()?;
+        let may_come = !drain.is_over(now) && self.awaits_backlog(&drain, now);
         match (open, counters.cut.get()) {
+            (0, _) if may_come => None,
             (0, 0) => Some(Exit::Clean),
             (0, _) => Some(Exit::CutOff),
             _ => (now >= drain.deadline + EXIT_MARGIN).then_some(Exit::CutOff),
@@ -61,7 +85,50 @@ impl Watch {
     /// When [`exit`](Self::exit) should be asked again if nothing happens before.
     pub fn deadline(&self, now: Time) -> Option<Time> {
         let (drain, _) = self.current()?;
-        Some(if now < drain.deadline { drain.deadline } else { drain.deadline + EXIT_MARGIN })
+        let patience = drain.since + ORDER_PATIENCE;
+        Some(match self.backlog() {
+            Backlog::Unknown if now < patience => patience.min(drain.deadline),
+            _ if now < drain.deadline => drain.deadline,
+            _ => drain.deadline + EXIT_MARGIN,
+        })
+    }
+
+    /// There is an inbox, so a stop may bring connections.
+    pub(super) fn expect_backlog(&self) {
+        self.backlog.store(Backlog::Unknown as u8, Ordering::Release);
+    }
+
+    /// The arbiter stops the server.
+    pub(super) fn backlog_comes(&self) {
+        self.backlog.fetch_max(Backlog::Coming as u8, Ordering::AcqRel);
+    }
+
+    /// Nothing more is put into the inbox.
+    pub(super) fn backlog_ends(&self) {
+        self.backlog.fetch_max(Backlog::Ended as u8, Ordering::AcqRel);
+    }
+
+    /// Whether what the inbox holds now is all there will be, and it has not been seen empty since.
+    pub(super) fn backlog_has_ended(&self) -> bool {
+        self.backlog() == Backlog::Ended
+    }
+
+    /// The inbox was seen empty after the backlog had ended.
+    pub(super) fn backlog_is_empty(&self) {
+        self.backlog.fetch_max(Backlog::Empty as u8, Ordering::AcqRel);
+    }
+
+    fn awaits_backlog(&self, drain: &Drain, now: Time) -> bool {
+        match self.backlog() {
+            Backlog::Unknown => drain.reason.is_stop() && now < drain.since + ORDER_PATIENCE,
+            Backlog::Coming | Backlog::Ended => true,
+            Backlog::Empty => false,
+        }
+    }
+
+    fn backlog(&self) -> Backlog {
+        const ALL: [Backlog; 4] = [Backlog::Unknown, Backlog::Coming, Backlog::Ended, Backlog::Empty];
+        ALL[usize::from(self.backlog.load(Ordering::Acquire))]
     }
 
     /// Enters `drain` or joins it into the one under way; the drain after that, if anything changed.
@@ -131,3 +198,6 @@ impl DrainWatch for Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use remuda_core::session::Session;
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
-    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Socket, TokioContext, Worker,
+    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Shared, Socket, TokioContext, Worker,
     WorkerConfig, WorkerCx, alarm, block_on, sys,
 };
 
@@ -67,6 +67,7 @@ impl Worker for Mio {
 const ORDERS: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WAKER: Token = Token(2);
+const INBOX: Token = Token(3);
 /// The first listener; what is above and is no connection's are the others.
 const LISTENERS: u64 = 16;
 
@@ -79,6 +80,9 @@ fn start(cx: &WorkerCx) -> io::Result<(Poll, Arc<Waker>)> {
     let [orders, signals] = cx.control.sources();
     poll.registry().register(&mut SourceFd(&orders.as_raw_fd()), ORDERS, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+    if let Some(inbox) = cx.inbox.source() {
+        poll.registry().register(&mut SourceFd(&inbox.as_raw_fd()), INBOX, Interest::READABLE)?;
+    }
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     Ok((poll, waker))
 }
@@ -88,6 +92,7 @@ struct Loop {
     poll: Poll,
     clock: Clock,
     control: Control,
+    inbox: Inbox,
     acceptor: Acceptor,
     intake: Intake<Session, Socket>,
     crew: Crew<Job<Session, Socket>>,
@@ -114,6 +119,7 @@ impl Loop {
             poll,
             clock: Clock::new(),
             control: cx.control,
+            inbox: cx.inbox,
             acceptor,
             intake: Intake::new(wake),
             crew,
@@ -136,6 +142,7 @@ impl Loop {
             for event in &events {
                 self.take_in(event, now)?;
             }
+            self.adopt(now);
             self.acceptor.handle_time(now)?;
             alarm::ring(now);
             self.intake.begin_turn(now);
@@ -154,6 +161,7 @@ impl Loop {
                     self.intake.wake_all();
                 }
             }
+            INBOX => self.inbox.wake(),
             WAKER => {
                 while let Some(job) = self.crew.take_done() {
                     self.intake.restore(job);
@@ -169,11 +177,26 @@ impl Loop {
 
     fn accept(&mut self, listener: u64, now: Time) -> io::Result<()> {
         let Some(accepted) = self.acceptor.accept(listener, now) else { return Ok(()) };
-        self.service.counters.accepted.increment();
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        let session = Session::new(Connection::new(origin, now), self.service.clone());
-        let fd = accepted.socket.as_raw_fd();
-        let token = self.intake.insert(session, Socket::new(accepted.socket));
+        self.begin(Connection::new(origin, now), accepted.socket);
+        if self.is_full() {
+            self.acceptor.pause();
+        }
+        Ok(())
+    }
+
+    /// Takes over what other processes have accepted, however full the worker is: nobody else has it any more.
+    fn adopt(&mut self, now: Time) {
+        while let Some(adopted) = self.inbox.take(now) {
+            self.begin(Connection::resume(adopted.record, now), adopted.socket);
+        }
+    }
+
+    fn begin(&mut self, connection: Connection, socket: OwnedFd) {
+        self.service.counters.accepted.increment();
+        let fd = socket.as_raw_fd();
+        let session = Session::new(connection, self.service.clone());
+        let token = self.intake.insert(session, Socket::new(socket));
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) =
             self.poll.registry().register(&mut SourceFd(&fd), Token(token.as_u64() as usize), both)
@@ -181,10 +204,6 @@ impl Loop {
             tracing::error!("cannot wait for a connection, which is closed: {error}");
             self.intake.discard(token);
         }
-        if self.is_full() {
-            self.acceptor.pause();
-        }
-        Ok(())
     }
 
     fn drive(&mut self) -> io::Result<()> {
@@ -222,9 +241,10 @@ impl Loop {
 
     fn timeout(&self) -> Option<Duration> {
         let now = self.clock.now();
-        let (intake, acceptor) = (self.intake.deadline(), self.acceptor.deadline());
+        let (intake, acceptor, inbox) =
+            (self.intake.deadline(), self.acceptor.deadline(), self.inbox.deadline());
         let (drain, alarm) = (self.shared.watch.deadline(now), alarm::deadline());
-        let next = [intake, acceptor, drain, alarm].into_iter().flatten().min()?;
+        let next = [intake, acceptor, inbox, drain, alarm].into_iter().flatten().min()?;
         Some(next.since(now))
     }
 }

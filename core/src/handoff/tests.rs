@@ -1,0 +1,94 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let v4 = any::<([u8; 4], u16)>().prop_map(|(ip, port)| SocketAddr::from((ip, port)));
+    let v6 = any::<([u8; 16], u16, u32, u32)>()
+        .prop_map(|(ip, port, flow, scope)| SocketAddrV6::new(ip.into(), port, flow, scope).into());
+    prop_oneof![Just(Peer::Unix), v4.prop_map(Peer::Inet), v6.prop_map(Peer::Inet)]
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    any::<u64>().prop_map(Time::from_nanos)
+}
+
+prop_compose! {
+    fn record()(
+        (listener, served, draw) in any::<(u16, u32, u32)>(),
+        accepted in time(),
+        idle_since in prop::option::of(time()),
+        head_since in prop::option::of(time()),
+        peer in peer(),
+        proxied in prop::option::of(peer()),
+        unread in prop::collection::vec(any::<u8>(), 0..100),
+    ) -> HandOff {
+        let fresh = HandOff::fresh(Origin::new(listener, peer, draw), accepted);
+        HandOff { served, idle_since, head_since, proxied, unread: unread.into(), ..fresh }
+    }
+}
+
+fn fresh() -> HandOff {
+    HandOff::fresh(Origin::new(3, Peer::Unix, 7), Time::from_nanos(9))
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_is_decoded_the_same(record in record()) {
+        prop_assert_eq!(HandOff::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn every_prefix_and_every_appendix_is_refused(record in record(), more in 1..9usize) {
+        let mut bytes = record.encode();
+        for len in 0..bytes.len() {
+            prop_assert_eq!(HandOff::decode(&bytes[..len]), Err(RecordError::Malformed { len }));
+        }
+        bytes.resize(bytes.len() + more, 0);
+        prop_assert_eq!(HandOff::decode(&bytes), Err(RecordError::Malformed { len: bytes.len() }));
+    }
+
+    #[test]
+    fn any_bytes_are_a_record_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 2..200)) {
+        bytes[..2].copy_from_slice(&HandOff::VERSION.to_le_bytes());
+        if let Ok(record) = HandOff::decode(&bytes) {
+            prop_assert_eq!(record.encode(), bytes);
+        }
+    }
+}
+
+#[test]
+fn another_version_is_refused_whatever_follows() {
+    for found in [0, 2, u16::MAX] {
+        let bytes = HandOff { version: found, ..fresh() }.encode();
+        assert_eq!(HandOff::decode(&bytes), Err(RecordError::Version { found }));
+        assert_eq!(HandOff::decode(&bytes[..2]), Err(RecordError::Version { found }));
+    }
+}
+
+#[test]
+fn a_full_read_buffer_fits_and_one_byte_more_does_not() {
+    let record = HandOff { unread: vec![b'x'; READ_BUFFER_MAX].into(), ..fresh() };
+    let bytes = record.encode();
+    assert!(bytes.len() <= HandOff::MAX);
+    assert_eq!(HandOff::decode(&bytes), Ok(record));
+    let bytes = HandOff { unread: vec![b'x'; READ_BUFFER_MAX + 1].into(), ..fresh() }.encode();
+    assert_eq!(HandOff::decode(&bytes), Err(RecordError::Malformed { len: bytes.len() }));
+}
+
+#[test]
+fn the_layout_is_what_version_1_says() {
+    let peer = Peer::Inet(([127, 0, 0, 1], 0x1234).into());
+    let record = HandOff {
+        served: 1,
+        idle_since: Some(Time::from_nanos(2)),
+        unread: Bytes::from_static(b"GE"),
+        ..HandOff::fresh(Origin::new(3, peer, 4), Time::from_nanos(5))
+    };
+    #[rustfmt::skip]
+    let bytes = [
+        1, 0, 3, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0,
+        4, 127, 0, 0, 1, 0x34, 0x12, 0, 2, 0, 0, 0, b'G', b'E',
+    ];
+    assert_eq!(record.encode(), bytes);
+}

@@ -1,0 +1,142 @@
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
+
+use rustix::net::send;
+
+use super::*;
+use crate::config::READ_BUFFER_MAX;
+use crate::handoff::{Origin, Peer};
+
+fn record(draw: u32, unread: usize) -> HandOff {
+    let fresh = HandOff::fresh(Origin::new(0, Peer::Unix, draw), Time::from_nanos(1));
+    HandOff { unread: vec![b'x'; unread].into(), ..fresh }
+}
+
+/// A connection whose other end is kept.
+fn connection() -> (UnixStream, UnixStream) {
+    UnixStream::pair().unwrap()
+}
+
+fn inbox(queue: OwnedFd) -> (Inbox, Arc<Watch>) {
+    let watch = Arc::new(Watch::new().unwrap());
+    (Inbox::new(queue, watch.clone()), watch)
+}
+
+#[test]
+fn a_connection_arrives_with_its_record_and_still_works() {
+    use std::io::{Read, Write};
+
+    let (outbox, queue) = queue().unwrap();
+    assert!(receive(queue.as_fd()).unwrap().is_none());
+    for unread in [0, READ_BUFFER_MAX] {
+        let (mut here, there) = connection();
+        outbox.send(there.as_fd(), &record(5, unread)).unwrap();
+        drop(there);
+        let adopted = receive(queue.as_fd()).unwrap().unwrap();
+        assert_eq!(adopted.record, record(5, unread));
+        let flags = rustix::io::fcntl_getfd(&adopted.socket).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        UnixStream::from(adopted.socket).write_all(b"hello").unwrap();
+        let mut text = String::new();
+        here.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello", "and nobody else holds it");
+    }
+    assert!(receive(queue.as_fd()).unwrap().is_none());
+}
+
+#[test]
+fn a_full_queue_says_so_and_loses_nothing() {
+    let (outbox, queue) = queue().unwrap();
+    let (_here, there) = connection();
+    let sent = (0..)
+        .find(|draw| match outbox.send(there.as_fd(), &record(*draw, READ_BUFFER_MAX)) {
+            Ok(()) => false,
+            Err(SendError::Full) => true,
+            Err(error) => panic!("{error}"),
+        })
+        .unwrap();
+    assert!(sent >= 2, "{sent} records fit");
+    let mut received = 0;
+    while let Some(adopted) = receive(queue.as_fd()).unwrap() {
+        assert_eq!(adopted.record.draw, received);
+        received += 1;
+    }
+    assert_eq!(received, sent);
+    outbox.send(there.as_fd(), &record(0, 0)).unwrap();
+}
+
+#[test]
+fn what_is_no_connection_is_refused_and_closed() {
+    let (outbox, queue) = queue().unwrap();
+    let refused = || match receive(queue.as_fd()) {
+        Err(error) => error.kind() == io::ErrorKind::InvalidData,
+        Ok(adopted) => panic!("{adopted:?}"),
+    };
+    send(&outbox, &record(0, 0).encode(), SendFlags::empty()).unwrap();
+    assert!(refused(), "a record alone");
+    let (here, there) = connection();
+    outbox.send(there.as_fd(), &HandOff { version: 9, ..record(0, 0) }).unwrap();
+    assert!(refused(), "a record of another version");
+    outbox.send(there.as_fd(), &record(0, READ_BUFFER_MAX + 1000)).unwrap();
+    assert!(refused(), "a record that is too long");
+    let both = [there.as_fd(), there.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&both)));
+    sendmsg(&outbox, &[IoSlice::new(&record(0, 0).encode())], &mut control, SendFlags::empty()).unwrap();
+    assert!(refused(), "two descriptors");
+    drop(there);
+    here.set_nonblocking(true).unwrap();
+    assert_eq!(io::Read::read(&mut &here, &mut [0]).unwrap(), 0, "a copy was left open");
+}
+
+#[test]
+fn the_last_look_into_an_inbox_comes_after_the_end_of_the_backlog() {
+    let now = Time::from_nanos(1);
+    let (outbox, queue) = queue().unwrap();
+    let (mut inbox, watch) = inbox(queue);
+    let (_here, there) = connection();
+    watch.backlog_comes();
+    inbox.wake();
+    assert!(inbox.take(now).is_none());
+    assert_eq!(inbox.deadline(), None);
+    outbox.send(there.as_fd(), &record(1, 0)).unwrap();
+    watch.backlog_ends();
+    assert!(watch.backlog_has_ended());
+    assert_eq!(inbox.take(now).unwrap().record.draw, 1, "no wake-up was needed");
+    assert!(watch.backlog_has_ended(), "there may be another");
+    assert!(inbox.take(now).is_none());
+    assert!(!watch.backlog_has_ended());
+}
+
+#[test]
+fn a_turn_is_bounded_and_siblings_share_what_there_is() {
+    let now = Time::from_nanos(1);
+    let (outbox, queue) = queue().unwrap();
+    let (mut one, _) = inbox(queue.try_clone().unwrap());
+    let (mut other, _) = inbox(queue);
+    let (_here, there) = connection();
+    let all = 2 * TAKEN_A_TURN + 10;
+    (0..all).for_each(|draw| outbox.send(there.as_fd(), &record(draw, 0)).unwrap());
+    let mut taken = BTreeSet::new();
+    let mut turn = |inbox: &mut Inbox| {
+        inbox.wake();
+        std::iter::from_fn(|| inbox.take(now)).filter(|adopted| taken.insert(adopted.record.draw)).count()
+    };
+    assert_eq!(turn(&mut one), TAKEN_A_TURN as usize);
+    assert_eq!(turn(&mut other), TAKEN_A_TURN as usize);
+    assert_eq!(turn(&mut one), 10);
+    assert_eq!(turn(&mut other), 0);
+    assert_eq!(taken.len(), all as usize);
+    assert_eq!((one.deadline(), other.deadline()), (None, None));
+}
+
+#[test]
+fn an_inbox_that_nobody_can_send_to_is_empty() {
+    let (outbox, queue) = queue().unwrap();
+    let (_here, there) = connection();
+    outbox.send(there.as_fd(), &record(1, 0)).unwrap();
+    drop((outbox, there));
+    assert!(receive(queue.as_fd()).unwrap().is_some(), "sent is sent");
+    assert!(receive(queue.as_fd()).unwrap().is_none());
+}

@@ -1,0 +1,56 @@
+use super::*;
+use crate::shutdown::Reason;
+
+const START: Time = Time::from_nanos(1_000_000_000);
+const GRACE: Duration = Duration::from_secs(30);
+
+fn draining(reason: Reason) -> Watch {
+    let watch = Watch::new().unwrap();
+    watch.expect_backlog();
+    watch.enter(Drain::new(reason, START, START + GRACE), PolicyId::Stop);
+    watch
+}
+
+fn exit(watch: &Watch, open: usize, now: Time) -> Option<Exit> {
+    watch.exit(open, &Counters::default(), now)
+}
+
+#[test]
+fn d4_a_worker_told_to_stop_stays_until_the_backlog_has_ended_and_its_inbox_is_empty() {
+    let watch = draining(Reason::Stop);
+    let late = START + 10 * ORDER_PATIENCE;
+    watch.backlog_comes();
+    assert_eq!(exit(&watch, 0, late), None);
+    watch.backlog_ends();
+    assert_eq!(exit(&watch, 0, late), None, "the last of it may be in the inbox");
+    watch.backlog_is_empty();
+    assert_eq!(exit(&watch, 1, late), None);
+    assert_eq!(exit(&watch, 0, late), Some(Exit::Clean));
+}
+
+#[test]
+fn d4_a_signal_alone_is_given_the_time_for_an_order_to_come() {
+    let watch = draining(Reason::Stop);
+    assert_eq!(watch.deadline(START), Some(START + ORDER_PATIENCE));
+    assert_eq!(exit(&watch, 0, START), None);
+    assert_eq!(exit(&watch, 0, START + ORDER_PATIENCE), Some(Exit::Clean));
+    assert_eq!(watch.deadline(START + ORDER_PATIENCE), Some(START + GRACE));
+    watch.backlog_comes();
+    assert_eq!(exit(&watch, 0, START + ORDER_PATIENCE), None, "it was a stop of the server after all");
+}
+
+#[test]
+fn d9_what_is_no_stop_or_has_no_inbox_waits_for_no_backlog() {
+    assert_eq!(exit(&draining(Reason::RecycleRequests), 0, START), Some(Exit::Clean));
+    let watch = Watch::new().unwrap();
+    watch.enter(Drain::new(Reason::Stop, START, START + GRACE), PolicyId::Stop);
+    watch.backlog_comes();
+    assert_eq!(exit(&watch, 0, START), Some(Exit::Clean));
+}
+
+#[test]
+fn d10_no_backlog_is_waited_for_longer_than_the_deadline() {
+    let watch = draining(Reason::Stop);
+    watch.backlog_comes();
+    assert_eq!(exit(&watch, 0, START + GRACE), Some(Exit::Clean));
+}
