@@ -1,12 +1,13 @@
 //! The arbiter: the process that binds, forks workers, watches and replaces them, and ends them in order.
 //!
-//! It serves nothing and starts no thread; it knows no HTTP and no backend. What a worker is comes from outside, as
+//! It serves nothing, accepts nothing but a backlog that would be lost, and starts no thread; it knows no HTTP and no backend. What a worker is comes from outside, as
 //! a [`Worker`]. What it promises about stops is the drain contract's.
 //!
 //! ```text
 //! plan      what happened → what to do; pure       run       system calls and the one wait
 //! listener  bind, and end (D3)                     link      a control socket
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
+//! backlog   connections that a stop would lose (D4)
 //! ```
 //!
 //! # Signals
@@ -16,6 +17,7 @@
 //! hurries a stop to 2 s. HUP, USR1, USR2, TTIN, TTOU and WINCH are logged and ignored. SIGCHLD and the signal mask
 //! are put back before `run` returns.
 
+mod backlog;
 mod link;
 mod listener;
 mod notice;

@@ -111,18 +111,26 @@ impl Listeners {
     /// Accepts nothing more (D3): ends the sockets that are this server's own, with all copies of them that
     /// workers hold, and removes their files; closes the others.
     pub(crate) fn end(&mut self) {
+        self.release().iter().for_each(end);
+    }
+
+    /// Gives up all listeners. The others are closed; those that are this server's own are for the caller to
+    /// [`end`], and their files are removed.
+    pub(crate) fn release(&mut self) -> Vec<Listener> {
+        let mut own = Vec::new();
         for Held { listener, file } in self.0.drain(..) {
             if listener.ownership != Ownership::Sole {
                 continue;
             }
-            let _ = shutdown(&listener, Shutdown::Both); // fails only where nothing listens any more
             if let Bound::Unix(path) = &listener.bound
                 && file.is_some()
                 && file == identity(path)
             {
                 let _ = fs::remove_file(path);
             }
+            own.push(listener);
         }
+        own
     }
 
     /// The listeners for a worker, in the worker.
@@ -171,6 +179,12 @@ impl Listeners {
             None => BindError::InUse { bind: bind.clone() },
         }
     }
+}
+
+/// Makes `listener` refuse connections, with all copies of it that workers hold. A TCP socket's queue is reset, a unix
+/// socket's can still be accepted.
+pub(crate) fn end(listener: &Listener) {
+    let _ = shutdown(listener, Shutdown::Both); // fails only where nothing listens any more
 }
 
 /// Where the server listens, as clients would write it: `http://127.0.0.1:8000, unix:/run/app.sock`.

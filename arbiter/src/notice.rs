@@ -29,6 +29,8 @@ pub(crate) enum Notice {
     Stopping { reason: Reason, left: Duration },
     /// The stop under way was hurried.
     Hurried { left: Duration },
+    /// Connections that had not been accepted when the server stopped were not served.
+    BacklogLost { lost: usize },
     /// A worker has outlived its deadline.
     Killing { pid: Pid },
     /// A signal whose feature is not built.
@@ -64,6 +66,9 @@ impl Notice {
             Self::Stopping { reason, left: Duration::ZERO } => info!(%reason, "stopping at once"),
             Self::Stopping { reason, left } => info!(%reason, "stopping, at most {left:?}"),
             Self::Hurried { left } => info!("stopping faster, at most {left:?}"),
+            Self::BacklogLost { lost } => {
+                warn!(backlog_lost = lost, "{lost} connections of the backlog are lost");
+            }
             Self::Killing { pid } => warn!(%pid, "worker is still there, killing it"),
             // With a controlling terminal every resize sends it.
             Self::Unsupported { signal: signal @ Signal::Winch } => {

@@ -4,8 +4,8 @@
 //! microseconds. [`run`](crate::run) does what it says and tells it what came of that. It keeps these promises:
 //!
 //! 1. There are never more workers than asked for, and a slot never has two.
-//! 2. Once a stop has begun nothing is spawned, the listeners are ended before any worker is told, and
-//!    `Finish` comes, once, when the last worker is gone.
+//! 2. Once a stop has begun nothing is spawned, every worker is told before the listeners are ended and hears of the
+//!    backlog's end after its last connection was passed on (D4), and `Finish` comes, once, when the last worker is gone.
 //! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told.
 //! 4. A deadline that workers were told only ever moves closer (D11).
 //!
@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Report { pid: Pid, report: Report },
     /// A child, perhaps not one of ours, has ended and was reaped.
     Exited { pid: Pid, death: Death },
+    /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
+    BacklogOver { lost: usize },
     /// Time has passed.
     Tick,
 }
@@ -59,8 +61,11 @@ pub(crate) enum Action {
     Send { pid: Pid, order: Order },
     /// SIGKILL.
     Kill { pid: Pid },
-    /// Accept nothing more (D3).
-    EndListeners,
+    /// Refuse new connections (D3) and pass on those that the listeners' queues hold (D4), without waiting; answer with
+    /// [`Event::BacklogOver`] when that is done.
+    SaveBacklog,
+    /// Give up what is left of the backlog, also what was passed on and not taken; answer likewise.
+    DropBacklog,
     /// Say that the server is ready.
     AnnounceReady,
     /// Tell people.
@@ -122,8 +127,22 @@ struct Stop {
     /// What every worker was told.
     drain: Drain,
     kill_at: Time,
+    backlog: Backlog,
     /// How the server will have ended, as far as is known.
     outcome: Outcome,
+}
+
+/// Where the connections of the listeners' queues are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backlog {
+    /// On their way to the workers.
+    Passing,
+    /// Passed on; who lives may not have taken them yet.
+    Passed,
+    /// Given up, and not counted yet.
+    Dropping,
+    /// Taken or counted.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -171,6 +190,7 @@ impl Plan {
             Event::SpawnFailed { slot, error } => self.spawn_failed(slot, error, now, &mut todo),
             Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
+            Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
@@ -181,7 +201,11 @@ impl Plan {
     pub(crate) fn deadline(&self) -> Option<Time> {
         match &self.phase {
             Phase::Starting | Phase::Serving => self.slots.iter().filter_map(Slot::due).min(),
-            Phase::Stopping(stop) => self.slots.iter().any(Slot::could_be_killed).then_some(stop.kill_at),
+            Phase::Stopping(stop) => {
+                let drop = (stop.backlog == Backlog::Passing).then_some(stop.drain.deadline);
+                let kill = self.slots.iter().any(Slot::could_be_killed).then_some(stop.kill_at);
+                [drop, kill].into_iter().flatten().min()
+            }
             Phase::Finished => None,
         }
     }
@@ -281,6 +305,16 @@ impl Plan {
         }
     }
 
+    fn backlog_over(&mut self, lost: usize, todo: &mut Vec<Action>) {
+        let Phase::Stopping(stop) = &mut self.phase else { return };
+        stop.backlog = if stop.backlog == Backlog::Passing { Backlog::Passed } else { Backlog::Gone };
+        if lost > 0 {
+            todo.push(Action::Log(Notice::BacklogLost { lost }));
+        }
+        let living = self.slots.iter_mut().filter_map(Slot::life);
+        todo.extend(living.map(|life| Action::Send { pid: life.pid, order: Order::BacklogEnd }));
+    }
+
     /// What time alone brings: workers to spawn, workers to kill, the end.
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
         match &mut self.phase {
@@ -293,6 +327,16 @@ impl Plan {
                 }
             }
             Phase::Stopping(stop) => {
+                let nobody = self.slots.iter().all(|slot| matches!(slot.state, State::Vacant));
+                let nobody_takes_it = match stop.backlog {
+                    Backlog::Passing => nobody || stop.drain.is_over(now),
+                    Backlog::Passed => nobody,
+                    Backlog::Dropping | Backlog::Gone => false,
+                };
+                if nobody_takes_it {
+                    stop.backlog = Backlog::Dropping;
+                    todo.push(Action::DropBacklog);
+                }
                 let is_over = now >= stop.kill_at;
                 let left = self.slots.iter_mut().filter_map(Slot::life);
                 for life in left.filter(|life| is_over && !life.killed) {
@@ -301,7 +345,7 @@ impl Plan {
                     todo.push(Action::Log(Notice::Killing { pid: life.pid }));
                     todo.push(Action::Kill { pid: life.pid });
                 }
-                if self.slots.iter().all(|slot| matches!(slot.state, State::Vacant)) {
+                if nobody && stop.backlog == Backlog::Gone {
                     todo.push(Action::Finish(stop.outcome.clone()));
                     self.phase = Phase::Finished;
                 }
@@ -344,8 +388,8 @@ impl Plan {
     }
 
     fn enter_stop(&mut self, drain: Drain, outcome: Outcome, todo: &mut Vec<Action>) {
-        let stop = Stop { drain, kill_at: drain.deadline + KILL_MARGIN, outcome };
-        todo.push(Action::EndListeners);
+        let kill_at = drain.deadline + KILL_MARGIN;
+        let stop = Stop { drain, kill_at, backlog: Backlog::Passing, outcome };
         todo.push(Action::Log(Notice::Stopping { reason: drain.reason, left: drain.deadline - drain.since }));
         for slot in &mut self.slots {
             match &slot.state {
@@ -354,6 +398,7 @@ impl Plan {
                 State::Spawning | State::Vacant => {}
             }
         }
+        todo.push(Action::SaveBacklog);
         self.phase = Phase::Stopping(stop);
     }
 
@@ -368,9 +413,11 @@ impl Plan {
 }
 
 impl Stop {
-    /// The whole stop, for a worker that has not heard of it. The backlog ends with it: nothing is passed on.
-    fn orders(&self, pid: Pid) -> [Action; 2] {
-        [self.drain_order(pid), Action::Send { pid, order: Order::BacklogEnd }]
+    /// All that a worker has to hear which has not heard of the stop.
+    fn orders(&self, pid: Pid) -> impl Iterator<Item = Action> + use<> {
+        let ended = matches!(self.backlog, Backlog::Passed | Backlog::Gone);
+        let end = ended.then_some(Action::Send { pid, order: Order::BacklogEnd });
+        [self.drain_order(pid)].into_iter().chain(end)
     }
 
     fn drain_order(&self, pid: Pid) -> Action {

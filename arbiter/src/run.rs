@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use remuda_core::app::AppFactory;
 use remuda_core::order::Order;
 use remuda_core::time::Time;
+use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
 use remuda_core::worker::{Control, Exit, Worker, WorkerCx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
 use tracing::{debug, error, info, warn};
 
+use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
 use crate::listener::Listeners;
 use crate::plan::{Action, Death, Event, Plan, Signal};
@@ -38,6 +40,11 @@ pub(crate) struct Run {
     listeners: Listeners,
     /// One for each child that was not reaped yet.
     links: Vec<(Pid, Link)>,
+    /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
+    outbox: Outbox,
+    inbox: OwnedFd,
+    /// In a stop, until it has been passed on.
+    backlog: Option<Backlog>,
 }
 
 /// Why the loop is left.
@@ -67,6 +74,8 @@ impl Run {
     ) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
+        let (outbox, inbox) =
+            handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
         let listeners = match Listeners::bind(&config.binds, config.backlog) {
             Ok(listeners) => listeners,
@@ -76,7 +85,8 @@ impl Run {
             }
         };
         let plan = Plan::new(config.workers.max(1), config.worker.graceful_timeout);
-        Ok(Self { config, worker, app, plan, signals, listeners, links: Vec::new() })
+        let (links, backlog) = (Vec::new(), None);
+        Ok(Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog })
     }
 
     /// Looks after the workers until the server has ended. Returns in the arbiter only.
@@ -108,6 +118,7 @@ impl Run {
                 None => debug!(number, "signal without a meaning here, ignored"),
             }
         }
+        self.pass_backlog()?;
         for pid in talking {
             self.listen_to(pid)?;
         }
@@ -119,7 +130,12 @@ impl Run {
         let (pids, mut fds): (Vec<_>, Vec<_>) =
             self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        let timeout = self.plan.deadline().map(|at| timespec(at, now()));
+        let backlog = self.backlog.as_ref();
+        if backlog.is_some_and(Backlog::is_blocked) {
+            fds.push(PollFd::new(&self.outbox, PollFlags::OUT));
+        }
+        let deadlines = [self.plan.deadline(), backlog.and_then(Backlog::deadline)];
+        let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             // Without it the arbiter is deaf. The workers notice that it is gone, and drain.
@@ -127,6 +143,17 @@ impl Run {
         }
         let ready = pids.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
         Continue(ready.map(|(pid, _)| pid).collect())
+    }
+
+    fn pass_backlog(&mut self) -> ControlFlow<Leave> {
+        let Some(backlog) = &mut self.backlog else { return Continue(()) };
+        match backlog.advance(&self.outbox, now()) {
+            Some(lost) => {
+                self.backlog = None;
+                self.feed(Event::BacklogOver { lost })
+            }
+            None => Continue(()),
+        }
     }
 
     fn listen_to(&mut self, pid: Pid) -> ControlFlow<Leave> {
@@ -181,7 +208,11 @@ impl Run {
                     // It was not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                     let _ = kill_process(pid, process::Signal::KILL);
                 }
-                Action::EndListeners => self.listeners.end(),
+                Action::SaveBacklog => self.backlog = Some(Backlog::new(self.listeners.release(), now())),
+                Action::DropBacklog => {
+                    let lost = abandon(self.backlog.take(), self.inbox.as_fd());
+                    todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
+                }
                 Action::AnnounceReady => self.announce_ready(),
                 Action::Log(notice) => notice.log(),
                 Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
@@ -209,8 +240,8 @@ impl Run {
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
-        let Self { config, worker, app, plan, signals, listeners, links } = self;
-        drop((links, signals, plan));
+        let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog } = self;
+        drop((links, signals, plan, outbox, backlog));
         let Newborn { slot, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
             let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
@@ -223,7 +254,7 @@ impl Run {
             };
             let ArbiterConfig { worker: settings, policies, .. } = config;
             let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, settings, policies);
-            worker.run(cx, app)
+            worker.run(cx.with_inbox(inbox), app)
         }));
         let exit = *life.as_ref().unwrap_or_else(|_| {
             error!(slot, "worker panicked; this is a bug");

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
@@ -172,6 +172,36 @@ pub(crate) fn adopt<E: From<io::Error>>(
     // SAFETY: it is open, and by naming it in the settings the operator gives it to the server; nothing else of
     // this process opened it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a listening TCP socket deaf to new connects, while handshakes under way complete: a classic BPF program
+/// (socket(7), `SO_ATTACH_FILTER`) that drops segments with SYN and without ACK. It sees each segment from its TCP header
+/// on, over IPv4 and IPv6 alike. Accepted connections inherit it, and are sent no such segments.
+pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let op = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_AT),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK),
+        libc::sock_filter { jf: 1, ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, SYN) },
+        op(libc::BPF_RET | libc::BPF_K, 0),
+        op(libc::BPF_RET | libc::BPF_K, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads `filter` and the program that it points to during the call; both are locals, and their
+    // lengths are given with them.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

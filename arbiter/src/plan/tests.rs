@@ -149,7 +149,7 @@ fn a_ready_worker_that_fails_on_the_first_start_is_no_failed_boot() {
 }
 
 #[test]
-fn d3_term_ends_the_listeners_then_tells_every_worker() {
+fn d4_term_tells_every_worker_then_saves_the_backlog_and_says_when_it_has_ended() {
     let mut world = World::serving(2, SECOND);
     let drain = Drain::new(Reason::Stop, world.now, world.now + GRACEFUL);
     let order = Order::Drain { drain, policy: PolicyId::Stop };
@@ -157,11 +157,11 @@ fn d3_term_ends_the_listeners_then_tells_every_worker() {
     assert_eq!(
         actions,
         [
-            Action::EndListeners,
             Action::Log(Notice::Stopping { reason: Reason::Stop, left: GRACEFUL }),
             Action::Send { pid: pid(101), order: order.clone() },
-            Action::Send { pid: pid(101), order: Order::BacklogEnd },
             Action::Send { pid: pid(102), order },
+            Action::SaveBacklog,
+            Action::Send { pid: pid(101), order: Order::BacklogEnd },
             Action::Send { pid: pid(102), order: Order::BacklogEnd },
         ]
     );
@@ -197,6 +197,51 @@ fn a_worker_that_was_cut_off_shows_in_the_status_of_a_term_stop_alone() {
         world.die(101, Death::Status(6));
         assert_eq!(world.outcome.unwrap().status(), status, "{signals:?}");
     }
+}
+
+#[test]
+fn d4_a_backlog_that_nobody_takes_is_dropped_at_the_deadline_and_counted() {
+    let mut world = World::serving(2, SECOND);
+    world.stuck = true;
+    let actions = world.signal(Signal::Term);
+    assert_eq!(actions.last(), Some(&Action::SaveBacklog), "nobody is told of an end that has not come");
+    assert_eq!(world.plan.deadline(), Some(world.now + GRACEFUL));
+    world.pass(GRACEFUL);
+    assert!(world.log.contains(&Notice::BacklogLost { lost: 3 }));
+    assert_eq!(world.told_end, BTreeSet::from([101, 102]));
+    world.die(101, Death::Status(0));
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn d4_a_backlog_without_workers_is_dropped_before_the_end() {
+    let mut world = World::serving(1, Duration::ZERO);
+    world.stuck = true;
+    world.die(101, Death::Signal(9));
+    let actions = world.signal(Signal::Term);
+    let lost = Action::Log(Notice::BacklogLost { lost: 3 });
+    let finish = Action::Finish(stopped(Reason::Stop, false).unwrap());
+    assert_eq!(actions[1..], [Action::SaveBacklog, Action::DropBacklog, lost, finish]);
+}
+
+#[test]
+fn d4_what_the_last_worker_left_in_the_queue_is_counted_at_the_end() {
+    let mut world = World::serving(1, SECOND);
+    world.signal(Signal::Term);
+    assert_eq!(world.told_end, BTreeSet::from([101]));
+    world.stuck = true;
+    world.die(101, Death::Signal(9));
+    assert!(world.log.contains(&Notice::BacklogLost { lost: 3 }));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn d11_quit_saves_no_backlog() {
+    let mut world = World::serving(1, SECOND);
+    world.stuck = true;
+    let actions = world.signal(Signal::Quit);
+    assert!(actions.contains(&Action::DropBacklog) && actions.contains(&Action::Kill { pid: pid(101) }));
 }
 
 #[test]
@@ -286,10 +331,18 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
         plan.handle(Event::Signal(Signal::Term), now);
         plan
     };
-    let actions = overtaken().handle(Event::Spawned { slot: 0, pid: pid(7) }, now);
-    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Send { .. })).count(), 2);
-    let actions = overtaken().handle(Event::SpawnFailed { slot: 0, error: "no".into() }, now);
-    assert!(matches!(actions[..], [Action::Log(_), Action::Finish(_)]));
+    let told = |mut plan: Plan| {
+        let actions = plan.handle(Event::Spawned { slot: 0, pid: pid(7) }, now);
+        actions.iter().filter(|action| matches!(action, Action::Send { .. })).count()
+    };
+    assert_eq!(told(overtaken()), 1);
+    let mut passed = overtaken();
+    assert_eq!(passed.handle(Event::BacklogOver { lost: 0 }, now), []);
+    assert_eq!(told(passed), 2);
+    let mut plan = overtaken();
+    let actions = plan.handle(Event::SpawnFailed { slot: 0, error: "no".into() }, now);
+    assert!(matches!(actions[..], [Action::Log(_), Action::DropBacklog]));
+    assert!(matches!(plan.handle(Event::BacklogOver { lost: 0 }, now)[..], [Action::Finish(_)]));
 }
 
 #[test]

@@ -17,6 +17,12 @@ pub(super) struct World {
     pub(super) exhausted: bool,
     /// Until a stop begins.
     pub(super) listening: bool,
+    /// Whether the backlog takes for ever to pass on.
+    pub(super) stuck: bool,
+    /// The backlog is being passed on.
+    passing: bool,
+    /// The living that were told of the backlog's end.
+    pub(super) told_end: BTreeSet<i32>,
     quit: bool,
     pub(super) announced: bool,
     pub(super) outcome: Option<Outcome>,
@@ -34,6 +40,9 @@ impl World {
             next_pid: 100,
             exhausted: false,
             listening: true,
+            stuck: false,
+            passing: false,
+            told_end: BTreeSet::new(),
             quit: false,
             announced: false,
             outcome: None,
@@ -55,12 +64,18 @@ impl World {
     pub(super) fn feed(&mut self, event: Event) -> Vec<Action> {
         let mut all = Vec::new();
         let mut todo: Vec<_> = self.plan.handle(event, self.now);
-        while !todo.is_empty() {
-            let action = todo.remove(0);
-            if let Some(answer) = self.perform(&action) {
-                todo.extend(self.plan.handle(answer, self.now));
+        loop {
+            while !todo.is_empty() {
+                let action = todo.remove(0);
+                if let Some(answer) = self.perform(&action) {
+                    todo.extend(self.plan.handle(answer, self.now));
+                }
+                all.push(action);
             }
-            all.push(action);
+            if self.stuck || !std::mem::replace(&mut self.passing, false) {
+                break;
+            }
+            todo.extend(self.plan.handle(Event::BacklogOver { lost: 0 }, self.now));
         }
         assert!(self.plan.deadline().is_none_or(|at| at > self.now), "nothing that is due is left undone");
         all
@@ -82,16 +97,19 @@ impl World {
                 return Some(Event::Spawned { slot: *slot, pid: pid(self.next_pid) });
             }
             Action::Send { pid, order } => {
-                assert!(!self.listening, "listeners end before workers are told");
-                let (_, told) =
-                    self.living.get_mut(&pid.as_raw_nonzero().get()).expect("orders go to the living");
+                let pid = pid.as_raw_nonzero().get();
+                let (_, told) = self.living.get_mut(&pid).expect("orders go to the living");
                 match order {
                     Order::Drain { drain, policy: PolicyId::Stop } => {
                         assert!(!drain.receiver);
                         assert!(told.is_none_or(|before| drain.deadline < before), "deadlines move closer");
                         *told = Some(drain.deadline);
                     }
-                    Order::BacklogEnd => assert!(told.is_some(), "the backlog ends within a stop"),
+                    Order::BacklogEnd => {
+                        assert!(told.is_some() && !self.listening, "the backlog ends within a stop");
+                        assert!(!self.passing, "the backlog ends when it has been passed on");
+                        assert!(self.told_end.insert(pid), "the backlog ends once");
+                    }
                     other => panic!("unexpected order {other:?}"),
                 }
             }
@@ -103,8 +121,15 @@ impl World {
                     assert!(self.quit || self.now >= deadline + KILL_MARGIN, "not killed early");
                 }
             }
-            Action::EndListeners => {
+            Action::SaveBacklog => {
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
+                assert!(self.living.values().all(|(_, told)| told.is_some()), "workers are told first");
+                self.passing = true;
+            }
+            Action::DropBacklog => {
+                assert!(!self.listening);
+                self.passing = false;
+                return Some(Event::BacklogOver { lost: if self.stuck { 3 } else { 0 } });
             }
             Action::AnnounceReady => assert!(!std::mem::replace(&mut self.announced, true), "announced once"),
             Action::Log(notice) => self.log.push(notice.clone()),

@@ -1,0 +1,203 @@
+//! What a stop does about connections that nobody has accepted yet (D4).
+//!
+//! The arbiter accepts them, ends the listener and passes them to the workers through the hand-off queue. A unix socket
+//! is ended first, because its queue can still be accepted then. A TCP socket's queue would be reset, so that one is made
+//! deaf to new connects first, handshakes under way get a moment to complete, and it is ended when its queue is empty.
+//!
+//! Nothing here waits: what the queue, or the number of descriptors, does not allow now is done when the loop comes
+//! round again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::iter;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use remuda_core::handoff::{HandOff, Origin};
+use remuda_core::time::Time;
+use remuda_core::worker::handoff::{Outbox, SendError, receive};
+use remuda_core::worker::{AcceptError, Bound, Draws, Listener};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{debug, warn};
+
+use crate::listener::end;
+use crate::sys;
+
+/// The connections of a server that stops, between the kernel's queues and the workers.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    /// Those whose queues may hold more.
+    listeners: Vec<Listener>,
+    /// Accepted and not passed on yet.
+    held: VecDeque<(OwnedFd, HandOff)>,
+    draws: Draws,
+    /// Handshakes have had their time.
+    settled_at: Time,
+    /// TCP connects are refused from then on, whatever descriptor limits leave behind (D3).
+    refuse_at: Time,
+    /// When to go on, if nothing happens before.
+    look_at: Option<Time>,
+    /// The hand-off queue took no more.
+    full: bool,
+    /// A descriptor to give up where none is free, so that what is lost can be counted.
+    spare: Option<OwnedFd>,
+    lost: usize,
+}
+
+/// What a handshake under way gets to complete, and the pause where descriptors or memory have run out.
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// D3 allows 50 ms.
+const REFUSE_AFTER: Duration = Duration::from_millis(40);
+
+impl Backlog {
+    /// Makes `listeners`, all of them this server's own, refuse new connections, or at least not complete any.
+    pub(crate) fn new(listeners: Vec<Listener>, now: Time) -> Self {
+        raise_descriptor_limit();
+        for listener in &listeners {
+            match listener.bound {
+                Bound::Unix(_) => end(listener),
+                Bound::Inet(_) => {
+                    if let Err(error) = sys::drop_connects(listener.as_fd()) {
+                        warn!("connects to {} may be reset in this moment: {error}", listener.bound);
+                    }
+                }
+            }
+        }
+        let spare = listeners.first().and_then(|listener| listener.socket.try_clone().ok());
+        Self {
+            listeners,
+            held: VecDeque::new(),
+            draws: Draws::new(),
+            settled_at: now + MOMENT,
+            refuse_at: now + REFUSE_AFTER,
+            look_at: Some(now),
+            full: false,
+            spare,
+            lost: 0,
+        }
+    }
+
+    /// Accepts and passes on to `outbox` what goes now. Once nothing is left to do: how many connections are lost.
+    pub(crate) fn advance(&mut self, outbox: &Outbox, now: Time) -> Option<usize> {
+        // What has been passed on makes room for more.
+        while {
+            self.accept(now);
+            self.pass(outbox) && !self.listeners.is_empty() && now >= self.settled_at
+        } {}
+        if self.listeners.is_empty() && self.held.is_empty() {
+            return Some(self.lost);
+        }
+        let timed = !self.full || self.listeners.iter().any(is_tcp);
+        self.look_at = timed.then(|| now + MOMENT);
+        None
+    }
+
+    /// When [`advance`](Self::advance) should be called again if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.look_at
+    }
+
+    /// Whether it waits for the queue to become writable.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.full
+    }
+
+    fn accept(&mut self, now: Time) {
+        for listener in std::mem::take(&mut self.listeners) {
+            if is_tcp(&listener) && now < self.settled_at {
+                self.listeners.push(listener);
+                continue;
+            }
+            loop {
+                match listener.accept() {
+                    Ok(Some(accepted)) => {
+                        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+                        self.held.push_back((accepted.socket, HandOff::fresh(origin, now)));
+                    }
+                    Err(AcceptError::Exhausted(_)) if !is_tcp(&listener) || now < self.refuse_at => {
+                        self.listeners.push(listener);
+                        break;
+                    }
+                    Err(AcceptError::Exhausted(error)) => {
+                        warn!("connections are left in the backlog of {}: {error}", listener.bound);
+                        self.lost += self.give_up(&listener);
+                        break;
+                    }
+                    Ok(None) | Err(AcceptError::Ended(_)) => {
+                        end(&listener);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on what the queue takes; whether that was anything.
+    fn pass(&mut self, outbox: &Outbox) -> bool {
+        let before = self.held.len();
+        self.full = false;
+        while let Some((socket, record)) = self.held.front() {
+            match outbox.send(socket.as_fd(), record) {
+                Ok(()) => {}
+                Err(SendError::Full) => {
+                    self.full = true;
+                    break;
+                }
+                Err(SendError::Exhausted) => break,
+                Err(error) => {
+                    warn!("{error}");
+                    self.lost += 1;
+                }
+            }
+            self.held.pop_front();
+        }
+        self.held.len() < before
+    }
+
+    /// Ends `listener` and counts what its queue held.
+    fn give_up(&mut self, listener: &Listener) -> usize {
+        self.spare = None;
+        let lost = iter::from_fn(|| listener.accept().ok().flatten()).count();
+        end(listener);
+        self.spare = listener.socket.try_clone().ok();
+        lost
+    }
+}
+
+/// Counts and closes what no worker will serve: of `backlog`, if it was not all passed on, and of what `queue` still holds.
+pub(crate) fn abandon(backlog: Option<Backlog>, queue: BorrowedFd<'_>) -> usize {
+    let mut lost = 0;
+    if let Some(mut backlog) = backlog {
+        lost += backlog.lost + backlog.held.drain(..).count();
+        for listener in std::mem::take(&mut backlog.listeners) {
+            lost += backlog.give_up(&listener);
+        }
+    }
+    loop {
+        match receive(queue) {
+            Ok(None) => return lost,
+            Ok(Some(_)) => lost += 1,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => lost += 1,
+            Err(error) => {
+                warn!("cannot count what is left in the hand-off queue: {error}");
+                return lost;
+            }
+        }
+    }
+}
+
+fn is_tcp(listener: &Listener) -> bool {
+    matches!(listener.bound, Bound::Inet(_))
+}
+
+/// A backlog may be longer than the usual limit of 1,024. Nothing is forked in a stop, so no worker inherits this.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        debug!("the limit of descriptors stays as it is: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

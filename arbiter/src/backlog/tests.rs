@@ -1,0 +1,132 @@
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use remuda_core::handoff::Peer;
+use remuda_core::worker::Ownership;
+use remuda_core::worker::handoff::{Adopted, queue};
+use remuda_core::worker::sys::now;
+
+use super::*;
+
+fn tcp(addr: SocketAddr) -> (Listener, SocketAddr) {
+    let listener = TcpListener::bind(addr).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    (Listener::new(3, listener.into(), Bound::Inet(addr), Ownership::Sole), addr)
+}
+
+/// Goes on as the loop would, with somebody who takes everything.
+fn pass_on(backlog: &mut Backlog, outbox: &Outbox, queue: &OwnedFd) -> (Vec<Adopted>, usize) {
+    let limit = now() + Duration::from_secs(10);
+    let mut taken = Vec::new();
+    loop {
+        assert!(now() < limit, "it never ends");
+        let over = backlog.advance(outbox, now());
+        taken.extend(iter::from_fn(|| receive(queue.as_fd()).unwrap()));
+        if let Some(lost) = over {
+            return (taken, lost);
+        }
+        if !backlog.is_blocked() {
+            let wait = backlog.deadline().expect("it waits for something") - now();
+            std::thread::sleep(wait);
+        }
+    }
+}
+
+fn answer_all(taken: Vec<Adopted>) {
+    for Adopted { socket, .. } in taken {
+        rustix::io::write(&socket, b"hello").unwrap();
+    }
+}
+
+#[test]
+fn d4_tcp_connections_that_wait_are_passed_on_and_new_ones_are_refused() {
+    for addr in [SocketAddr::from(([127, 0, 0, 1], 0)), "[::1]:0".parse().unwrap()] {
+        let (listener, addr) = tcp(addr);
+        let (outbox, queue) = queue().unwrap();
+        let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let mut backlog = Backlog::new(vec![listener], now());
+        let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
+        assert_eq!((taken.len(), lost), (100, 0));
+        assert_eq!(taken[0].record.listener, 3);
+        assert_eq!(taken[0].record.peer, Peer::Inet(clients[0].local_addr().unwrap()));
+        assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        answer_all(taken);
+        for mut client in clients {
+            let mut text = String::new();
+            client.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "hello");
+        }
+    }
+}
+
+#[test]
+fn d4_a_filter_drops_connects_and_nothing_else() {
+    for addr in [SocketAddr::from(([127, 0, 0, 1], 0)), "[::1]:0".parse().unwrap()] {
+        let (listener, addr) = tcp(addr);
+        let mut before = TcpStream::connect(addr).unwrap();
+        sys::drop_connects(listener.as_fd()).unwrap();
+        let late = TcpStream::connect_timeout(&addr, Duration::from_millis(50));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        before.write_all(b"hello").unwrap();
+        let accepted = listener.accept().unwrap().expect("what was complete stays");
+        assert!(listener.accept().unwrap().is_none());
+        let mut stream = TcpStream::from(accepted.socket);
+        stream.set_nonblocking(false).unwrap();
+        let mut text = [0; 5];
+        stream.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hello");
+    }
+}
+
+#[test]
+fn d4_unix_connections_that_wait_are_passed_on_and_new_ones_are_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = Listener::new(0, listener.into(), Bound::Unix(path.clone()), Ownership::Sole);
+    let (outbox, queue) = queue().unwrap();
+    let clients: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut backlog = Backlog::new(vec![listener], now());
+    assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
+    assert_eq!((taken.len(), lost), (100, 0));
+    answer_all(taken);
+    for mut client in clients {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    }
+}
+
+#[test]
+fn d4_a_queue_that_nobody_reads_blocks_nobody_and_what_it_holds_is_counted() {
+    let (listener, addr) = tcp(([127, 0, 0, 1], 0).into());
+    let (outbox, queue) = queue().unwrap();
+    // Small enough to be full with what a test can connect.
+    rustix::net::sockopt::set_socket_send_buffer_size(&outbox, 1).unwrap();
+    let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let start = now();
+    let mut backlog = Backlog::new(vec![listener], start);
+    assert_eq!(backlog.deadline(), Some(start));
+    assert_eq!(backlog.advance(&outbox, start), None);
+    assert_eq!(backlog.deadline(), Some(start + MOMENT));
+    std::thread::sleep(MOMENT);
+    assert_eq!(backlog.advance(&outbox, now()), None);
+    assert!(backlog.is_blocked());
+    assert_eq!(backlog.deadline(), None, "only the queue can help");
+    assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(abandon(Some(backlog), queue.as_fd()), clients.len());
+    assert_eq!(abandon(None, queue.as_fd()), 0);
+}
+
+#[test]
+fn d4_a_backlog_that_was_never_accepted_is_counted_too() {
+    let (listener, addr) = tcp(([127, 0, 0, 1], 0).into());
+    let (_outbox, queue) = queue().unwrap();
+    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let backlog = Backlog::new(vec![listener], now());
+    assert_eq!(abandon(Some(backlog), queue.as_fd()), clients.len());
+}
