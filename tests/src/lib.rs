@@ -87,6 +87,16 @@ macro_rules! scenarios {
                 d3_connect_is_refused_while_all_handlers_are_busy,
                 d3_unix_socket_is_refused_and_unlinked,
                 d3_inherited_listener_survives;
+            backlog:
+                d4_backlog_is_served_at_a_stop,
+                d4_backlog_of_a_unix_socket_is_served_at_a_stop,
+                d4_backlog_is_served_by_all_workers,
+                d4_backlog_is_served_when_every_process_is_told_to_stop,
+                d4_full_workers_serve_the_backlog,
+                d4_inherited_backlog_is_left_to_its_owner,
+                d4_backlog_that_nobody_takes_is_counted,
+                d4_stop_under_load_loses_no_request,
+                d4_stop_under_connects_loses_no_request;
             drain:
                 d5_response_in_flight_is_finished_and_announces_close,
                 d5_response_whose_head_was_sent_keeps_its_connection,

@@ -265,6 +265,12 @@ impl Process {
         true
     }
 
+    /// Waits at most `limit` until SIGSTOP has stopped it; `false` if it has not.
+    pub fn wait_frozen(&self, limit: Duration) -> bool {
+        let path = format!("/proc/{}/status", self.id());
+        until(limit, || fs::read_to_string(&path).ok()?.contains("State:\tT").then_some(())).is_some()
+    }
+
     /// The most memory it has had resident at once, in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {

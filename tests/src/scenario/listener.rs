@@ -86,7 +86,7 @@ fn assert_refused_after_term(server: &Server) {
 }
 
 /// How many connections wait in the queue of `listener`.
-fn accepted(listener: &TcpListener) -> usize {
+pub(super) fn accepted(listener: &TcpListener) -> usize {
     listener.set_nonblocking(true).expect("the listener is open");
     std::iter::from_fn(|| listener.accept().ok()).count()
 }

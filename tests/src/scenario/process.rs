@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::Instant;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
-use super::{get, seconds, took};
+use super::{allow_descriptors, get, seconds, took};
 use crate::Harness;
 use crate::client::{Address, Client, End, PATIENCE};
 use crate::process::{Process, Server, until};
@@ -14,12 +14,7 @@ use crate::process::{Process, Server, until};
 pub(crate) fn connections_are_spread_evenly(harness: &Harness) {
     const CONNECTIONS: usize = 1000;
     const WORKERS: usize = 4;
-    let limit = getrlimit(Resource::Nofile);
-    let enough = limit.maximum.map_or(4096, |maximum| maximum.min(4096));
-    if limit.current.is_some_and(|current| current < enough) {
-        let raised = Rlimit { current: Some(enough), ..limit };
-        setrlimit(Resource::Nofile, raised).expect("a limit can be raised to its maximum");
-    }
+    allow_descriptors(4096);
     let server = harness.serve(&["-w", "4", "--keep-alive", "30"]);
     let mut open = Vec::new();
     let mut share: HashMap<u64, usize> = HashMap::new();

@@ -1,0 +1,200 @@
+//! Connections that nobody has accepted when the server stops (D4), and stops under load.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::listener::accepted;
+use super::{allow_descriptors, get, seconds};
+use crate::Harness;
+use crate::client::{Address, Broken, Client, End, PATIENCE};
+use crate::process::{Process, Server};
+
+/// Connections in a backlog.
+const WAITING: usize = 200;
+
+pub(crate) fn d4_backlog_is_served_at_a_stop(harness: &Harness) {
+    backlog_is_served(harness.serve(&[]), 1, |server| server.arbiter().signal(Signal::TERM));
+}
+
+pub(crate) fn d4_backlog_of_a_unix_socket_is_served_at_a_stop(harness: &Harness) {
+    backlog_is_served(harness.serve_unix(&[]), 1, |server| server.arbiter().signal(Signal::TERM));
+}
+
+pub(crate) fn d4_backlog_is_served_by_all_workers(harness: &Harness) {
+    for server in [harness.serve(&["-w", "4"]), harness.serve_unix(&["-w", "4"])] {
+        backlog_is_served(server, 4, |server| server.arbiter().signal(Signal::TERM));
+    }
+}
+
+pub(crate) fn d4_backlog_is_served_when_every_process_is_told_to_stop(harness: &Harness) {
+    for server in [harness.serve(&["-w", "2"]), harness.serve_unix(&["-w", "2"])] {
+        backlog_is_served(server, 2, |server| {
+            server.workers(2).iter().for_each(|worker| worker.signal(Signal::TERM));
+            server.arbiter().signal(Signal::TERM);
+        });
+    }
+}
+
+pub(crate) fn d4_full_workers_serve_the_backlog(harness: &Harness) {
+    for mut server in [harness.serve(FULL), harness.serve_unix(FULL)] {
+        let mut open = [server.connect(), server.connect()];
+        for client in &mut open {
+            client.get("/");
+        }
+        let waiting = wait_in_backlog(&server);
+        server.arbiter().signal(Signal::TERM);
+        answered(waiting);
+        for client in &mut open {
+            client.send(get("/"));
+            client.last_response(200);
+        }
+        drop(open);
+        assert_eq!(server.exit(PATIENCE), 0);
+    }
+}
+
+const FULL: &[&str] = &["--worker-connections", "2"];
+
+pub(crate) fn d4_inherited_backlog_is_left_to_its_owner(harness: &Harness) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let mut server = harness.serve_inherited(&listener, &[]);
+    let frozen = freeze(&server, 1);
+    let waiting: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    server.arbiter().signal(Signal::TERM);
+    // Everything that the arbiter does about a backlog happens in this time.
+    thread::sleep(seconds(0.1));
+    assert_eq!(accepted(&listener), waiting.len(), "connections in the queue");
+    thaw(&frozen);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d4_backlog_that_nobody_takes_is_counted(harness: &Harness) {
+    let limit = ["--graceful-timeout", "1"];
+    for mut server in [harness.serve(&limit), harness.serve_unix(&limit)] {
+        let _frozen = freeze(&server, 1);
+        let mut waiting: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        server.arbiter().signal(Signal::TERM);
+        assert_eq!(server.exit(PATIENCE), 6);
+        for client in &mut waiting {
+            assert_ne!(client.end(Duration::ZERO), End::StillOpen);
+        }
+        let log = server.log();
+        assert!(log.contains("backlog_lost=10"), "what is lost is not counted: {log}");
+    }
+}
+
+pub(crate) fn d4_stop_under_load_loses_no_request(harness: &Harness) {
+    for _ in 0..3 {
+        stop_under_load(harness.serve(&["-w", "2"]), &get("/"));
+        stop_under_load(harness.serve_unix(&["-w", "2"]), &get("/"));
+    }
+}
+
+pub(crate) fn d4_stop_under_connects_loses_no_request(harness: &Harness) {
+    let last = "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    for _ in 0..3 {
+        stop_under_load(harness.serve(&["-w", "2"]), last);
+        stop_under_load(harness.serve_unix(&["-w", "2"]), last);
+    }
+}
+
+/// Stops a server with `stop` while none of its workers can do anything.
+#[track_caller]
+fn backlog_is_served(mut server: Server, workers: usize, stop: fn(&Server)) {
+    let frozen = freeze(&server, workers);
+    let waiting = wait_in_backlog(&server);
+    stop(&server);
+    assert!(server.address().refused(PATIENCE).is_some(), "connects are never refused");
+    thaw(&frozen);
+    answered(waiting);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+/// Clients with a request each that no worker accepts.
+#[track_caller]
+fn wait_in_backlog(server: &Server) -> Vec<Client> {
+    allow_descriptors(4096);
+    let mut waiting: Vec<_> = (0..WAITING).map(|_| server.connect()).collect();
+    for client in &mut waiting {
+        client.send(get("/"));
+    }
+    assert!(!waiting[WAITING - 1].has_more(seconds(0.1)), "somebody is served");
+    waiting
+}
+
+/// All of them are served, with close announced, and none is reset.
+#[track_caller]
+fn answered(waiting: Vec<Client>) {
+    let mut lost = Vec::new();
+    for mut client in waiting {
+        match client.try_response() {
+            Ok(response) if response.status == 200 && response.announces_close() => {
+                assert_eq!(client.end(PATIENCE), End::Fin);
+            }
+            Ok(response) => lost.push(format!("{response:?}")),
+            Err(broken) => lost.push(broken.to_string()),
+        }
+    }
+    assert!(lost.is_empty(), "{} of {WAITING} were not served as they should be: {}", lost.len(), lost[0]);
+}
+
+/// Stops a server while 20 clients send one `request` after the other, on one connection as long as that is possible.
+/// A connect may be refused; what is sent on an open connection is answered.
+#[track_caller]
+fn stop_under_load(mut server: Server, request: &str) {
+    const CLIENTS: usize = 20;
+    let (address, stopping) = (server.address().clone(), AtomicBool::new(false));
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| scope.spawn(|| ask_until_refused(&address, request, &stopping))).collect();
+        thread::sleep(seconds(0.3));
+        stopping.store(true, Ordering::Relaxed);
+        server.arbiter().signal(Signal::TERM);
+        clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect()
+    });
+    let answers: usize = outcomes.iter().flatten().sum();
+    let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(lost.is_empty(), "{} requests lost next to {answers} answered: {}", lost.len(), lost[0]);
+    assert!(answers > 10 * CLIENTS, "{answers} requests are no load");
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+/// How many answers there were before a connect was refused, or what was lost.
+fn ask_until_refused(address: &Address, request: &str, stopping: &AtomicBool) -> Result<usize, Broken> {
+    let mut answers = 0;
+    loop {
+        let mut client = match address.connect(PATIENCE) {
+            Ok(client) => client,
+            Err(_) if stopping.load(Ordering::Relaxed) => return Ok(answers),
+            Err(error) => panic!("a server that serves refused a connect: {error}"),
+        };
+        loop {
+            client.send(request);
+            let response = client.try_response()?;
+            assert_eq!(response.status, 200);
+            answers += 1;
+            if response.announces_close() {
+                break;
+            }
+        }
+    }
+}
+
+/// Stops all workers as Ctrl-Z would.
+#[track_caller]
+fn freeze(server: &Server, workers: usize) -> Vec<Process> {
+    let workers = server.workers(workers);
+    for worker in &workers {
+        worker.signal(Signal::STOP);
+        assert!(worker.wait_frozen(PATIENCE), "SIGSTOP stops a process");
+    }
+    workers
+}
+
+fn thaw(workers: &[Process]) {
+    workers.iter().for_each(|worker| worker.signal(Signal::CONT));
+}
