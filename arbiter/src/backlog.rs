@@ -80,11 +80,14 @@ impl Backlog {
 
     /// Accepts and passes on to `outbox` what goes now. Once nothing is left to do: how many connections are lost.
     pub(crate) fn advance(&mut self, outbox: &Outbox, now: Time) -> Option<usize> {
-        // What has been passed on makes room for more.
-        while {
+        loop {
             self.accept(now);
-            self.pass(outbox) && !self.listeners.is_empty() && now >= self.settled_at
-        } {}
+            // What has been passed on makes room for more.
+            let goes_on = self.pass(outbox) && !self.listeners.is_empty();
+            if !goes_on {
+                break;
+            }
+        }
         if self.listeners.is_empty() && self.held.is_empty() {
             return Some(self.lost);
         }

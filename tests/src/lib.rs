@@ -93,6 +93,7 @@ macro_rules! scenarios {
                 d4_backlog_is_served_by_all_workers,
                 d4_backlog_is_served_when_every_process_is_told_to_stop,
                 d4_full_workers_serve_the_backlog,
+                d4_backlog_larger_than_descriptor_limits_is_served,
                 d4_inherited_backlog_is_left_to_its_owner,
                 d4_backlog_that_nobody_takes_is_counted,
                 d4_stop_under_load_loses_no_request,

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, waitid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
+    prlimit, set_child_subreaper, waitid,
 };
 use tempfile::TempDir;
 
@@ -263,6 +263,12 @@ impl Process {
             }
         }
         true
+    }
+
+    /// Lets it open at most `n` descriptors from now on.
+    pub fn limit_descriptors(&self, n: u64) {
+        let limit = Rlimit { current: Some(n), maximum: Some(n) };
+        prlimit(Some(self.pid), Resource::Nofile, limit).expect("a limit can be lowered");
     }
 
     /// Waits at most `limit` until SIGSTOP has stopped it; `false` if it has not.

@@ -63,8 +63,10 @@ fn d4_tcp_connections_that_wait_are_passed_on_and_new_ones_are_refused() {
 
 #[test]
 fn d4_a_filter_drops_connects_and_nothing_else() {
-    for addr in [SocketAddr::from(([127, 0, 0, 1], 0)), "[::1]:0".parse().unwrap()] {
-        let (listener, addr) = tcp(addr);
+    // The last one is a client's IPv4 at a listener's IPv6.
+    for (at, client) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")] {
+        let (listener, addr) = tcp(at.parse().unwrap());
+        let addr = SocketAddr::new(client.parse().unwrap(), addr.port());
         let mut before = TcpStream::connect(addr).unwrap();
         sys::drop_connects(listener.as_fd()).unwrap();
         let late = TcpStream::connect_timeout(&addr, Duration::from_millis(50));

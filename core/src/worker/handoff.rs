@@ -164,12 +164,13 @@ pub struct Inbox {
     readable: bool,
     taken: u32,
     paused_until: Option<Time>,
+    exhaustion_logged: bool,
 }
 
 impl Inbox {
     /// The inbox of a worker that is handed nothing.
     pub(super) fn none(watch: Arc<Watch>) -> Self {
-        Self { queue: None, watch, readable: false, taken: 0, paused_until: None }
+        Self { queue: None, watch, readable: false, taken: 0, paused_until: None, exhaustion_logged: false }
     }
 
     /// The inbox of a worker that receives from `queue`, and at a stop is not done before that has ended (D4).
@@ -205,6 +206,7 @@ impl Inbox {
             match receive(queue.as_fd()) {
                 Ok(Some(adopted)) => {
                     self.readable = true;
+                    self.exhaustion_logged = false;
                     return Some(adopted);
                 }
                 Ok(None) => break,
@@ -212,10 +214,12 @@ impl Inbox {
                     tracing::error!("a connection is lost: {error}");
                 }
                 Err(error) => {
-                    tracing::error!(
-                        "cannot take connections over: {error}; next try in {} ms",
-                        PAUSE.as_millis()
-                    );
+                    if !std::mem::replace(&mut self.exhaustion_logged, true) {
+                        let pause = PAUSE.as_millis();
+                        tracing::error!(
+                            "cannot take connections over: {error}; trying every {pause} ms until that passes"
+                        );
+                    }
                     self.readable = true;
                     self.paused_until = Some(now + PAUSE);
                     return None;

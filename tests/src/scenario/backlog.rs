@@ -59,6 +59,14 @@ pub(crate) fn d4_full_workers_serve_the_backlog(harness: &Harness) {
 
 const FULL: &[&str] = &["--worker-connections", "2"];
 
+pub(crate) fn d4_backlog_larger_than_descriptor_limits_is_served(harness: &Harness) {
+    for server in [harness.serve(&[]), harness.serve_unix(&[])] {
+        server.arbiter().limit_descriptors(WAITING as u64 / 4);
+        server.worker().limit_descriptors(WAITING as u64 / 4);
+        backlog_is_served(server, 1, |server| server.arbiter().signal(Signal::TERM));
+    }
+}
+
 pub(crate) fn d4_inherited_backlog_is_left_to_its_owner(harness: &Harness) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let mut server = harness.serve_inherited(&listener, &[]);
