@@ -79,7 +79,7 @@ pub struct HandOff {
     pub peer: Peer,
     /// The client as a trusted PROXY header named it.
     pub proxied: Option<Peer>,
-    /// What has been read and not used, at most [`READ_BUFFER_MAX`](crate::config::READ_BUFFER_MAX) bytes.
+    /// What has been read and not used, at most [`READ_BUFFER_MAX`] bytes.
     pub unread: Bytes,
 }
 
