@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+pub use self::accept_thread::AcceptThread;
 pub use self::acceptor::{AcceptError, Accepted, Acceptor};
 pub use self::clock::Clock;
 pub use self::control::Control;
@@ -31,6 +32,7 @@ use crate::config::Limits;
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, ShutdownPolicy};
 
+mod accept_thread;
 mod acceptor;
 pub mod alarm;
 mod clock;

@@ -8,11 +8,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "worker-class",
         short: Some('k'),
         category: Category::Processes,
-        kind: Kind::Choice {
-            among: BACKENDS,
-            absent: &["sync", "threaded", "gthread", "tokio", "smol", "async-std"],
-        },
-        default: "mio",
+        kind: Kind::Choice { among: BACKENDS, absent: &["sync", "threaded", "gthread", "smol", "async-std"] },
+        default: "tokio",
         platform: None,
         reload: true,
         help: "The backend: how a worker waits for its connections",
@@ -46,4 +43,6 @@ pub(super) const SETTINGS: &[Setting] = &[
 const BACKENDS: &[Choice] = &[
     #[cfg(feature = "mio")]
     Choice::new("mio", |s| s.backend = Some(std::sync::Arc::new(remuda_mio::Mio))),
+    #[cfg(feature = "tokio")]
+    Choice::new("tokio", |s| s.backend = Some(std::sync::Arc::new(remuda_tokio::Tokio))),
 ];

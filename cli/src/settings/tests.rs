@@ -58,7 +58,7 @@ fn a_zero_that_means_something_else_is_explained() {
     }
 }
 
-#[cfg(feature = "mio")]
+#[cfg(feature = "tokio")]
 #[test]
 fn every_default_is_allowed_and_printed_as_itself() {
     for setting in table() {

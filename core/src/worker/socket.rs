@@ -8,13 +8,13 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::machine::{Interest, Transport, Wants};
 
-/// A connected, non-blocking TCP or unix stream socket.
+/// A connected, non-blocking TCP or unix stream socket: owned, or borrowed from a runtime that watches it.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket<F = OwnedFd>(F);
 
-impl Socket {
-    /// Takes over a connected, non-blocking socket.
-    pub fn new(fd: OwnedFd) -> Self {
+impl<F: AsFd> Socket<F> {
+    /// Takes a connected, non-blocking socket.
+    pub fn new(fd: F) -> Self {
         Self(fd)
     }
 }
@@ -35,7 +35,7 @@ impl Detach for Socket {
     }
 }
 
-impl Transport for Socket {
+impl<F: AsFd> Transport for Socket<F> {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.0, buffer)?)
     }
@@ -62,13 +62,13 @@ impl Transport for Socket {
     }
 }
 
-impl AsFd for Socket {
+impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl AsRawFd for Socket {
+impl<F: AsRawFd> AsRawFd for Socket<F> {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }

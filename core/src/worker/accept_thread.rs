@@ -1,0 +1,189 @@
+//! Accepting for loops that cannot wait on the listeners themselves: a thread with an epoll instance of its own.
+//!
+//! The loop asks for a connection, and the thread waits for one only while it is asked. So a loop that hangs, or that
+//! has as many connections as it may have, takes no share: the kernel passes over a worker that does not wait
+//! (epoll_ctl(2), `EPOLLEXCLUSIVE`), and the connection goes to another one or stays in the backlog.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use super::acceptor::{Accepted, Acceptor};
+use super::{Listener, sys};
+
+/// What the epoll set calls the bell; it calls listeners by their numbers.
+const BELL: u64 = u64::MAX;
+
+/// Events taken in one wait; what there is beyond them is reported again.
+const EVENTS: usize = 16;
+
+/// The loop's side of a thread that accepts one connection at a time.
+#[derive(Debug)]
+pub struct AcceptThread {
+    desk: Arc<Desk>,
+}
+
+impl AcceptThread {
+    /// Starts the thread. It accepts nothing before it is asked to.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_create1(2), epoll_ctl(2), eventfd(2) and pthread_create(3).
+    pub fn start(listeners: Vec<Listener>) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        let mut acceptor = Acceptor::new(listeners, epoll.try_clone()?, 0);
+        acceptor.resume()?;
+        let desk = Arc::new(Desk { bell, state: Mutex::default() });
+        let thread = Thread { desk: desk.clone(), epoll, acceptor };
+        thread::Builder::new().name("acceptor".to_owned()).spawn(move || thread.run())?;
+        Ok(Self { desk })
+    }
+
+    /// Asks for the next connection, and wakes `task` when it is there. `None` once the thread has been
+    /// [closed](Self::close), has given up its listeners and has nothing left that it accepted before.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot wait for connections, and has ended.
+    pub fn poll_accept(&self, task: &Context<'_>) -> Poll<Option<io::Result<Accepted>>> {
+        let mut state = self.desk.state();
+        if let Some(answer) = state.answer.take() {
+            return Poll::Ready(Some(answer));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        match &mut state.asked {
+            Some(waker) => waker.clone_from(task.waker()),
+            none => {
+                *none = Some(task.waker().clone());
+                self.desk.ring();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Accepts nothing any more (D2). Does not wait for the thread, which gives its listeners up at once.
+    pub fn close(&self) {
+        self.desk.state().closing = true;
+        self.desk.ring();
+    }
+}
+
+impl Drop for AcceptThread {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Where loop and thread meet.
+#[derive(Debug)]
+struct Desk {
+    /// An eventfd: rung by the loop when it asks, and when it closes.
+    bell: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The loop waits for an answer.
+    asked: Option<Waker>,
+    answer: Option<io::Result<Accepted>>,
+    closing: bool,
+    ended: bool,
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) {
+        // An eventfd takes a one at any time; there is nothing to do about a kernel that says otherwise.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until the bell rings; whether it is for a connection.
+    fn wait(&self) -> bool {
+        loop {
+            let mut rings = [0; 8];
+            // A signal interrupts it; whatever else may fail does not say that anyone asked.
+            let _ = rustix::io::read(&self.bell, &mut rings);
+            let state = self.state();
+            if state.closing || state.asked.is_some() {
+                return !state.closing;
+            }
+        }
+    }
+
+    fn answer(&self, answer: io::Result<Accepted>) {
+        let mut state = self.state();
+        state.answer = Some(answer);
+        let waker = state.asked.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        let waker = state.asked.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The thread's side.
+struct Thread {
+    desk: Arc<Desk>,
+    epoll: OwnedFd,
+    acceptor: Acceptor,
+}
+
+impl Thread {
+    fn run(mut self) {
+        while self.desk.wait() {
+            match self.accept().transpose() {
+                Some(answer) => self.desk.answer(answer),
+                None => break,
+            }
+        }
+        self.acceptor.close();
+        self.desk.end();
+    }
+
+    /// Waits for a connection, or for the bell, which rings for nothing but the end while a connection is asked for.
+    fn accept(&mut self) -> io::Result<Option<Accepted>> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            let pause = self.acceptor.deadline().map(|until| until.since(sys::now()));
+            let pause = pause.map(|pause| pause.try_into().unwrap_or_default());
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), pause.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = sys::now();
+            for event in events.drain(..) {
+                if event.data.u64() == BELL {
+                    return Ok(None);
+                }
+                if let Some(accepted) = self.acceptor.accept(event.data.u64(), now) {
+                    return Ok(Some(accepted));
+                }
+            }
+            self.acceptor.handle_time(now)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Wake;
+use std::time::Duration;
+
+use super::*;
+use crate::worker::{Bound, Ownership};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for what must not happen.
+const WHILE: Duration = Duration::from_millis(100);
+
+/// A loop that asks and is woken.
+struct Asker {
+    thread: AcceptThread,
+    waker: Waker,
+    woken: Receiver<()>,
+}
+
+struct Wakes(Mutex<Sender<()>>);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap().send(()).unwrap();
+    }
+}
+
+impl Asker {
+    fn new(listener: &TcpListener) -> Self {
+        let bound = Bound::Inet(listener.local_addr().unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let socket = OwnedFd::from(listener.try_clone().unwrap());
+        let thread = AcceptThread::start(vec![Listener::new(3, socket, bound, Ownership::Sole)]).unwrap();
+        let (wake, woken) = channel();
+        Self { thread, waker: Arc::new(Wakes(Mutex::new(wake))).into(), woken }
+    }
+
+    fn ask(&self) -> Poll<Option<Accepted>> {
+        self.thread.poll_accept(&Context::from_waker(&self.waker)).map(|next| next.map(Result::unwrap))
+    }
+
+    /// What the answer is, when it comes.
+    fn answer(&self) -> Option<Accepted> {
+        loop {
+            match self.ask() {
+                Poll::Ready(answer) => return answer,
+                Poll::Pending => self.woken.recv_timeout(PATIENCE).expect("an answer"),
+            }
+        }
+    }
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn connect(listener: &TcpListener) -> TcpStream {
+    TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+}
+
+/// Whether a connection waits in the queue.
+fn has_backlog(listener: &TcpListener) -> bool {
+    listener.accept().is_ok()
+}
+
+#[test]
+fn each_question_has_one_answer() {
+    let listener = listener();
+    let asker = Asker::new(&listener);
+    let clients = [(); 3].map(|()| connect(&listener));
+    for _ in &clients[..2] {
+        assert_eq!(asker.answer().unwrap().listener, 3);
+    }
+    assert!(asker.woken.recv_timeout(WHILE).is_err());
+    assert!(has_backlog(&listener), "what nobody asked for was accepted");
+}
+
+#[test]
+fn a_connection_that_comes_later_wakes_who_asked() {
+    let listener = listener();
+    let asker = Asker::new(&listener);
+    assert!(asker.ask().is_pending());
+    assert!(asker.ask().is_pending());
+    let client = connect(&listener);
+    let accepted = asker.answer().unwrap();
+    assert_eq!(accepted.peer, crate::handoff::Peer::Inet(client.local_addr().unwrap()));
+}
+
+#[test]
+fn who_does_not_ask_takes_no_share() {
+    let listener = listener();
+    let [busy, idle] = [(); 2].map(|()| Asker::new(&listener));
+    // It had its one connection before it hung.
+    assert!(busy.ask().is_pending());
+    let mut clients = vec![connect(&listener)];
+    busy.woken.recv_timeout(PATIENCE).unwrap();
+    for _ in 0..20 {
+        clients.push(connect(&listener));
+        assert!(idle.answer().is_some());
+    }
+    assert!(busy.ask().is_ready());
+}
+
+#[test]
+fn closing_ends_a_question_and_gives_the_listener_up() {
+    let listener = listener();
+    let asker = Asker::new(&listener);
+    assert!(asker.ask().is_pending());
+    asker.thread.close();
+    assert!(asker.answer().is_none());
+    let client = connect(&listener);
+    assert!(asker.answer().is_none());
+    assert!(has_backlog(&listener));
+    // The last descriptor of the listener is ours now.
+    let addr = listener.local_addr().unwrap();
+    drop((client, listener));
+    assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn closing_does_not_lose_what_was_accepted_before() {
+    let listener = listener();
+    let asker = Asker::new(&listener);
+    assert!(asker.ask().is_pending());
+    let _client = connect(&listener);
+    asker.woken.recv_timeout(PATIENCE).unwrap();
+    asker.thread.close();
+    assert!(asker.answer().is_some());
+    assert!(asker.answer().is_none());
+}
+
+#[test]
+fn closing_ends_a_thread_that_was_never_asked() {
+    let listener = listener();
+    let asker = Asker::new(&listener);
+    asker.thread.close();
+    assert!(asker.answer().is_none());
+}

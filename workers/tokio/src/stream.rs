@@ -1,0 +1,121 @@
+//! A socket that the runtime watches, as a transport: on its task, and on a thread that may block.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::task::{Context, Poll};
+
+use remuda_core::machine::{Interest, Transport, Wants};
+use remuda_core::worker::Socket;
+use tokio::io::Interest as Direction;
+use tokio::net::UnixStream;
+
+/// A connected socket on its task. The runtime remembers its readiness; what is not ready is not tried.
+///
+/// The runtime's type for a stream between processes stands for TCP as well: it is asked when to call, and the calls
+/// are those of [`Socket`], which serve both.
+#[derive(Debug)]
+pub(crate) struct Stream(UnixStream);
+
+impl Stream {
+    /// Lets the runtime watch `socket`.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_ctl(2).
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        UnixStream::from_std(StdUnixStream::from(socket)).map(Self)
+    }
+
+    /// Whether something can be tried in a direction of `interest`; if nothing can, `task` is woken when that changes.
+    pub(crate) fn poll_ready(&self, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
+        // An error is the runtime's end, and found by the next call.
+        let read = interest.read && self.0.poll_read_ready(task).is_ready();
+        let write = interest.write && self.0.poll_write_ready(task).is_ready();
+        if read || write { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Waits until the peer is gone in both directions, or the socket has failed.
+    pub(crate) async fn gone(&self) {
+        // Nobody sends urgent data: of this direction, the runtime reports the end alone.
+        let end = Direction::ERROR | Direction::PRIORITY;
+        let _ = self.0.ready(end).await;
+        let both = self.0.ready(end | Direction::WRITABLE).await;
+        if both.is_ok_and(|ready| !ready.is_error() && !ready.is_write_closed()) {
+            let _ = self.0.ready(Direction::ERROR).await;
+        }
+    }
+
+    /// Calls if the socket is ready, and lets the runtime forget that after a call that moved less than `offered`, as
+    /// after one that would block: there is nothing more until epoll reports it again.
+    fn call(
+        &self,
+        direction: Direction,
+        offered: usize,
+        call: impl FnOnce(&mut Socket<BorrowedFd<'_>>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut moved = None;
+        let result = self.0.try_io(direction, || match call(&mut Socket::new(self.0.as_fd())) {
+            Ok(n) if n < offered => {
+                moved = Some(n);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            result => result,
+        });
+        moved.map_or(result, Ok)
+    }
+}
+
+impl Transport for Stream {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.call(Direction::READABLE, buffer.len(), |socket| socket.try_read(buffer))
+    }
+
+    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        self.call(Direction::WRITABLE, offered, |socket| socket.try_write(slices))
+    }
+
+    fn close_write(&mut self) -> io::Result<()> {
+        Socket::new(self.0.as_fd()).close_write()
+    }
+
+    fn wants(&self, interest: Interest) -> Wants {
+        Wants::Io(interest)
+    }
+}
+
+/// The same socket on a thread that waits with poll(2). It does not ask the runtime, which may be late to know; what
+/// the runtime hears meanwhile it keeps for the stream's return.
+#[derive(Debug)]
+pub(crate) struct Away(pub(crate) Stream);
+
+impl Away {
+    fn socket(&self) -> Socket<BorrowedFd<'_>> {
+        Socket::new(self.as_fd())
+    }
+}
+
+impl AsFd for Away {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+impl Transport for Away {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket().try_read(buffer)
+    }
+
+    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket().try_write(slices)
+    }
+
+    fn close_write(&mut self) -> io::Result<()> {
+        self.socket().close_write()
+    }
+
+    fn wants(&self, interest: Interest) -> Wants {
+        Wants::Io(interest)
+    }
+}
