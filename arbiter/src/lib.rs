@@ -30,6 +30,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use remuda_core::app::AppFactory;
 use remuda_core::shutdown::Reason;
@@ -85,8 +86,10 @@ pub struct ArbiterConfig {
     /// Connections that the kernel queues on each listener (listen(2)). Default 2048. Listeners that came as
     /// descriptors keep their own.
     pub backlog: u32,
-    /// What workers read. The arbiter reads `graceful_timeout`.
+    /// What workers read. The arbiter reads `graceful_timeout`, `timeout` and `threads`.
     pub worker: WorkerConfig,
+    /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
+    pub boot_timeout: Duration,
     /// Who decides during drains.
     pub policies: Policies,
 }
@@ -98,6 +101,7 @@ impl Default for ArbiterConfig {
             binds: vec![Bind::Inet(SocketAddr::from(([127, 0, 0, 1], 8000)))],
             backlog: 2048,
             worker: WorkerConfig::default(),
+            boot_timeout: Duration::from_secs(60),
             policies: Policies::default(),
         }
     }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal as Number;
+use remuda_core::app::Busy;
 use remuda_core::shutdown::Reason;
+use remuda_core::time::Time;
 use rustix::process::Pid;
 use tracing::{debug, error, info, warn};
 
@@ -31,6 +33,12 @@ pub(crate) enum Notice {
     Hurried { left: Duration },
     /// Connections that had not been accepted when the server stopped were not served.
     BacklogLost { lost: usize },
+    /// The loop of a worker was silent for longer than `timeout`.
+    Silent { slot: u16, pid: Pid, silent: Duration },
+    /// A worker was not ready within `boot_timeout`.
+    BootTimedOut { slot: u16, pid: Pid, took: Duration },
+    /// What a worker is serving, or was when it ended.
+    Serving { slot: u16, pid: u32, busy: Vec<Busy>, at: Time },
     /// A worker has outlived its deadline.
     Killing { pid: Pid },
     /// A signal whose feature is not built.
@@ -69,6 +77,16 @@ impl Notice {
             Self::BacklogLost { lost } => {
                 warn!(backlog_lost = lost, "{lost} connections of the backlog are lost");
             }
+            Self::Silent { slot, pid, silent } => {
+                error!(slot, %pid, "worker hangs: its loop was silent for {silent:.1?}, aborting it");
+            }
+            Self::BootTimedOut { slot, pid, took } => {
+                error!(slot, %pid, "worker was not ready after {took:.1?}, aborting it");
+            }
+            Self::Serving { slot, pid, busy, at } => {
+                let busy: Vec<_> = busy.iter().map(|busy| serving(busy, *at)).collect();
+                error!(slot, pid, "worker was serving {}", busy.join(", "));
+            }
             Self::Killing { pid } => warn!(%pid, "worker is still there, killing it"),
             // With a controlling terminal every resize sends it.
             Self::Unsupported { signal: signal @ Signal::Winch } => {
@@ -77,6 +95,13 @@ impl Notice {
             Self::Unsupported { signal } => warn!("signal {signal} is not supported yet, ignored"),
         }
     }
+}
+
+/// As in `GET /report for 31.2s on its loop`.
+fn serving(busy: &Busy, at: Time) -> String {
+    let request = busy.request.as_deref().unwrap_or("a request");
+    let place = if busy.on_loop { "its loop" } else { "a thread" };
+    format!("{request} for {:.1?} on {place}", at - busy.since)
 }
 
 impl fmt::Display for Death {

@@ -6,7 +6,8 @@
 //! 1. There are never more workers than asked for, and a slot never has two.
 //! 2. Once a stop has begun nothing is spawned, every worker is told before the listeners are ended and hears of the
 //!    backlog's end after its last connection was passed on (D4), and `Finish` comes, once, when the last worker is gone.
-//! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told.
+//! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told, or
+//!    [`ABORT_GRACE`] after it was aborted because it was silent for too long (D1).
 //! 4. A deadline that workers were told only ever moves closer (D11).
 //!
 //! ```text
@@ -30,7 +31,21 @@ use crate::notice::Notice;
 pub(crate) struct Plan {
     slots: Vec<Slot>,
     graceful_timeout: Duration,
+    patience: Patience,
+    /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
+    awake: Time,
     phase: Phase,
+}
+
+/// How long workers may be silent. Zero: for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Patience {
+    /// While they serve or drain.
+    pub(crate) timeout: Duration,
+    /// Until they are ready.
+    pub(crate) boot_timeout: Duration,
+    /// How long the arbiter sleeps at most while there is somebody to watch. Twice that is a freeze.
+    pub(crate) nap: Duration,
 }
 
 /// What happened.
@@ -44,6 +59,8 @@ pub(crate) enum Event {
     SpawnFailed { slot: u16, error: String },
     /// A worker has said something.
     Report { pid: Pid, report: Report },
+    /// The loop of the worker in a slot was alive then; [`Time::ZERO`] if it has not begun to beat.
+    Beat { slot: u16, at: Time },
     /// A child, perhaps not one of ours, has ended and was reaped.
     Exited { pid: Pid, death: Death },
     /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
@@ -59,6 +76,14 @@ pub(crate) enum Action {
     Spawn { slot: u16 },
     /// Send an order, without waiting for it to be read.
     Send { pid: Pid, order: Order },
+    /// Look when the worker in a slot was last alive; answer with [`Event::Beat`].
+    Look { slot: u16 },
+    /// Tell people what the worker in a slot is, or was, serving.
+    Describe { slot: u16 },
+    /// Its worker is gone: keep what it has counted, and empty its place.
+    Bury { slot: u16 },
+    /// SIGABRT.
+    Abort { pid: Pid },
     /// SIGKILL.
     Kill { pid: Pid },
     /// Refuse new connections (D3) and pass on those that the listeners' queues hold (D4), without waiting; answer with
@@ -102,6 +127,9 @@ pub(crate) const HURRY: Duration = Duration::from_secs(2);
 
 /// How long after the deadline that a worker was told it is killed (D10).
 pub(crate) const KILL_MARGIN: Duration = Duration::from_millis(1500);
+
+/// How long after SIGABRT a silent worker is killed.
+pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// A worker that was ready for this long is replaced at once; after a shorter life the slot waits.
 pub(crate) const LONG_ENOUGH: Duration = Duration::from_secs(1);
@@ -170,6 +198,12 @@ struct Life {
     pid: Pid,
     born: Time,
     ready: Option<Time>,
+    /// Up to when it is known to be well: its silence counts from here.
+    well: Time,
+    /// An [`Action::Look`] was not answered yet.
+    looking: bool,
+    /// It was silent for too long, was aborted, and is killed then.
+    aborted: Option<Time>,
     killed: bool,
 }
 
@@ -178,17 +212,25 @@ impl Plan {
     pub(crate) fn new(workers: u16, graceful_timeout: Duration) -> Self {
         let slots =
             (0..workers).map(|_| Slot { state: State::Due { at: Time::ZERO }, failures: 0 }).collect();
-        Self { slots, graceful_timeout, phase: Phase::Starting }
+        let patience = Patience::default();
+        Self { slots, graceful_timeout, patience, awake: Time::MAX, phase: Phase::Starting }
+    }
+
+    /// The same with bounds on the silence of workers. Default: none.
+    pub(crate) fn watching(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// What to do about `event`, which happened `now`.
     pub(crate) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
         let mut todo = Vec::new();
+        self.forgive_a_freeze(now);
         match event {
             Event::Signal(signal) => self.signalled(signal, now, &mut todo),
             Event::Spawned { slot, pid } => self.spawned(slot, pid, now, &mut todo),
             Event::SpawnFailed { slot, error } => self.spawn_failed(slot, error, now, &mut todo),
             Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
+            Event::Beat { slot, at } => self.beat(slot, at, now, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
             Event::Tick => {}
@@ -199,7 +241,7 @@ impl Plan {
 
     /// When [`Event::Tick`] is wanted, if nothing else happens before; none: whenever.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        match &self.phase {
+        let phase = match &self.phase {
             Phase::Starting | Phase::Serving => self.slots.iter().filter_map(Slot::due).min(),
             Phase::Stopping(stop) => {
                 let drop = (stop.backlog == Backlog::Passing).then_some(stop.drain.deadline);
@@ -207,7 +249,22 @@ impl Plan {
                 [drop, kill].into_iter().flatten().min()
             }
             Phase::Finished => None,
+        };
+        let silence = self.slots.iter().filter_map(|slot| slot.silent_at(&self.patience)).min();
+        // Only who wakes up often can tell a frozen server from silent workers.
+        let nap = silence.map(|_| self.awake + self.patience.nap);
+        [phase, silence, nap].into_iter().flatten().min()
+    }
+
+    /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
+    /// silence counts from now on (D1).
+    fn forgive_a_freeze(&mut self, now: Time) {
+        if now.since(self.awake) > 2 * self.patience.nap {
+            for life in self.slots.iter_mut().filter_map(Slot::life) {
+                life.well = now;
+            }
         }
+        self.awake = now;
     }
 
     fn signalled(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
@@ -233,7 +290,15 @@ impl Plan {
             todo.push(Action::Kill { pid }); // nobody asked for it, and nobody would look after it
             return;
         };
-        slot.state = State::Alive(Life { pid, born: now, ready: None, killed: false });
+        slot.state = State::Alive(Life {
+            pid,
+            born: now,
+            ready: None,
+            well: now,
+            looking: false,
+            aborted: None,
+            killed: false,
+        });
         todo.push(Action::Log(Notice::Started { slot: index, pid }));
         if let Phase::Stopping(stop) = &self.phase {
             todo.extend(stop.orders(pid));
@@ -255,6 +320,7 @@ impl Plan {
         match report {
             Report::Ready if life.ready.is_none() => {
                 life.ready = Some(now);
+                life.well = now;
                 let took = now - life.born;
                 todo.push(Action::Log(Notice::Ready { slot: index, pid, took }));
                 if matches!(self.phase, Phase::Starting) && self.slots.iter().all(Slot::is_ready) {
@@ -272,6 +338,27 @@ impl Plan {
         }
     }
 
+    /// Whether a worker that has been silent for as long as it may is so still.
+    fn beat(&mut self, index: u16, at: Time, now: Time, todo: &mut Vec<Action>) {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(life) = slot.and_then(Slot::life).filter(|life| life.aborted.is_none()) else { return };
+        life.looking = false;
+        life.well = life.well.max(at);
+        if life.silent_at(&self.patience).is_none_or(|at| at > now) {
+            return;
+        }
+        life.aborted = Some(now + ABORT_GRACE);
+        let (slot, pid, silent) = (index, life.pid, now - life.well);
+        todo.push(Action::Log(match life.ready {
+            Some(_) => Notice::Silent { slot, pid, silent },
+            None => Notice::BootTimedOut { slot, pid, took: now - life.born },
+        }));
+        todo.extend([Action::Describe { slot }, Action::Abort { pid }]);
+        if let Phase::Stopping(stop) = &mut self.phase {
+            stop.was_cut();
+        }
+    }
+
     fn exited(&mut self, pid: Pid, death: Death, now: Time, todo: &mut Vec<Action>) {
         let stopping = self.is_stopping();
         let Some((index, life)) = self.find(pid) else {
@@ -279,6 +366,7 @@ impl Plan {
             return;
         };
         let lived = now - life.born;
+        let described = life.aborted.is_some();
         let boot_failed = life.ready.is_none() && matches!(death, Death::Status(3 | 4));
         let long_enough = life.ready.is_some_and(|ready| now - ready >= LONG_ENOUGH);
         let ends_server = stopping || (boot_failed && matches!(self.phase, Phase::Starting));
@@ -294,6 +382,10 @@ impl Plan {
         };
         slot.leave(again_in, now);
         todo.push(Action::Log(Notice::Died { slot: index, pid, death, lived, again_in }));
+        if death != Death::Status(0) && !described {
+            todo.push(Action::Describe { slot: index });
+        }
+        todo.push(Action::Bury { slot: index });
 
         match (&mut self.phase, death) {
             (Phase::Stopping(stop), Death::Status(6)) => stop.was_cut(),
@@ -315,8 +407,25 @@ impl Plan {
         todo.extend(living.map(|life| Action::Send { pid: life.pid, order: Order::BacklogEnd }));
     }
 
-    /// What time alone brings: workers to spawn, workers to kill, the end.
+    /// What time alone brings: workers to look at, to spawn, to kill, the end.
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
+        for (index, slot) in (0..).zip(&mut self.slots) {
+            let is_due = slot.silent_at(&self.patience).is_some_and(|at| at <= now);
+            match slot.life() {
+                Some(life) if is_due && life.aborted.is_some() => {
+                    life.killed = true;
+                    todo.extend([
+                        Action::Log(Notice::Killing { pid: life.pid }),
+                        Action::Kill { pid: life.pid },
+                    ]);
+                }
+                Some(life) if is_due && !life.looking => {
+                    life.looking = true;
+                    todo.push(Action::Look { slot: index });
+                }
+                _ => {}
+            }
+        }
         match &mut self.phase {
             Phase::Starting | Phase::Serving => {
                 for (index, slot) in (0..).zip(&mut self.slots) {
@@ -451,6 +560,14 @@ impl Slot {
         }
     }
 
+    /// When the worker here has been silent for too long, or is killed for that.
+    fn silent_at(&self, patience: &Patience) -> Option<Time> {
+        match &self.state {
+            State::Alive(life) => life.silent_at(patience),
+            _ => None,
+        }
+    }
+
     fn due(&self) -> Option<Time> {
         match self.state {
             State::Due { at } => Some(at),
@@ -468,6 +585,19 @@ impl Slot {
 
     fn could_be_killed(&self) -> bool {
         matches!(&self.state, State::Alive(life) if !life.killed)
+    }
+}
+
+impl Life {
+    /// When it has been silent for too long or, if it was aborted for that, when it is killed.
+    fn silent_at(&self, patience: &Patience) -> Option<Time> {
+        let bound = if self.ready.is_some() { patience.timeout } else { patience.boot_timeout };
+        match self.aborted {
+            _ if self.killed => None,
+            None if bound.is_zero() => None,
+            None => Some(self.well + bound),
+            at => at,
+        }
     }
 }
 

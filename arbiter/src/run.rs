@@ -12,12 +12,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use remuda_core::app::AppFactory;
+use remuda_core::app::{AppFactory, Tally};
 use remuda_core::order::Order;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
-use remuda_core::worker::{Control, Exit, Worker, WorkerCx};
+use remuda_core::worker::{Control, Exit, Scoreboard, Seat, Worker, WorkerCx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
@@ -26,7 +26,8 @@ use tracing::{debug, error, info, warn};
 use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
 use crate::listener::Listeners;
-use crate::plan::{Action, Death, Event, Plan, Signal};
+use crate::notice::Notice;
+use crate::plan::{Action, Death, Event, Patience, Plan, Signal};
 use crate::sys::{self, Fork, Signals};
 use crate::{ArbiterConfig, Outcome};
 
@@ -38,6 +39,9 @@ pub(crate) struct Run {
     plan: Plan,
     signals: Signals,
     listeners: Listeners,
+    board: Scoreboard,
+    /// What workers have counted that are gone.
+    tally: Tally,
     /// One for each child that was not reaped yet.
     links: Vec<(Pid, Link)>,
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
@@ -58,6 +62,7 @@ enum Leave {
 /// A child just forked.
 struct Newborn {
     slot: u16,
+    seat: Seat,
     orders: OwnedFd,
     parent: Pid,
 }
@@ -84,9 +89,35 @@ impl Run {
                 return Err(error.into());
             }
         };
-        let plan = Plan::new(config.workers.max(1), config.worker.graceful_timeout);
-        let (links, backlog) = (Vec::new(), None);
-        Ok(Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog })
+        let workers = config.workers.max(1);
+        let board = match Scoreboard::map(workers, config.worker.threads) {
+            Ok(board) => board,
+            Err(error) => {
+                signals.restore();
+                return Err(Outcome::internal("map the scoreboard", &error));
+            }
+        };
+        let patience = Patience {
+            timeout: config.worker.timeout,
+            boot_timeout: config.boot_timeout,
+            nap: config.worker.beat_interval(),
+        };
+        let plan = Plan::new(workers, config.worker.graceful_timeout).watching(patience);
+        let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
+        Ok(Self {
+            config,
+            worker,
+            app,
+            plan,
+            signals,
+            listeners,
+            board,
+            tally,
+            links,
+            outbox,
+            inbox,
+            backlog,
+        })
     }
 
     /// Looks after the workers until the server has ended. Returns in the arbiter only.
@@ -101,6 +132,7 @@ impl Run {
             Leave::Finish(outcome) => {
                 self.listeners.end();
                 self.signals.restore();
+                report(&self.tally);
                 outcome
             }
         }
@@ -204,15 +236,20 @@ impl Run {
                         let _ = kill_process(pid, signal);
                     }
                 }
-                Action::Kill { pid } => {
-                    // It was not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
-                    let _ = kill_process(pid, process::Signal::KILL);
+                Action::Look { slot } => {
+                    let at = self.board.seat(slot).map_or(Time::ZERO, |seat| seat.last_beat());
+                    todo.extend(self.plan.handle(Event::Beat { slot, at }, now()));
                 }
                 Action::SaveBacklog => self.backlog = Some(Backlog::new(self.listeners.release(), now())),
                 Action::DropBacklog => {
                     let lost = abandon(self.backlog.take(), self.inbox.as_fd());
                     todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
                 }
+                Action::Describe { slot } => self.describe(slot),
+                Action::Bury { slot } => self.bury(slot),
+                // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
+                Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
+                Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
                 Action::AnnounceReady => self.announce_ready(),
                 Action::Log(notice) => notice.log(),
                 Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
@@ -227,22 +264,42 @@ impl Run {
             Ok(pair) => pair,
             Err(error) => return failed(format!("cannot make its control socket: {error}")),
         };
+        let Some(seat) = self.board.seat(slot) else {
+            return failed("the scoreboard has no room for it".to_owned());
+        };
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
                 self.links.push((child, link));
                 Continue(Event::Spawned { slot, pid: child })
             }
-            Ok(Fork::Child { parent }) => Break(Leave::Born(Newborn { slot, orders, parent })),
+            Ok(Fork::Child { parent }) => Break(Leave::Born(Newborn { slot, seat, orders, parent })),
             Err(error) => failed(error.to_string()),
+        }
+    }
+
+    /// Says what the worker in `slot` is, or was, serving; nothing if that is nothing.
+    fn describe(&self, slot: u16) {
+        if let Some(entry) = self.board.seat(slot).and_then(|seat| seat.read())
+            && !entry.busy.is_empty()
+        {
+            Notice::Serving { slot, pid: entry.pid, busy: entry.busy, at: now() }.log();
+        }
+    }
+
+    /// Keeps what the dead worker of `slot` has counted, and empties its seat for the next one.
+    fn bury(&mut self, slot: u16) {
+        if let Some(seat) = self.board.seat(slot) {
+            self.tally += seat.counters().tally();
+            seat.clear();
         }
     }
 
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
-        let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog } = self;
+        let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
         drop((links, signals, plan, outbox, backlog));
-        let Newborn { slot, orders, parent } = newborn;
+        let Newborn { slot, seat, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
             let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
                 Ok((true, control)) => control,
@@ -253,7 +310,7 @@ impl Run {
                 }
             };
             let ArbiterConfig { worker: settings, policies, .. } = config;
-            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, settings, policies);
+            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, seat, settings, policies);
             worker.run(cx.with_inbox(inbox), app)
         }));
         let exit = *life.as_ref().unwrap_or_else(|_| {
@@ -276,6 +333,22 @@ impl Run {
             "ready: {addresses}, {workers} {backend} worker{plural}, pid {pid}; stop with TERM or Ctrl-C"
         );
     }
+}
+
+/// What all workers have counted, of all generations.
+fn report(tally: &Tally) {
+    let Tally { requests, finished, announced, idle_closed, handed, aborted, cut, panics, .. } = *tally;
+    info!(
+        requests,
+        finished,
+        announced,
+        idle_closed,
+        handed,
+        aborted,
+        cut,
+        panics,
+        "{finished} of {requests} requests were finished"
+    );
 }
 
 const CHILD: i32 = process::Signal::CHILD.as_raw();

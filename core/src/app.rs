@@ -5,8 +5,10 @@
 //! short. How a wait is done is the worker's business ([`Turn`]); nothing here blocks by itself.
 
 mod blocking;
+mod counters;
 mod drain;
 mod future;
+mod hands;
 
 use std::any::Any;
 use std::error::Error;
@@ -17,9 +19,11 @@ use bytes::Bytes;
 
 pub use self::blocking::{BodyReader, BodyWriter, Responder, Turn, Upgraded};
 pub(crate) use self::blocking::{Inline, answer};
+pub use self::counters::{Counter, Counters, Counts, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
 pub(crate) use self::future::Exchange;
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture};
+pub use self::hands::{Busy, Hand, Hands, Serving};
 use crate::conn::Connection;
 use crate::handoff::Peer;
 use crate::http1::{BodyLen, Head, ResponseHead};
@@ -204,63 +208,6 @@ impl Boot {
     }
 }
 
-/// What a worker counts, readable from any of its threads.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Requests whose head was complete.
-    pub requests: Counter,
-    /// Requests answered to the last byte.
-    pub finished: Counter,
-    /// Responses that announced close because of a drain.
-    pub announced: Counter,
-    /// Connections closed while idle because of a drain.
-    pub idle_closed: Counter,
-    /// Requests that got no complete answer, whoever was to blame.
-    pub aborted: Counter,
-    /// Those of them that a drain's deadline cut.
-    pub cut: Counter,
-    /// Handlers that panicked.
-    pub panics: Counter,
-}
-
-impl Counters {
-    /// Counts a connection that has ended.
-    pub fn closed(&self, reason: CloseReason) {
-        match reason {
-            CloseReason::Drained => self.announced.increment(),
-            CloseReason::DrainIdle | CloseReason::DeadlineIdle => self.idle_closed.increment(),
-            CloseReason::DeadlineCut => {
-                self.aborted.increment();
-                self.cut.increment();
-            }
-            CloseReason::PeerAborted
-            | CloseReason::TransportFailed
-            | CloseReason::TimedOut(_)
-            | CloseReason::ApplicationFailed => self.aborted.increment(),
-            _ => {}
-        }
-    }
-}
-
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(std::sync::atomic::AtomicU64);
-
-impl Counter {
-    /// Adds one.
-    pub fn increment(&self) {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// How far it has come.
-    pub fn get(&self) -> u64 {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
-    }
-}
-
 /// An application in one worker: the handlers, and what they and the machine share.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -271,12 +218,20 @@ pub struct Service {
     pub drain: DrainSignal,
     /// What the worker counts.
     pub counters: Arc<Counters>,
+    /// Where it notes what its handlers are busy with. Default: nowhere.
+    pub hands: Hands,
 }
 
 impl Service {
     /// An application with the worker's drain and counters.
     pub fn new(app: App, drain: DrainSignal, counters: Arc<Counters>) -> Self {
-        Self { app, drain, counters }
+        Self { app, drain, counters, hands: Hands::default() }
+    }
+
+    /// Notes what handlers are busy with in `hands`.
+    #[must_use]
+    pub fn noting(self, hands: Hands) -> Self {
+        Self { hands, ..self }
     }
 
     /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.

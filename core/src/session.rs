@@ -53,6 +53,8 @@ impl Session {
     /// Runs the blocking handler that a [`Step::Run`] asked for. Blocks as `turn` does.
     pub fn run(&mut self, turn: &mut dyn Turn) {
         if let Exchange::Waiting(head) = mem::take(&mut self.exchange) {
+            let now = turn.cx().now;
+            let _busy = self.service.hands.on_thread(head.view().method(), head.view().path(), now);
             self.answer(head, turn);
         }
     }
@@ -124,7 +126,10 @@ impl Session {
 
     fn collect(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         match self.connection.collect_body(cx) {
-            Buffered::Complete => self.answer(head, &mut Inline(*cx)),
+            Buffered::Complete => {
+                let _busy = self.service.hands.on_loop(head.view().method(), head.view().path(), cx.now);
+                self.answer(head, &mut Inline(*cx));
+            }
             Buffered::Partial => self.exchange = Exchange::Collecting(head),
             Buffered::TooLarge => self.exchange = Exchange::Waiting(head),
         }

@@ -23,11 +23,12 @@ pub use self::control::Control;
 pub use self::crew::Crew;
 pub use self::draws::Draws;
 pub use self::handoff::{Adopted, Inbox};
+pub use self::scoreboard::{Entry, Scoreboard, Seat};
 pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
-use crate::app::{App, AppError, AppFactory, Boot, Counters, DrainSignal, LocalFuture, Service};
+use crate::app::{App, AppError, AppFactory, Boot, DrainSignal, LocalFuture, Service};
 use crate::config::Limits;
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, ShutdownPolicy};
@@ -41,6 +42,7 @@ mod crew;
 mod draws;
 pub mod handoff;
 pub mod intake;
+mod scoreboard;
 mod socket;
 pub mod sys;
 mod tokio_context;
@@ -56,7 +58,9 @@ mod watch;
 /// 2. It builds the application, reports ready ([`Control::report_ready`]), and only then accepts.
 /// 3. It enters a drain within 50 ms of an order or signal, whatever its connections do (D2), and returns as
 ///    soon as none is left (D9).
-/// 4. It does not decide about connections: it asks the machine, and waits for what the machine names.
+/// 4. It beats ([`Seat::beat`]) in every turn of the loop that serves, from the first before it reports ready to the
+///    last, and at least every [`beat_interval`](WorkerConfig::beat_interval) (D1).
+/// 5. It does not decide about connections: it asks the machine, and waits for what the machine names.
 pub trait Worker: fmt::Debug + Send + Sync + 'static {
     /// The name that `-k` selects it by.
     fn name(&self) -> &'static str;
@@ -124,6 +128,8 @@ pub struct WorkerCx {
     pub control: Control,
     /// Connections that other processes hand over.
     pub inbox: Inbox,
+    /// Its place on the scoreboard.
+    pub seat: Seat,
     /// What the settings say.
     pub config: WorkerConfig,
     /// Who decides during a drain.
@@ -137,12 +143,15 @@ impl WorkerCx {
         generation: u32,
         listeners: Vec<Listener>,
         mut control: Control,
+        seat: Seat,
         config: WorkerConfig,
         policies: Policies,
     ) -> Self {
         control.set_graceful_timeout(config.graceful_timeout);
+        control.set_seat(seat);
+        seat.sit(generation);
         let inbox = Inbox::none(control.watch().clone());
-        Self { slot, generation, listeners, control, inbox, config, policies }
+        Self { slot, generation, listeners, control, inbox, seat, config, policies }
     }
 
     /// The same worker, which also takes over what arrives on `queue`, the receiving end of the hand-off queue.
@@ -163,13 +172,13 @@ impl WorkerCx {
         block_on: impl FnOnce(LocalFuture<Result<App, AppError>>) -> Result<App, AppError>,
     ) -> Result<Arc<Service>, Exit> {
         let drain = DrainSignal::new(self.control.watch().clone());
-        let counters = Arc::new(Counters::default());
+        let counters = self.seat.counters();
         let boot = Boot::new(self.slot, self.generation, backend, drain.clone(), counters.clone());
         alarm::attend();
         let app = catch_unwind(AssertUnwindSafe(|| block_on(factory.build(&boot))))
             .unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
         match app {
-            Ok(app) => Ok(Arc::new(Service::new(app, drain, counters))),
+            Ok(app) => Ok(Arc::new(Service::new(app, drain, counters).noting(self.seat.hands()))),
             Err(error) => {
                 let message = format!("the application failed to load: {error}");
                 self.control.report_boot_failure(Exit::AppFailed.status(), message);
@@ -198,6 +207,17 @@ pub struct WorkerConfig {
     pub connections: usize,
     /// How long a drain may take that no order gives a deadline. Default 30 s.
     pub graceful_timeout: Duration,
+    /// How long the loop may be silent before the arbiter ends the worker (D1). Default 30 s; zero: for ever.
+    pub timeout: Duration,
+}
+
+impl WorkerConfig {
+    /// How often a loop beats at least, also when it has nothing to do: every second, or four times in a `timeout`
+    /// that is short.
+    pub fn beat_interval(&self) -> Duration {
+        const EVERY: Duration = Duration::from_secs(1);
+        if self.timeout.is_zero() { EVERY } else { EVERY.min(self.timeout / 4) }
+    }
 }
 
 impl Default for WorkerConfig {
@@ -207,6 +227,7 @@ impl Default for WorkerConfig {
             threads: 4,
             connections: 1000,
             graceful_timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         }
     }
 }

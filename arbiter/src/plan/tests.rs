@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use self::world::{World, pid};
 use super::*;
 
+mod heartbeat;
 mod world;
 
 const GRACEFUL: Duration = Duration::from_secs(30);
@@ -464,6 +465,8 @@ enum Happening {
     Stranger(i32),
     LateReport(i32),
     Forks(bool),
+    Silence(usize),
+    Freeze(u64),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -477,6 +480,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (1..100).prop_map(Happening::Stranger),
         1 => (1..200).prop_map(Happening::LateReport),
         1 => any::<bool>().prop_map(Happening::Forks),
+        2 => any::<usize>().prop_map(Happening::Silence),
+        1 => (0..40_000u64).prop_map(Happening::Freeze),
     ]
 }
 
@@ -486,7 +491,7 @@ proptest! {
         workers in 1..6u16,
         happenings in prop::collection::vec(happening(), 0..60),
     ) {
-        let mut world = World::new(workers);
+        let mut world = World::of(workers, heartbeat::PATIENCE);
         for happening in happenings {
             if world.outcome.is_some() {
                 break;
@@ -507,6 +512,10 @@ proptest! {
                 Happening::LateReport(raw) if !world.living.contains_key(&raw) => world.report(raw, boot_failed(3)),
                 Happening::LateReport(_) => {}
                 Happening::Forks(work) => world.exhausted = !work,
+                Happening::Silence(which) => {
+                    choose(which).into_iter().for_each(|pid| drop(world.silent.insert(pid, world.now)));
+                }
+                Happening::Freeze(millis) => world.freeze(Duration::from_millis(millis)),
             }
             if world.listening && !world.exhausted {
                 let due = world.plan.deadline().is_some();

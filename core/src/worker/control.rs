@@ -9,10 +9,11 @@ use nix::sys::signal::Signal;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::scoreboard::Seat;
 use super::sys::{self, QUICK_STOP};
 use super::watch::Watch;
 use crate::order::{MESSAGE_MAX, Order, PolicyId, Report};
-use crate::shutdown::{Drain, Reason};
+use crate::shutdown::{Drain, Phase, Reason};
 use crate::time::Time;
 
 /// A worker's ear: its end of the control socket, its signals, and what they have asked for so far.
@@ -22,6 +23,8 @@ pub struct Control {
     signals: OwnedFd,
     watch: Arc<Watch>,
     graceful_timeout: Duration,
+    /// Where phases are noted, once the worker has a seat.
+    seat: Option<Seat>,
     /// The arbiter has gone (D18).
     orphaned: bool,
 }
@@ -39,7 +42,13 @@ impl Control {
         let signals = sys::install_signals()?;
         let watch = Arc::new(Watch::new()?);
         sys::unblock_signals()?;
-        Ok(Self { orders, signals, watch, graceful_timeout: Duration::from_secs(30), orphaned: false })
+        let graceful_timeout = Duration::from_secs(30);
+        Ok(Self { orders, signals, watch, graceful_timeout, seat: None, orphaned: false })
+    }
+
+    /// Notes the worker's phases in `seat`.
+    pub(super) fn set_seat(&mut self, seat: Seat) {
+        self.seat = Some(seat);
     }
 
     /// How long a drain may take that no order gives a deadline. Default 30 s.
@@ -54,6 +63,9 @@ impl Control {
     ///
     /// As send(2); an arbiter that has gone is found by [`handle`](Self::handle).
     pub fn report_ready(&self) -> io::Result<()> {
+        if let Some(seat) = &self.seat {
+            seat.enter(Phase::Running, None);
+        }
         self.report(&Report::Ready)
     }
 
@@ -118,6 +130,9 @@ impl Control {
     fn drain(&self, drain: Drain, policy: PolicyId) -> bool {
         let Some(drain) = self.watch.enter(drain, policy) else { return false };
         sys::arm_exit(drain.deadline);
+        if let Some(seat) = &self.seat {
+            seat.enter(drain.phase, Some(drain.reason));
+        }
         tracing::debug!(reason = %drain.reason, "draining");
         true
     }

@@ -1,5 +1,5 @@
-//! Clocks, and the few system calls that have no safe wrapper: signal handlers and the kernel timer that ends a
-//! worker whose handlers do not return.
+//! Clocks, and the few system calls that have no safe wrapper: signal handlers, the kernel timer that ends a worker
+//! whose handlers do not return, and memory that processes share.
 //!
 //! Handlers write to a pipe, arm the timer or `_exit`, and nothing else (signal-safety(7)).
 
@@ -16,8 +16,10 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use rustix::pipe::PipeFlags;
 
+use crate::app::Hand;
 use crate::time::Time;
 use crate::worker::Exit;
+use crate::worker::scoreboard::Slot;
 
 /// How long after a drain's deadline a worker that has not ended itself is ended by the kernel timer (D10).
 pub const EXIT_MARGIN: Duration = Duration::from_millis(500);
@@ -56,6 +58,45 @@ pub fn duplicate(owner: &impl AsRawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: fcntl returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What may live in memory that several processes read and write at the same time.
+///
+/// # Safety
+///
+/// All of it is atomics or padding, zeros are a valid value, and dropping it does nothing.
+pub(super) unsafe trait Shared: Sync + 'static {}
+
+// SAFETY: atomic integers in a C layout.
+unsafe impl Shared for Slot {}
+// SAFETY: atomic integers and an atomic bool, which nobody writes but as one, in a C layout.
+unsafe impl Shared for Hand {}
+
+/// `count` values, zeros at first, that this process shares with all that it forks from now on. Pages that nobody
+/// touches cost address space alone. Never unmapped: other threads may write as long as the process lives.
+///
+/// # Errors
+///
+/// As mmap(2).
+pub(super) fn share<T: Shared>(count: usize) -> io::Result<&'static [T]> {
+    let len = count.checked_mul(size_of::<T>()).filter(|&len| len > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+    let memory = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping has room for `count` values, is aligned to a page and so to them, stays for ever, and
+    // holds zeros, which are valid ones; all access through the reference is atomic (`Shared`).
+    Ok(unsafe { std::slice::from_raw_parts(memory.cast(), count) })
 }
 
 /// The write end of the pipe that signals arrive on. Never closed: a handler may run until the process ends.

@@ -23,11 +23,12 @@ use remuda_core::handoff::Origin;
 use remuda_core::machine::CloseReason;
 use remuda_core::pump::Readiness;
 use remuda_core::session::Session;
+use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
-    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Shared, Socket, TokioContext, Worker,
-    WorkerConfig, WorkerCx, alarm, block_on, sys,
+    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Socket, TokioContext,
+    Worker, WorkerConfig, WorkerCx, alarm, block_on, sys,
 };
 
 /// The mio backend.
@@ -98,6 +99,7 @@ struct Loop {
     crew: Crew<Job<Session, Socket>>,
     service: Arc<Service>,
     shared: Shared,
+    seat: Seat,
     config: WorkerConfig,
     draws: Draws,
 }
@@ -114,10 +116,12 @@ impl Loop {
         let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), wake.clone());
         let mut acceptor = Acceptor::new(cx.listeners, sys::duplicate(&poll)?, LISTENERS);
         acceptor.resume()?;
+        let clock = Clock::new();
+        cx.seat.beat(clock.now(), 0);
         cx.control.report_ready()?;
         Ok(Self {
             poll,
-            clock: Clock::new(),
+            clock,
             control: cx.control,
             inbox: cx.inbox,
             acceptor,
@@ -125,6 +129,7 @@ impl Loop {
             crew,
             service,
             shared,
+            seat: cx.seat,
             config: cx.config,
             draws: Draws::new(),
         })
@@ -139,6 +144,7 @@ impl Loop {
                 _ => {}
             }
             let now = self.clock.tick();
+            self.seat.beat(now, self.intake.len());
             for event in &events {
                 self.take_in(event, now)?;
             }
@@ -208,7 +214,8 @@ impl Loop {
 
     fn drive(&mut self) -> io::Result<()> {
         let drain = self.shared.watch.current();
-        if drain.is_some_and(|(drain, _)| drain.is_over(self.clock.now())) {
+        if let Some((drain, _)) = drain.filter(|(drain, _)| drain.is_over(self.clock.now())) {
+            self.seat.enter(Phase::Closing, Some(drain.reason));
             // What no handler has begun by now is not begun any more.
             while let Some(job) = self.crew.take_waiting() {
                 self.intake.restore(job);
@@ -239,13 +246,15 @@ impl Loop {
         self.config.connections > 0 && self.intake.len() >= self.config.connections
     }
 
+    /// Until the next deadline or, if that is sooner, the next beat.
     fn timeout(&self) -> Option<Duration> {
         let now = self.clock.now();
         let (intake, acceptor, inbox) =
             (self.intake.deadline(), self.acceptor.deadline(), self.inbox.deadline());
         let (drain, alarm) = (self.shared.watch.deadline(now), alarm::deadline());
-        let next = [intake, acceptor, inbox, drain, alarm].into_iter().flatten().min()?;
-        Some(next.since(now))
+        let beat = now + self.config.beat_interval();
+        let next = [intake, acceptor, inbox, drain, alarm].into_iter().flatten().min();
+        Some(next.map_or(beat, |next| next.min(beat)).since(now))
     }
 }
 

@@ -12,6 +12,13 @@ pub(super) struct World {
     /// The living, by pid: slot and the deadline that they were told.
     pub(super) living: BTreeMap<i32, (u16, Option<Time>)>,
     pub(super) killed: BTreeSet<i32>,
+    /// Who does not beat any more, and when it last did.
+    pub(super) silent: BTreeMap<i32, Time>,
+    pub(super) aborted: BTreeSet<i32>,
+    /// Whether who is aborted lives on.
+    pub(super) stubborn: bool,
+    pub(super) described: Vec<u16>,
+    pub(super) buried: Vec<u16>,
     next_pid: i32,
     /// Whether forks fail.
     pub(super) exhausted: bool,
@@ -31,12 +38,22 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(workers: u16) -> Self {
+        Self::of(workers, Patience::default())
+    }
+
+    /// A server whose workers may not be silent for longer than `patience` says.
+    pub(super) fn of(workers: u16, patience: Patience) -> Self {
         let mut world = Self {
-            plan: Plan::new(workers, GRACEFUL),
+            plan: Plan::new(workers, GRACEFUL).watching(patience),
             now: Time::from_nanos(1_000_000_000_000),
             target: workers.into(),
             living: BTreeMap::new(),
             killed: BTreeSet::new(),
+            silent: BTreeMap::new(),
+            aborted: BTreeSet::new(),
+            stubborn: false,
+            described: Vec::new(),
+            buried: Vec::new(),
             next_pid: 100,
             exhausted: false,
             listening: true,
@@ -54,11 +71,16 @@ impl World {
 
     /// All workers ready, for `age`.
     pub(super) fn serving(workers: u16, age: Duration) -> Self {
-        let mut world = Self::new(workers);
+        Self::new(workers).serve(age)
+    }
+
+    /// The same for a world that exists.
+    pub(super) fn serve(mut self, age: Duration) -> Self {
+        let world = &mut self;
         world.pids().into_iter().for_each(|pid| world.report(pid, Report::Ready));
         assert!(world.announced);
         world.pass(age);
-        world
+        self
     }
 
     pub(super) fn feed(&mut self, event: Event) -> Vec<Action> {
@@ -116,10 +138,25 @@ impl World {
             Action::Kill { pid } => {
                 let pid = pid.as_raw_nonzero().get();
                 assert!(self.killed.insert(pid), "killed once");
-                if let Some((_, told)) = self.living.get(&pid) {
+                if self.aborted.contains(&pid) {
+                    assert!(self.quit || self.stubborn, "what was aborted is dead already");
+                } else if let Some((_, told)) = self.living.get(&pid) {
                     let deadline = told.expect("told before it is killed");
                     assert!(self.quit || self.now >= deadline + KILL_MARGIN, "not killed early");
                 }
+            }
+            Action::Look { slot } => {
+                let pid = self.in_slot(*slot).expect("looks at the living");
+                let at = self.silent.get(&pid).copied().unwrap_or(self.now);
+                return Some(Event::Beat { slot: *slot, at });
+            }
+            Action::Abort { pid } => {
+                assert!(self.aborted.insert(pid.as_raw_nonzero().get()), "aborted once");
+            }
+            Action::Describe { slot } => self.described.push(*slot),
+            Action::Bury { slot } => {
+                assert_eq!(self.in_slot(*slot), None, "buried alive");
+                self.buried.push(*slot);
             }
             Action::SaveBacklog => {
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
@@ -170,10 +207,22 @@ impl World {
         self.bury();
     }
 
+    /// Lets time pass in which nobody runs: neither the arbiter nor a worker.
+    pub(super) fn freeze(&mut self, length: Duration) {
+        let running: Vec<_> = self.pids().into_iter().filter(|pid| !self.silent.contains_key(pid)).collect();
+        running.iter().for_each(|pid| drop(self.silent.insert(*pid, self.now)));
+        self.now = self.now + length;
+        self.feed(Event::Tick);
+        running.iter().for_each(|pid| drop(self.silent.remove(pid)));
+        self.bury();
+    }
+
     pub(super) fn bury(&mut self) {
         for raw in self.pids() {
             if self.killed.contains(&raw) {
                 self.die(raw, Death::Signal(9));
+            } else if self.aborted.contains(&raw) && !self.stubborn {
+                self.die(raw, Death::Signal(6));
             }
         }
     }

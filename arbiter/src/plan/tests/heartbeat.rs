@@ -1,0 +1,174 @@
+//! D1: who is silent for too long is ended and replaced, and nobody else.
+
+use super::*;
+
+pub(super) const PATIENCE: Patience =
+    Patience { timeout: Duration::from_secs(30), boot_timeout: Duration::from_secs(60), nap: SECOND };
+
+/// Two workers that have been ready for a while.
+fn serving() -> World {
+    World::of(2, PATIENCE).serve(10 * SECOND)
+}
+
+#[test]
+fn d1_who_beats_lives_for_ever() {
+    let mut world = serving();
+    world.pass(1000 * SECOND);
+    assert_eq!(world.pids(), [101, 102]);
+    assert!(world.described.is_empty());
+}
+
+#[test]
+fn d1_a_hang_is_found_within_a_second_and_the_worker_replaced() {
+    let mut world = serving();
+    world.silent.insert(101, world.now);
+    let beat = world.now;
+    world.pass(PATIENCE.timeout - MS);
+    assert!(world.aborted.is_empty());
+    world.pass(SECOND);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+    assert!(world.killed.is_empty(), "it died of the abort");
+    assert_eq!(world.in_slot(1), Some(102));
+    assert_eq!(world.in_slot(0), Some(103), "replaced at once, as after any long life");
+    assert_eq!(
+        (&world.described[..], &world.buried[..]),
+        (&[0][..], &[0][..]),
+        "described once, then buried"
+    );
+    let silent = PATIENCE.timeout;
+    assert!(world.log.contains(&Notice::Silent { slot: 0, pid: pid(101), silent }), "since {beat:?}");
+}
+
+#[test]
+fn d1_what_survives_the_abort_is_killed_a_second_later() {
+    let mut world = serving();
+    world.stubborn = true;
+    world.silent.insert(101, world.now);
+    world.pass(PATIENCE.timeout);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+    world.pass(ABORT_GRACE - MS);
+    assert!(world.killed.is_empty());
+    world.pass(MS);
+    assert_eq!(world.killed, BTreeSet::from([101]));
+    assert_eq!(world.in_slot(0), Some(103));
+}
+
+#[test]
+fn d1_a_silence_is_counted_from_the_last_beat() {
+    let mut world = serving();
+    world.pass(PATIENCE.timeout - SECOND);
+    world.silent.insert(101, world.now);
+    world.pass(PATIENCE.timeout - MS);
+    assert!(world.aborted.is_empty());
+    world.pass(MS);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+}
+
+#[test]
+fn d1_other_events_never_judge_by_an_old_beat() {
+    let mut world = serving();
+    // The arbiter wakes up for a child just when it should look at its workers again.
+    let at = world.plan.slots.iter().filter_map(|slot| slot.silent_at(&PATIENCE)).min().unwrap();
+    while world.plan.deadline().is_some_and(|next| next < at) {
+        world.now = world.plan.deadline().unwrap();
+        world.plan.handle(Event::Tick, world.now);
+    }
+    world.now = at;
+    world.feed(Event::Exited { pid: pid(99), death: Death::Status(0) });
+    assert!(world.aborted.is_empty());
+}
+
+#[test]
+fn d1_a_drain_longer_than_the_timeout_is_not_a_hang() {
+    let patience = Patience { timeout: 2 * SECOND, ..PATIENCE };
+    let mut world = World::of(2, patience).serve(SECOND);
+    world.signal(Signal::Term);
+    world.pass(GRACEFUL);
+    assert!(world.aborted.is_empty());
+    world.die(101, Death::Status(0));
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn d1_a_hang_in_a_drain_is_found_and_the_stop_was_cut() {
+    let patience = Patience { timeout: 2 * SECOND, ..PATIENCE };
+    let mut world = World::of(2, patience).serve(SECOND);
+    world.signal(Signal::Term);
+    world.silent.insert(101, world.now);
+    world.pass(3 * SECOND);
+    assert_eq!(world.pids(), [102], "ended, and not replaced");
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, true));
+}
+
+#[test]
+fn d1_a_freeze_of_any_length_is_forgiven() {
+    for seconds in [3, 29, 30, 31, 10_000] {
+        for served in [1, 10, 29] {
+            let mut world = World::of(2, PATIENCE).serve(served * SECOND);
+            world.freeze(seconds * SECOND);
+            world.pass(100 * SECOND);
+            assert_eq!(world.pids(), [101, 102], "{seconds} s after {served} s");
+        }
+    }
+}
+
+#[test]
+fn d1_after_a_freeze_a_hang_is_found_within_a_fresh_timeout() {
+    let mut world = serving();
+    world.silent.insert(101, world.now);
+    world.pass(20 * SECOND);
+    world.freeze(20 * SECOND);
+    world.pass(PATIENCE.timeout - MS);
+    assert!(world.aborted.is_empty());
+    world.pass(MS);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+}
+
+#[test]
+fn a_boot_is_bounded_and_the_next_one_waits() {
+    let mut world = World::of(2, PATIENCE);
+    world.report(102, Report::Ready);
+    world.silent.insert(101, Time::ZERO);
+    world.pass(PATIENCE.boot_timeout - MS);
+    assert!(world.aborted.is_empty());
+    world.pass(MS);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+    let took = PATIENCE.boot_timeout;
+    assert!(world.log.contains(&Notice::BootTimedOut { slot: 0, pid: pid(101), took }));
+    assert_eq!(world.gap(), BACKOFF_MIN);
+}
+
+#[test]
+fn without_bounds_nobody_is_looked_at_and_the_arbiter_sleeps() {
+    let mut world = World::serving(2, SECOND);
+    world.pids().into_iter().for_each(|pid| drop(world.silent.insert(pid, world.now)));
+    assert_eq!(world.plan.deadline(), None);
+    world.pass(100_000 * SECOND);
+    assert_eq!(world.pids(), [101, 102]);
+}
+
+#[test]
+fn a_worker_that_fails_is_described_before_its_seat_is_given_away() {
+    for (death, described) in [(Death::Signal(11), true), (Death::Status(1), true), (Death::Status(0), false)]
+    {
+        let mut world = serving();
+        world.living.remove(&101);
+        let actions = world.feed(Event::Exited { pid: pid(101), death });
+        let at = |wanted: Action| actions.iter().position(|action| *action == wanted);
+        assert_eq!(at(Action::Describe { slot: 0 }).is_some(), described);
+        assert!(at(Action::Describe { slot: 0 }) < at(Action::Bury { slot: 0 }));
+        assert!(at(Action::Bury { slot: 0 }) < at(Action::Spawn { slot: 0 }));
+    }
+}
+
+#[test]
+fn a_beat_of_nobody_is_nothing() {
+    let mut world = serving();
+    assert_eq!(world.feed(Event::Beat { slot: 9, at: Time::ZERO }), []);
+    world.living.remove(&102);
+    world.exhausted = true;
+    world.feed(Event::Exited { pid: pid(102), death: Death::Signal(9) });
+    assert_eq!(world.feed(Event::Beat { slot: 1, at: Time::ZERO }), []);
+}
