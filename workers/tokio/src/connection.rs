@@ -1,17 +1,16 @@
 //! The task of one connection: drives it, and waits for what it asks for.
 
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::{io, mem};
 
 use remuda_core::conn;
-use remuda_core::handoff::Origin;
 use remuda_core::machine::{CloseReason, Deadline, Interest};
 use remuda_core::pump::{Io, Outcome, Readiness, drive};
 use remuda_core::session::Session;
-use remuda_core::worker::Accepted;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
@@ -33,11 +32,9 @@ impl Connection {
     /// # Errors
     ///
     /// The runtime cannot wait for the socket, which is closed.
-    pub(crate) fn new(worker: Rc<Loop>, accepted: Accepted) -> io::Result<Self> {
-        let now = worker.now();
-        let origin = Origin::new(accepted.listener, accepted.peer, worker.draws.borrow_mut().draw());
-        let session = Session::new(conn::Connection::new(origin, now), worker.service.clone());
-        let io = Io::new(Stream::new(accepted.socket)?);
+    pub(crate) fn new(worker: Rc<Loop>, connection: conn::Connection, socket: OwnedFd) -> io::Result<Self> {
+        let session = Session::new(connection, worker.service.clone());
+        let io = Io::new(Stream::new(socket)?);
         Ok(Self { session, io, timer: Timer::new(), place: Place::new(worker) })
     }
 

@@ -1,11 +1,11 @@
-//! The control's descriptors, as the runtime waits for them.
+//! The descriptors of control and inbox, as the runtime waits for them.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::task::Poll;
 
-use remuda_core::worker::Control;
+use remuda_core::worker::{Control, Inbox};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -40,6 +40,33 @@ impl Ears {
         // All that is there now is taken in next; only what comes after that is to be heard again.
         let _ = self.orders.try_io(Interest::READABLE, nothing_left);
         let _ = self.signals.try_io(nothing_left);
+    }
+}
+
+/// Waits for connections that other processes hand over, and takes none.
+pub(crate) struct Door(Option<UnixStream>);
+
+impl Door {
+    /// # Errors
+    ///
+    /// As dup(2) and epoll_ctl(2).
+    pub(crate) fn new(inbox: &Inbox) -> io::Result<Self> {
+        let queue = inbox.source().map(|queue| queue.try_clone_to_owned()).transpose()?;
+        queue.map(|queue| UnixStream::from_std(StdUnixStream::from(queue))).transpose().map(Self)
+    }
+
+    /// Waits until somebody may be there. An end is heard for ever once it has come, so that it is told once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub(crate) async fn knock(&mut self) {
+        let Some(queue) = &self.0 else { return pending().await };
+        let ended = queue.ready(Interest::READABLE).await.map_or(true, |ready| ready.is_read_closed());
+        let _ = queue.try_io(Interest::READABLE, nothing_left);
+        if ended {
+            self.0 = None;
+        }
     }
 }
 

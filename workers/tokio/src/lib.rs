@@ -18,26 +18,32 @@ mod stream;
 mod timer;
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use remuda_core::app::{AppFactory, Service};
+use remuda_core::conn;
+use remuda_core::handoff::Origin;
+use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::{
-    AcceptThread, Accepted, BlockingTurn, Clock, Control, Crew, Draws, Exit, Shared, Worker, WorkerConfig,
-    WorkerCx, alarm, sys,
+    AcceptThread, Accepted, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Worker,
+    WorkerConfig, WorkerCx, alarm, sys,
 };
 use slab::Slab;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::connection::{Connection, Job};
-use self::ears::Ears;
+use self::ears::{Door, Ears};
 use self::timer::Timer;
 
 /// The tokio backend.
@@ -70,13 +76,13 @@ fn serve(runtime: &LocalRuntime, cx: WorkerCx, boot: &AppFactory) -> Exit {
         Ok(service) => service,
         Err(exit) => return exit,
     };
-    let ears = match Ears::new(&cx.control) {
-        Ok(ears) => ears,
-        Err(error) => return cx.cannot_start(&error),
+    let (ears, door) = match (Ears::new(&cx.control), Door::new(&cx.inbox)) {
+        (Ok(ears), Ok(door)) => (ears, door),
+        (Err(error), _) | (_, Err(error)) => return cx.cannot_start(&error),
     };
     drop(inside);
     runtime.block_on(async {
-        match Loop::start(cx, service, ears) {
+        match Loop::start(cx, service, ears, door) {
             Ok(worker) => worker.serve().await,
             Err(error) => Err(error),
         }
@@ -87,6 +93,9 @@ fn serve(runtime: &LocalRuntime, cx: WorkerCx, boot: &AppFactory) -> Exit {
     })
 }
 
+/// What the runtime's timers take for never.
+const FAR: Duration = Duration::from_secs(86_400);
+
 /// What all tasks of a worker share.
 struct Loop {
     clock: RefCell<Clock>,
@@ -95,6 +104,8 @@ struct Loop {
     open: RefCell<Slab<Waker>>,
     /// A connection has ended, or the drain has changed.
     changed: Notify,
+    /// Something has arrived from the arbiter.
+    told: Notify,
     crew: RefCell<Crew<Job>>,
     /// A thread of the crew is done.
     done: Arc<Notify>,
@@ -105,19 +116,21 @@ struct Loop {
 }
 
 impl Loop {
-    fn start(cx: WorkerCx, service: Arc<Service>, ears: Ears) -> io::Result<Rc<Self>> {
+    fn start(cx: WorkerCx, service: Arc<Service>, ears: Ears, door: Door) -> io::Result<Rc<Self>> {
         let limits = Arc::new(cx.config.limits.clone());
         let shared = Shared::new(limits, cx.policies, cx.control.watch().clone());
         let done = Arc::new(Notify::new());
         let wake = done.clone();
         let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), move || wake.notify_one());
         let acceptor = AcceptThread::start(cx.listeners)?;
+        cx.seat.beat(sys::now(), 0);
         cx.control.report_ready()?;
         let worker = Rc::new(Self {
             clock: RefCell::default(),
             acceptor,
             open: RefCell::default(),
             changed: Notify::new(),
+            told: Notify::new(),
             crew: RefCell::new(crew),
             done,
             service,
@@ -126,7 +139,9 @@ impl Loop {
             draws: RefCell::default(),
         });
         spawn_local(worker.clone().obey(cx.control, ears));
+        spawn_local(worker.clone().adopt(cx.inbox, door));
         spawn_local(worker.clone().restore());
+        spawn_local(worker.clone().beat(cx.seat));
         Ok(worker)
     }
 
@@ -147,10 +162,51 @@ impl Loop {
     }
 
     fn take_in(self: &Rc<Self>, accepted: Accepted) {
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.borrow_mut().draw());
+        self.begin(conn::Connection::new(origin, self.now()), accepted.socket);
+    }
+
+    fn begin(self: &Rc<Self>, connection: conn::Connection, socket: OwnedFd) {
         self.service.counters.accepted.increment();
-        match Connection::new(self.clone(), accepted) {
+        match Connection::new(self.clone(), connection, socket) {
             Ok(connection) => drop(spawn_local(connection.serve())),
             Err(error) => tracing::error!("cannot wait for a connection, which is closed: {error}"),
+        }
+    }
+
+    /// Takes over what other processes have accepted, however full the worker is: nobody else has it any more.
+    async fn adopt(self: Rc<Self>, mut inbox: Inbox, mut door: Door) {
+        loop {
+            let now = self.now();
+            while let Some(adopted) = inbox.take(now) {
+                self.begin(conn::Connection::resume(adopted.record, now), adopted.socket);
+            }
+            // The last look into the queue may be what the exit has waited for.
+            self.changed.notify_one();
+            let again = Instant::now() + inbox.deadline().unwrap_or(Time::MAX).since(now).min(FAR);
+            let knocked = {
+                let (mut knock, mut told) = (pin!(door.knock()), pin!(self.told.notified()));
+                let either = poll_fn(|task| match knock.as_mut().poll(task) {
+                    Poll::Ready(()) => Poll::Ready(true),
+                    Poll::Pending => told.as_mut().poll(task).map(|()| false),
+                });
+                timeout_at(again, either).await.unwrap_or(false)
+            };
+            if knocked {
+                inbox.wake();
+            }
+        }
+    }
+
+    /// Shows that the loop is alive, and who drains.
+    async fn beat(self: Rc<Self>, seat: Seat) {
+        loop {
+            let now = self.now();
+            seat.beat(now, self.open.borrow().len());
+            if let Some((drain, _)) = self.shared.watch.current().filter(|(drain, _)| drain.is_over(now)) {
+                seat.enter(Phase::Closing, Some(drain.reason));
+            }
+            sleep(self.config.beat_interval()).await;
         }
     }
 
@@ -170,7 +226,7 @@ impl Loop {
             }
             let again = self.shared.watch.deadline(now).unwrap_or(Time::MAX);
             // Which of the two it was is found by looking again.
-            let _ = timeout_at(Instant::now() + again.since(now), self.changed.notified()).await;
+            let _ = timeout_at(Instant::now() + again.since(now).min(FAR), self.changed.notified()).await;
         }
     }
 
@@ -183,6 +239,7 @@ impl Loop {
                 self.open.borrow().iter().for_each(|(_, task)| task.wake_by_ref());
                 self.changed.notify_one();
             }
+            self.told.notify_one();
         }
     }
 
