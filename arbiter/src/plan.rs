@@ -80,8 +80,9 @@ pub(crate) enum Action {
     Look { slot: u16 },
     /// Tell people what the worker in a slot is, or was, serving.
     Describe { slot: u16 },
-    /// Its worker is gone: keep what it has counted, and empty its place.
-    Bury { slot: u16 },
+    /// The worker in a slot is gone: keep what it has counted, and empty its place. It ended itself with nothing left
+    /// to do, or had to leave something.
+    Bury { slot: u16, clean: bool },
     /// SIGABRT.
     Abort { pid: Pid },
     /// SIGKILL.
@@ -382,10 +383,11 @@ impl Plan {
         };
         slot.leave(again_in, now);
         todo.push(Action::Log(Notice::Died { slot: index, pid, death, lived, again_in }));
-        if death != Death::Status(0) && !described {
+        let clean = death == Death::Status(0);
+        if !clean && !described {
             todo.push(Action::Describe { slot: index });
         }
-        todo.push(Action::Bury { slot: index });
+        todo.push(Action::Bury { slot: index, clean });
 
         match (&mut self.phase, death) {
             (Phase::Stopping(stop), Death::Status(6)) => stop.was_cut(),

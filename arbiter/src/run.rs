@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use remuda_core::app::{AppFactory, Tally};
 use remuda_core::order::Order;
+use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
-use remuda_core::worker::{Control, Exit, Scoreboard, Seat, Worker, WorkerCx};
+use remuda_core::worker::{Control, Entry, Exit, Scoreboard, Seat, Worker, WorkerCx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
@@ -246,7 +247,7 @@ impl Run {
                     todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
                 }
                 Action::Describe { slot } => self.describe(slot),
-                Action::Bury { slot } => self.bury(slot),
+                Action::Bury { slot, clean } => self.bury(slot, clean),
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
@@ -287,11 +288,15 @@ impl Run {
     }
 
     /// Keeps what the dead worker of `slot` has counted, and empties its seat for the next one.
-    fn bury(&mut self, slot: u16) {
-        if let Some(seat) = self.board.seat(slot) {
-            self.tally += seat.counters().tally();
-            seat.clear();
+    fn bury(&mut self, slot: u16, clean: bool) {
+        let Some(seat) = self.board.seat(slot) else { return };
+        if let Some(Entry { mut counts, phase, .. }) = seat.read() {
+            if !clean {
+                counts.end(phase >= Phase::Draining);
+            }
+            self.tally += counts;
         }
+        seat.clear();
     }
 
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,

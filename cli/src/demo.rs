@@ -19,7 +19,7 @@
 
 use std::process;
 
-use remuda_core::app::{App, AppError, Boot, ConnectionInfo};
+use remuda_core::app::{App, AppError, AsyncHandler, Boot, ConnectionInfo};
 use serde::Serialize;
 
 mod blocking;
@@ -33,10 +33,12 @@ mod request;
 ///
 /// None; the signature is that of an [`AppFactory`](crate::AppFactory).
 pub fn build(boot: &Boot) -> Result<App, AppError> {
-    match boot.backend {
-        "tokio" | "smol" | "async-std" => asynchronous(boot),
-        _ => blocking(boot),
-    }
+    if is_async(boot) { asynchronous(boot) } else { blocking(boot) }
+}
+
+/// Which kind [`build`] builds: that of the backend.
+pub fn is_async(boot: &Boot) -> bool {
+    matches!(boot.backend, "tokio" | "smol" | "async-std")
 }
 
 /// Builds the application of blocking handlers.
@@ -45,7 +47,7 @@ pub fn build(boot: &Boot) -> Result<App, AppError> {
 ///
 /// As [`build`].
 pub fn blocking(boot: &Boot) -> Result<App, AppError> {
-    Ok(App::blocking(Demo { boot: boot.clone() }))
+    Ok(App::blocking(handler(boot)))
 }
 
 /// Builds the application of async handlers.
@@ -54,7 +56,12 @@ pub fn blocking(boot: &Boot) -> Result<App, AppError> {
 ///
 /// As [`build`].
 pub fn asynchronous(boot: &Boot) -> Result<App, AppError> {
-    Ok(App::future(Demo { boot: boot.clone() }))
+    Ok(App::future(handler(boot)))
+}
+
+/// The application's handlers of both kinds, for programs that add something to it.
+pub fn handler(boot: &Boot) -> impl Handler + AsyncHandler + use<> {
+    Demo { boot: boot.clone() }
 }
 
 #[derive(Debug)]

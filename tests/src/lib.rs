@@ -124,6 +124,12 @@ macro_rules! scenarios {
             upgrade:
                 an_upgraded_connection_carries_bytes_both_ways,
                 d13_upgraded_connection_is_told_of_the_drain;
+            heartbeat:
+                d1_hung_loop_is_found_and_replaced,
+                d1_a_drain_longer_than_the_timeout_is_not_a_hang,
+                d1_a_frozen_group_is_forgiven,
+                a_worker_that_does_not_boot_in_time_is_replaced,
+                d10_what_a_killed_worker_served_and_counted_is_known;
             process:
                 connections_are_spread_evenly,
                 a_killed_worker_costs_its_own_connections_and_nothing_else,

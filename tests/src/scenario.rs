@@ -14,6 +14,7 @@ pub(crate) mod backlog;
 pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;
+pub(crate) mod heartbeat;
 pub(crate) mod keep_alive;
 pub(crate) mod limits;
 pub(crate) mod listener;

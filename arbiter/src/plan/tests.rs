@@ -512,9 +512,7 @@ proptest! {
                 Happening::LateReport(raw) if !world.living.contains_key(&raw) => world.report(raw, boot_failed(3)),
                 Happening::LateReport(_) => {}
                 Happening::Forks(work) => world.exhausted = !work,
-                Happening::Silence(which) => {
-                    choose(which).into_iter().for_each(|pid| drop(world.silent.insert(pid, world.now)));
-                }
+                Happening::Silence(which) => choose(which).into_iter().for_each(|pid| world.silence(pid)),
                 Happening::Freeze(millis) => world.freeze(Duration::from_millis(millis)),
             }
             if world.listening && !world.exhausted {

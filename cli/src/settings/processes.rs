@@ -2,6 +2,7 @@
 
 use super::kind::{Choice, Kind};
 use super::table::{Category, Platform, Setting};
+use super::timeouts::ANY_TIME;
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -37,6 +38,30 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: true,
         help: "Handler threads of each worker",
         about: "So many blocking handlers run at once in one worker; further requests wait for a free thread.",
+    },
+    Setting {
+        name: "timeout",
+        short: Some('t'),
+        category: Category::Processes,
+        kind: Kind::Time { allowed: ANY_TIME, set: |s, t| s.arbiter.worker.timeout = t },
+        default: "30",
+        platform: None,
+        reload: true,
+        help: "Seconds that a worker may be silent before it is replaced; 0: for ever",
+        about: "A worker is silent while a handler blocks the loop that serves all its connections. It is no limit \
+                for requests: those on handler threads, and drains, may take longer. The log says what a worker \
+                was serving when it was ended.",
+    },
+    Setting {
+        name: "boot-timeout",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Time { allowed: ANY_TIME, set: |s, t| s.arbiter.boot_timeout = t },
+        default: "60",
+        platform: None,
+        reload: true,
+        help: "Seconds until a worker must be ready before it is replaced; 0: no limit",
+        about: "Longer than the application ever takes to load.",
     },
 ];
 

@@ -89,6 +89,9 @@ fn each_setting_sets_what_it_says() {
     let worker = |name, text| with(name, text).arbiter.worker;
     assert_eq!(worker("threads", "9").threads, 9);
     assert_eq!(worker("worker-connections", "0").connections, 0);
+    assert_eq!(worker("timeout", "9").timeout, Duration::from_secs(9));
+    assert_eq!(worker("timeout", "0").timeout, Duration::ZERO);
+    assert_eq!(with("boot-timeout", "90").arbiter.boot_timeout, Duration::from_secs(90));
     assert_eq!(worker("graceful-timeout", "8").graceful_timeout, Duration::from_secs(8));
 
     let limits = |name, text| worker(name, text).limits;

@@ -100,6 +100,16 @@ counts! {
     panics,
 }
 
+impl Tally {
+    /// The worker has been ended: what it had neither finished nor aborted was aborted by that, or cut if it was
+    /// draining.
+    pub fn end(&mut self, draining: bool) {
+        let lost = self.requests.saturating_sub(self.finished + self.aborted);
+        self.aborted += lost;
+        self.cut += if draining { lost } else { 0 };
+    }
+}
+
 impl Counts {
     /// Counts a connection that has ended.
     pub fn closed(&self, reason: CloseReason) {
@@ -135,3 +145,6 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,7 +137,7 @@ pub(crate) fn a_bad_settings_file_is_status_2(harness: &Harness) {
 
 /// A new connection that `worker` has accepted.
 #[track_caller]
-fn connection_to(server: &Server, worker: &Process) -> Client {
+pub(super) fn connection_to(server: &Server, worker: &Process) -> Client {
     until(PATIENCE, || {
         let mut client = server.connect();
         (client.get("/info").number("pid") == worker.id()).then_some(client)
@@ -147,7 +147,7 @@ fn connection_to(server: &Server, worker: &Process) -> Client {
 
 /// The worker that was started in place of the first of `before`, once there are as many as before.
 #[track_caller]
-fn replacement(server: &Server, before: &[Process]) -> Process {
+pub(super) fn replacement(server: &Server, before: &[Process]) -> Process {
     let known = |process: &Process| before.iter().any(|old| old.id() == process.id());
     until(PATIENCE, || server.workers(before.len()).into_iter().find(|process| !known(process)))
         .expect("a worker that ended is replaced")

@@ -154,7 +154,7 @@ impl World {
                 assert!(self.aborted.insert(pid.as_raw_nonzero().get()), "aborted once");
             }
             Action::Describe { slot } => self.described.push(*slot),
-            Action::Bury { slot } => {
+            Action::Bury { slot, .. } => {
                 assert_eq!(self.in_slot(*slot), None, "buried alive");
                 self.buried.push(*slot);
             }
@@ -209,12 +209,17 @@ impl World {
 
     /// Lets time pass in which nobody runs: neither the arbiter nor a worker.
     pub(super) fn freeze(&mut self, length: Duration) {
-        let running: Vec<_> = self.pids().into_iter().filter(|pid| !self.silent.contains_key(pid)).collect();
-        running.iter().for_each(|pid| drop(self.silent.insert(*pid, self.now)));
+        let hung = self.silent.clone();
+        self.pids().into_iter().for_each(|pid| self.silence(pid));
         self.now = self.now + length;
         self.feed(Event::Tick);
-        running.iter().for_each(|pid| drop(self.silent.remove(pid)));
+        self.silent = hung;
         self.bury();
+    }
+
+    /// From now on a worker does not beat.
+    pub(super) fn silence(&mut self, raw: i32) {
+        self.silent.entry(raw).or_insert(self.now);
     }
 
     pub(super) fn bury(&mut self) {

@@ -1,0 +1,30 @@
+use super::*;
+
+#[test]
+fn shared_counters_count_where_they_are_told_to() {
+    let counts: &'static Counts = Box::leak(Box::default());
+    let counters = Counters::shared(counts);
+    counters.requests.increment();
+    counters.closed(CloseReason::DeadlineCut);
+    let expected = Tally { requests: 1, aborted: 1, cut: 1, ..Tally::default() };
+    assert_eq!((counts.tally(), counters.tally()), (expected, expected));
+    assert_eq!(Counters::default().tally(), Tally::default());
+}
+
+#[test]
+fn what_an_ended_worker_left_is_aborted_and_in_a_drain_cut() {
+    let left = Tally { requests: 9, finished: 5, aborted: 1, ..Tally::default() };
+    let [mut killed, mut drained] = [left; 2];
+    killed.end(false);
+    assert_eq!(killed, Tally { aborted: 4, ..left });
+    drained.end(true);
+    assert_eq!(drained, Tally { aborted: 4, cut: 3, ..left });
+}
+
+#[test]
+fn tallies_add_up() {
+    let one = Tally { requests: 1, panics: 2, ..Tally::default() };
+    let mut sum = one;
+    sum += one;
+    assert_eq!(sum, Tally { requests: 2, panics: 4, ..Tally::default() });
+}

@@ -1,0 +1,107 @@
+//! The heartbeat (D1): a worker that hangs is found, named and replaced, and nobody else is; what was counted and what
+//! was served is known whoever ended the worker.
+
+use std::fs;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::process::{connection_to, replacement};
+use super::{get, seconds, took};
+use crate::Harness;
+use crate::client::{End, PATIENCE};
+use crate::process::{Server, until};
+
+pub(crate) fn d1_hung_loop_is_found_and_replaced(harness: &Harness) {
+    let server = harness.serve(&["-w", "2", "--timeout", "2"]);
+    let workers = server.workers(2);
+    let [mut hung, mut other] = [0, 1].map(|n| connection_to(&server, &workers[n]));
+    hung.send(get("/hang?ms=60000"));
+    let start = Instant::now();
+    while !workers[0].wait_gone(seconds(0.05)) {
+        assert_eq!(other.get("/info").number("pid"), workers[1].id());
+        assert!(start.elapsed() < PATIENCE, "the hang is never found");
+    }
+    took("the worker was ended", start, 1.9..3.0);
+    assert!(matches!(hung.end(PATIENCE), End::Fin | End::Reset));
+    let replaced = replacement(&server, &workers);
+    connection_to(&server, &replaced);
+    assert_eq!(other.get("/info").number("pid"), workers[1].id());
+    let pid = workers[0].id().to_string();
+    assert_logged(&server, &["ERROR", "hangs", &pid]);
+    assert_logged(&server, &["ERROR", "GET /hang", "its loop", &pid]);
+}
+
+pub(crate) fn d1_a_drain_longer_than_the_timeout_is_not_a_hang(harness: &Harness) {
+    let mut server = harness.serve(&["--timeout", "1"]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=3000"));
+    server.catch_up();
+    server.drain();
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+pub(crate) fn d1_a_frozen_group_is_forgiven(harness: &Harness) {
+    let server = harness.serve(&["-w", "2", "--timeout", "1"]);
+    let workers = server.workers(2);
+    let mut clients = [0, 1].map(|n| connection_to(&server, &workers[n]));
+    let all = |signal| {
+        server.arbiter().signal(signal);
+        workers.iter().for_each(|worker| worker.signal(signal));
+    };
+    all(Signal::STOP);
+    thread::sleep(seconds(2.5)); // there is nothing to wait for but the time itself
+    all(Signal::CONT);
+    for (client, worker) in clients.iter_mut().zip(&workers) {
+        assert_eq!(client.get("/info").number("pid"), worker.id());
+    }
+    for worker in &workers {
+        assert!(!worker.wait_gone(seconds(1.5)), "worker {} was ended for the freeze", worker.id());
+    }
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+pub(crate) fn a_worker_that_does_not_boot_in_time_is_replaced(harness: &Harness) {
+    let server = harness.serve(&["-w", "2", "--boot-timeout", "1"]);
+    let workers = server.workers(2);
+    let stall = server.dir().join("stall-boot");
+    fs::write(&stall, "").expect("a file can be written");
+    workers[0].signal(Signal::KILL);
+    until(PATIENCE, || (!stall.exists()).then_some(())).expect("a replacement boots");
+    let start = Instant::now();
+    let served_by = || server.connect().get("/info").number("pid");
+    until(PATIENCE, || (served_by() != workers[1].id()).then_some(())).expect("the next replacement serves");
+    took("a replacement served", start, 0.9..3.0);
+    assert_logged(&server, &["ERROR", "not ready"]);
+}
+
+pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let worker = server.worker();
+    let mut client = server.connect();
+    (0..7).for_each(|_| drop(client.get("/")));
+    let mut busy = server.connect();
+    busy.send(get("/stream?chunks=2&size=1&ms=60000"));
+    busy.head(); // so it has begun
+    worker.signal(Signal::KILL);
+    assert!(worker.wait_gone(PATIENCE));
+    replacement(&server, &[worker]);
+    server.connect().get("/");
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert_logged(&server, &["ERROR", "GET /stream", "a thread"]);
+    // Seven, the one of the replacement, and the one that was never finished.
+    assert_logged(&server, &["INFO", "8 of 9 requests", "aborted=1"]);
+}
+
+/// A line of the log has all of `parts`.
+#[track_caller]
+fn assert_logged(server: &Server, parts: &[&str]) {
+    let has_all = |line: &str| parts.iter().all(|part| line.contains(part));
+    let found = until(PATIENCE, || server.log().lines().any(has_all).then_some(()));
+    assert!(found.is_some(), "no line has all of {parts:?}");
+}
