@@ -121,7 +121,7 @@ impl Hand {
             let since = self.since()?;
             let request = self.text();
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return Some(Busy { on_loop: false, since, request: Some(request) });
             }
         }

@@ -28,10 +28,8 @@ fn a_successor_finds_its_seat_empty() {
     seat.enter(Phase::Running, Some(Reason::Stop));
     seat.beat(Time::from_nanos(9), 1);
     seat.counters().closed(crate::machine::CloseReason::DeadlineCut);
-    std::mem::forget((
-        seat.hands().on_loop("GET", "/", Time::ZERO),
-        seat.hands().on_thread("GET", "/", Time::ZERO),
-    ));
+    let _left_in_the_middle =
+        (seat.hands().on_loop("GET", "/", Time::ZERO), seat.hands().on_thread("GET", "/", Time::ZERO));
     seat.clear();
     assert_eq!(seat.read(), None);
     seat.sit(1);
