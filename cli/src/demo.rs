@@ -19,7 +19,7 @@
 
 use std::process;
 
-use remuda_core::app::{App, AppError, AsyncHandler, Boot, ConnectionInfo};
+use remuda_core::app::{App, AppError, AsyncHandler, Boot, ConnectionInfo, Handler};
 use serde::Serialize;
 
 mod blocking;

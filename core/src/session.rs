@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
 
-use crate::app::{self, Inline, Kind, Service, Turn, answer};
+use crate::app::{self, Inline, Kind, Label, Service, Turn, answer};
 use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event};
 use crate::handoff::HandOff;
@@ -41,7 +41,7 @@ enum Exchange {
     Waiting(Box<RequestHead>),
     /// A future answers. It is bound to its thread, which the session does not leave meanwhile: only
     /// [`Step::Run`] and [`Step::HandOff`] move a session, and neither comes while a request is in flight.
-    Polling(SendWrapper<app::Exchange>),
+    Polling(SendWrapper<app::Exchange>, Box<Label>),
 }
 
 impl Session {
@@ -54,7 +54,7 @@ impl Session {
     pub fn run(&mut self, turn: &mut dyn Turn) {
         if let Exchange::Waiting(head) = mem::take(&mut self.exchange) {
             let now = turn.cx().now;
-            let _busy = self.service.hands.on_thread(head.view().method(), head.view().path(), now);
+            let _busy = self.service.hands.on_thread(&label_of(&head), now);
             self.answer(head, turn);
         }
     }
@@ -94,11 +94,12 @@ impl Session {
         self.count();
     }
 
-    fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, cx: &Cx<'_>) {
+    fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, label: Box<Label>, cx: &Cx<'_>) {
+        let _busy = self.service.hands.on_loop(&label, cx.now);
         if exchange.poll(&mut self.connection, &self.service, cx) {
             self.count();
         } else {
-            self.exchange = Exchange::Polling(exchange);
+            self.exchange = Exchange::Polling(exchange, label);
         }
     }
 
@@ -117,9 +118,15 @@ impl Session {
             Kind::Blocking(handler) if handler.is_short(&head.view()) => self.collect(head, cx),
             Kind::Blocking(_) => self.exchange = Exchange::Waiting(head),
             Kind::Future(call) => {
-                let exchange = app::Exchange::begin(call, &head, &self.connection, &self.service, cx);
+                let label = label_of(&head);
+                let _busy = self.service.hands.on_loop(&label, cx.now);
+                let mut exchange = app::Exchange::begin(call, &head, &self.connection, &self.service, cx);
                 self.connection.recycle(head);
-                self.poll(SendWrapper::new(exchange), cx);
+                if exchange.poll(&mut self.connection, &self.service, cx) {
+                    self.count();
+                } else {
+                    self.exchange = Exchange::Polling(SendWrapper::new(exchange), Box::new(label));
+                }
             }
         }
     }
@@ -127,7 +134,7 @@ impl Session {
     fn collect(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         match self.connection.collect_body(cx) {
             Buffered::Complete => {
-                let _busy = self.service.hands.on_loop(head.view().method(), head.view().path(), cx.now);
+                let _busy = self.service.hands.on_loop(&label_of(&head), cx.now);
                 self.answer(head, &mut Inline(*cx));
             }
             Buffered::Partial => self.exchange = Exchange::Collecting(head),
@@ -145,7 +152,7 @@ impl Session {
                 return Step::HandOff;
             }
         }
-        if let Exchange::Polling(_) = self.exchange
+        if let Exchange::Polling(..) = self.exchange
             && cx.drain.is_some_and(|drain| drain.is_over(cx.now))
         {
             self.connection.give_up(cx);
@@ -157,6 +164,12 @@ impl Session {
             None => Step::Wait { interest: self.connection.interest(), deadline },
         }
     }
+}
+
+/// How a request is known to who looks on from outside.
+fn label_of(head: &RequestHead) -> Label {
+    let head = head.view();
+    Label::new(head.method(), head.path())
 }
 
 impl Machine for Session {
@@ -175,15 +188,15 @@ impl Machine for Session {
                     self.connection.handle_time(cx);
                     self.collect(head, cx);
                 }
-                Exchange::Polling(exchange) => {
+                Exchange::Polling(exchange, label) => {
                     self.connection.handle_time(cx);
-                    self.poll(exchange, cx);
+                    self.poll(exchange, label, cx);
                 }
                 waiting @ Exchange::Waiting(_) => self.exchange = waiting,
             }
             match self.exchange {
                 Exchange::None => {}
-                Exchange::Collecting(_) | Exchange::Polling(_) => return self.wait(cx),
+                Exchange::Collecting(_) | Exchange::Polling(..) => return self.wait(cx),
                 // What no handler has begun by the drain's deadline is not begun any more (D10).
                 Exchange::Waiting(_) => {
                     self.connection.handle_time(cx);
