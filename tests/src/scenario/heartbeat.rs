@@ -85,15 +85,15 @@ pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Har
     let mut client = server.connect();
     (0..7).for_each(|_| drop(client.get("/")));
     let mut busy = server.connect();
-    busy.send(get("/stream?chunks=2&size=1&ms=60000"));
-    busy.head(); // so it has begun
+    busy.send(get("/hang?ms=60000"));
+    assert!(!busy.has_more(seconds(0.5)), "it hangs, and has begun to by now");
     worker.signal(Signal::KILL);
     assert!(worker.wait_gone(PATIENCE));
     replacement(&server, &[worker]);
     server.connect().get("/");
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
-    assert_logged(&server, &["ERROR", "GET /stream", "a thread"]);
+    assert_logged(&server, &["ERROR", "GET /hang", "its loop"]);
     // Seven, the one of the replacement, and the one that was never finished.
     assert_logged(&server, &["INFO", "8 of 9 requests", "aborted=1"]);
 }
