@@ -171,3 +171,13 @@ fn a_beat_of_nobody_is_nothing() {
     world.feed(Event::Exited { pid: pid(102), death: Death::Signal(9) });
     assert_eq!(world.feed(Event::Beat { slot: 1, at: Time::ZERO }), []);
 }
+
+#[test]
+fn who_is_aborted_already_is_not_judged_again() {
+    let mut world = serving();
+    world.stubborn = true;
+    world.silence(101);
+    world.pass(PATIENCE.timeout);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+    assert_eq!(world.feed(Event::Beat { slot: 0, at: Time::ZERO }), []);
+}
