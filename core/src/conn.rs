@@ -587,6 +587,11 @@ impl Connection {
         self.receiving == Receiving::Body
     }
 
+    /// Whether nothing that is written of the response under way is sent.
+    pub(crate) fn swallows_body(&self) -> bool {
+        self.encoder == Encoder::Swallow
+    }
+
     /// How much of the request body is still to come, if that is known.
     pub(crate) fn body_len(&self) -> Option<u64> {
         self.decoder.remaining()

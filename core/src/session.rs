@@ -117,6 +117,10 @@ impl Session {
         match &self.service.app.kind {
             Kind::Blocking(handler) if handler.is_short(&head.view()) => self.collect(head, cx),
             Kind::Blocking(_) => self.exchange = Exchange::Waiting(head),
+            Kind::Future(_) if is_over(cx) => {
+                self.connection.give_up(cx);
+                self.connection.recycle(head);
+            }
             Kind::Future(call) => {
                 let label = label_of(&head);
                 let _busy = self.service.hands.on_loop(&label, cx.now);
@@ -152,12 +156,6 @@ impl Session {
                 return Step::HandOff;
             }
         }
-        if let Exchange::Polling(..) = self.exchange
-            && cx.drain.is_some_and(|drain| drain.is_over(cx.now))
-        {
-            self.connection.give_up(cx);
-            self.exchange = Exchange::None;
-        }
         let deadline = self.connection.handle_time(cx);
         match self.connection.ending(cx) {
             Some(step) => step,
@@ -187,6 +185,11 @@ impl Machine for Session {
                     // A body that comes too late is there in full as far as it will ever be.
                     self.connection.handle_time(cx);
                     self.collect(head, cx);
+                }
+                // What has not begun its response by the drain's deadline is told 503, what has is cut (D10).
+                Exchange::Polling(exchange, _) if is_over(cx) => {
+                    drop(exchange);
+                    self.connection.give_up(cx);
                 }
                 Exchange::Polling(exchange, label) => {
                     self.connection.handle_time(cx);
@@ -228,6 +231,11 @@ impl Wire for Session {
     fn handle_written(&mut self, n: usize, now: Time) {
         self.connection.handle_written(n, now);
     }
+}
+
+/// Whether the drain's deadline has passed, from when on no future is polled.
+fn is_over(cx: &Cx<'_>) -> bool {
+    cx.drain.is_some_and(|drain| drain.is_over(cx.now))
 }
 
 #[cfg(test)]

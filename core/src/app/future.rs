@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
@@ -32,7 +32,8 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// An async application.
 ///
-/// 1. The future of `call` is polled on one thread and may hold what is not `Send` across its awaits.
+/// 1. The future of `call` is polled on one thread and may hold what is not `Send` across its awaits. It is polled
+///    when it has been woken, and besides whenever its connection has a turn for another reason.
 /// 2. It is dropped, wherever it is, when its client has gone or the drain's deadline has passed (D10); before its
 ///    response has begun, that client is told 503.
 /// 3. A panic is answered with 500 and ends the connection.
@@ -143,7 +144,7 @@ enum Stage {
 }
 
 enum Polled {
-    Response(Response<Body>),
+    Head(response::Parts, BodyLen),
     Frame(Option<Result<Frame<Bytes>, AppError>>),
 }
 
@@ -156,8 +157,8 @@ impl Exchange {
         service: &Service,
         cx: &Cx<'_>,
     ) -> Self {
-        let pipe =
-            connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len(), cx.waker.clone())));
+        let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
+        let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         let request = request(head, Incoming::new(pipe.clone()), service.drain.clone(), connection.info());
         let call = call.clone();
         // The application may panic before there is a future.
@@ -166,31 +167,37 @@ impl Exchange {
             Ok(future) => future,
             Err(panic) => Box::pin(async move { std::panic::resume_unwind(panic) }),
         };
+        drop(polling);
         Self { stage: Stage::Calling(future), pipe }
     }
 
     /// Goes on as far as possible without waiting; `true` once the exchange is over.
     pub(crate) fn poll(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> bool {
         self.feed(connection, cx);
-        loop {
-            let over = match self.poll_once(connection, service, cx) {
-                Poll::Ready(over) => over,
+        while !connection.is_ending() {
+            match self.poll_once(connection, service, cx) {
+                Poll::Ready(true) => return true,
+                Poll::Ready(false) => {}
                 // What the application has just asked for may be here already.
-                Poll::Pending if self.feed(connection, cx) => false,
-                Poll::Pending => return connection.is_ending(),
-            };
-            if over || connection.is_ending() {
-                return true;
+                Poll::Pending if self.feed(connection, cx) => {}
+                Poll::Pending => return false,
             }
         }
+        true
     }
 
     /// Polls what the exchange waits for; ready with whether it is over.
     fn poll_once(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> Poll<bool> {
         let mut context = Context::from_waker(cx.waker);
-        let polling = self.pipe.as_deref().map(Pipe::polling);
+        let polling = self.pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
+        // A size hint and the destructor of the future are the application's code as well.
         let result = catch_unwind(AssertUnwindSafe(|| match &mut self.stage {
-            Stage::Calling(future) => future.as_mut().poll(&mut context).map(Polled::Response),
+            Stage::Calling(future) => future.as_mut().poll(&mut context).map(|response| {
+                let (parts, body) = response.into_parts();
+                let len = body.size_hint().exact().map_or(BodyLen::Unknown, BodyLen::Exact);
+                self.stage = Stage::Sending(body);
+                Polled::Head(parts, len)
+            }),
             Stage::Sending(_) if connection.unsent() >= HIGH_WATER => Poll::Pending,
             Stage::Sending(body) => Pin::new(body).poll_frame(&mut context).map(Polled::Frame),
         }));
@@ -198,13 +205,10 @@ impl Exchange {
         match result {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(connection, frame, cx)),
-            Ok(Poll::Ready(Polled::Response(response))) => {
+            Ok(Poll::Ready(Polled::Head(parts, len))) => {
                 // A handler that has returned has dropped what it did not keep for the response.
                 self.is_abandoned(connection);
-                let body = respond(connection, response, cx);
-                let failed = body.is_none();
-                self.stage = Stage::Sending(body.unwrap_or_default());
-                Poll::Ready(failed)
+                Poll::Ready(respond(connection, &parts, len, cx))
             }
             Err(panic) => {
                 service.panicked(connection, &*panic, cx);
@@ -221,9 +225,9 @@ impl Exchange {
         }
         let mut piece = [0; PIECE];
         match connection.read_body(&mut piece, cx) {
-            BodyRead::Data(n) => pipe.give(Some(Ok(Bytes::copy_from_slice(&piece[..n])))),
-            BodyRead::End => pipe.give(None),
-            BodyRead::Aborted(error) => pipe.give(Some(Err(error))),
+            BodyRead::Data(n) => pipe.give(Bytes::copy_from_slice(&piece[..n]), !connection.expects_body()),
+            BodyRead::End => pipe.end(Ok(())),
+            BodyRead::Aborted(error) => pipe.end(Err(error)),
             BodyRead::NeedInput => return false,
         }
         true
@@ -244,8 +248,14 @@ const PIECE: usize = 16 * 1024;
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // First, so that a reader that is dropped with the rest wakes nobody.
         if let Some(pipe) = &self.pipe {
             pipe.close();
+        }
+        let stage = std::mem::replace(&mut self.stage, Stage::Sending(Body::empty()));
+        // A destructor that panics costs its own exchange and not the worker.
+        if catch_unwind(AssertUnwindSafe(|| drop(stage))).is_err() {
+            tracing::error!("a handler panicked while it was dropped");
         }
     }
 }
@@ -259,26 +269,26 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// Begins the response; its body, unless the response has failed.
+/// Begins the response; `true` if it is over with that, because it has no content or has failed.
 ///
 /// A peer whose body was at fault is told so, whatever the application made of that.
-fn respond(connection: &mut Connection, response: Response<Body>, cx: &Cx<'_>) -> Option<Body> {
+fn respond(connection: &mut Connection, parts: &response::Parts, len: BodyLen, cx: &Cx<'_>) -> bool {
     if let Some(refusal) = connection.body_fault().and_then(BodyError::refusal) {
         connection.refuse(refusal, cx);
-        return None;
+        return true;
     }
-    let (parts, body) = response.into_parts();
     let mut head = ResponseHead::new(parts.status.as_u16());
     for (name, value) in &parts.headers {
         head.push_field(name.as_str(), value.as_bytes());
     }
-    let len = body.size_hint().exact().map_or(BodyLen::Unknown, BodyLen::Exact);
     match connection.respond(&head, len, cx) {
-        Ok(()) => Some(body),
+        // A body that nobody will see is not made: it may be without end.
+        Ok(()) if connection.swallows_body() => send(connection, None, cx),
+        Ok(()) => false,
         Err(error) => {
             tracing::error!("the application's response cannot be sent: {error}");
             internal_error(connection, false, cx);
-            None
+            true
         }
     }
 }
@@ -334,3 +344,6 @@ fn request(
     request.extensions_mut().insert(connection);
     request
 }
+
+#[cfg(test)]
+mod tests;

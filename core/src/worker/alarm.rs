@@ -4,14 +4,11 @@
 //! is due after it.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-use slab::Slab;
 
 use super::sys;
 use crate::time::Time;
@@ -26,7 +23,7 @@ use crate::time::Time;
 ///
 /// Dropping it forgets the alarm.
 pub fn sleep(length: Duration) -> Sleep {
-    Sleep { until: sys::now() + length, place: None }
+    Sleep { until: sys::now() + length, number: None }
 }
 
 /// The future of [`sleep`].
@@ -34,8 +31,8 @@ pub fn sleep(length: Duration) -> Sleep {
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Sleep {
     until: Time,
-    /// Where its waker is, on the thread that polled it.
-    place: Option<usize>,
+    /// Which alarm it has, on the thread that polled it.
+    number: Option<u64>,
 }
 
 impl Future for Sleep {
@@ -45,22 +42,27 @@ impl Future for Sleep {
         if sys::now() >= self.until {
             return Poll::Ready(());
         }
-        ALARMS.with_borrow_mut(|alarms| {
+        let waker = cx.waker().clone();
+        let (until, number) = (self.until, self.number);
+        let (number, replaced, driver) = ALARMS.with_borrow_mut(|alarms| {
             assert!(alarms.attended, "remuda::sleep was awaited outside a worker's loop");
-            match self.place.and_then(|place| alarms.wakers.get_mut(place)) {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => self.place = Some(alarms.set(self.until, cx.waker())),
-            }
+            alarms.set(until, number, waker)
         });
+        self.number = Some(number);
+        drop(replaced);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
         Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
+        if let Some(number) = self.number {
             // The thread may be ending, and its alarms with it.
-            let _ = ALARMS.try_with(|alarms| alarms.borrow_mut().forget(place));
+            let forgotten = ALARMS.try_with(|alarms| alarms.borrow_mut().set.remove(&(self.until, number)));
+            drop(forgotten);
         }
     }
 }
@@ -72,7 +74,7 @@ pub fn attend() {
 
 /// When the next alarm of this thread is due.
 pub fn deadline() -> Option<Time> {
-    ALARMS.with_borrow(|alarms| alarms.due.peek().map(|Reverse((at, ..))| *at))
+    ALARMS.with_borrow(|alarms| alarms.set.first_key_value().map(|((at, _), _)| *at))
 }
 
 /// Wakes who is due on this thread.
@@ -84,59 +86,42 @@ pub fn ring(now: Time) {
 
 /// Has `waker` woken when an alarm is set that is due before all others: for loops that sleep in another runtime.
 pub fn on_sooner(waker: &Waker) {
-    ALARMS.with_borrow_mut(|alarms| alarms.driver = Some(waker.clone()));
+    let former = ALARMS.with_borrow_mut(|alarms| alarms.driver.replace(waker.clone()));
+    drop(former);
 }
 
 thread_local! {
     static ALARMS: RefCell<Alarms> = RefCell::new(Alarms::default());
 }
 
+/// The alarms of a thread. No waker is woken or dropped while they are borrowed: what that sets off may come back here.
 #[derive(Default)]
 struct Alarms {
-    /// When, and whose. An alarm that was forgotten stays here until it is due; the number tells it from its place's
-    /// next owner.
-    due: BinaryHeap<Reverse<(Time, usize, u64)>>,
-    wakers: Slab<Waker>,
-    /// The number of each place's owner.
-    owners: Vec<u64>,
-    set: u64,
+    /// By when they are due, then by when they were set.
+    set: BTreeMap<(Time, u64), Waker>,
+    /// The last number given.
+    last: u64,
     attended: bool,
     driver: Option<Waker>,
 }
 
 impl Alarms {
-    fn set(&mut self, until: Time, waker: &Waker) -> usize {
-        let place = self.wakers.insert(waker.clone());
-        self.set += 1;
-        if self.owners.len() <= place {
-            self.owners.resize(place + 1, 0);
-        }
-        self.owners[place] = self.set;
-        let sooner = self.due.peek().is_none_or(|Reverse((at, ..))| until < *at);
-        self.due.push(Reverse((until, place, self.set)));
-        if sooner && let Some(driver) = &self.driver {
-            driver.wake_by_ref();
-        }
-        place
+    /// Sets the alarm with `number`, or a new one: its number, the waker it had, and whom to tell that it is the next.
+    fn set(&mut self, until: Time, number: Option<u64>, waker: Waker) -> (u64, Option<Waker>, Option<Waker>) {
+        let number = number.unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        let key = (until, number);
+        let sooner = self.set.first_key_value().is_none_or(|(first, _)| key < *first);
+        (number, self.set.insert(key, waker), self.driver.clone().filter(|_| sooner))
     }
 
-    fn forget(&mut self, place: usize) {
-        self.wakers.try_remove(place);
-        if let Some(owner) = self.owners.get_mut(place) {
-            *owner = 0;
-        }
-    }
-
-    /// The waker of the next alarm that is due, which keeps its place until its future is dropped.
     fn next_due(&mut self, now: Time) -> Option<Waker> {
-        while let Some(&Reverse((at, place, owner))) = self.due.peek()
-            && at <= now
-        {
-            self.due.pop();
-            if self.owners[place] == owner {
-                return self.wakers.get(place).cloned();
-            }
-        }
-        None
+        let first = self.set.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,7 +138,8 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         let place = self.slots.vacant_entry();
         let index = place.key();
         let token = Token::new(index, self.generation);
-        let waker = Waker::from(Arc::new(Ring { token, bell: self.bell.clone() }));
+        let ring = Ring { token, rung: AtomicBool::new(false), bell: self.bell.clone() };
+        let waker = Waker::from(Arc::new(ring));
         place.insert(Slot { generation: self.generation, queued: false, waker, state: State::Here(active) });
         if self.armed.len() <= index {
             self.armed.resize(index + 1, Time::MAX);
@@ -188,11 +189,17 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         }
     }
 
+    /// The loop's wait is over: futures need not end it any more, until [`deadline`](Self::deadline) is asked for again.
+    pub fn awake(&self) {
+        self.bell.waiting.store(false, Ordering::SeqCst);
+    }
+
     /// Begins a turn: those whose deadline has passed join those that have something to do. [`work`](Self::work) then
     /// goes once through them; who has more to do after that waits for the next turn.
     pub fn begin_turn(&mut self, now: Time) {
-        for token in self.bell.answer() {
-            self.queue(token);
+        for ring in self.bell.answer() {
+            ring.rung.swap(false, Ordering::AcqRel);
+            self.queue(ring.token);
         }
         while let Some(&Reverse((at, index))) = self.timers.peek()
             && at <= now
@@ -297,7 +304,7 @@ impl<M, T> fmt::Debug for Intake<M, T> {
 
 /// Where futures of any thread ask for a turn of their connection.
 struct Bell {
-    rung: Mutex<Vec<Token>>,
+    rung: Mutex<Vec<Arc<Ring>>>,
     /// The loop waits, or is about to.
     waiting: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -305,7 +312,7 @@ struct Bell {
 
 impl Bell {
     /// Who has rung since the last time; the loop is awake from here on.
-    fn answer(&self) -> Vec<Token> {
+    fn answer(&self) -> Vec<Arc<Ring>> {
         self.waiting.store(false, Ordering::SeqCst);
         std::mem::take(&mut *self.rung())
     }
@@ -316,7 +323,7 @@ impl Bell {
         self.rung().is_empty()
     }
 
-    fn rung(&self) -> MutexGuard<'_, Vec<Token>> {
+    fn rung(&self) -> MutexGuard<'_, Vec<Arc<Ring>>> {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -324,6 +331,8 @@ impl Bell {
 /// The waker of one connection.
 struct Ring {
     token: Token,
+    /// It is on the list already.
+    rung: AtomicBool,
     bell: Arc<Bell>,
 }
 
@@ -333,7 +342,10 @@ impl Wake for Ring {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.bell.rung().push(self.token);
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.bell.rung().push(self.clone());
         if self.bell.waiting.swap(false, Ordering::SeqCst) {
             (self.bell.wake)();
         }

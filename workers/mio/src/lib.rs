@@ -143,6 +143,7 @@ impl Loop {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
+            self.intake.awake();
             let now = self.clock.tick();
             self.seat.beat(now, self.intake.len());
             for event in &events {

@@ -1,6 +1,7 @@
 //! The body of a request as an async application sees it.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -41,7 +42,10 @@ impl http_body::Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pipe.as_ref().is_none_or(|pipe| matches!(pipe.state().content, Content::End))
+        self.pipe.as_ref().is_none_or(|pipe| {
+            let state = pipe.state();
+            state.piece.is_none() && state.end == Some(Ok(()))
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -55,9 +59,7 @@ impl http_body::Body for Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         if let Some(pipe) = &self.pipe {
-            let mut state = pipe.state();
-            state.abandoned = true;
-            state.wake_machine();
+            pipe.abandon();
         }
     }
 }
@@ -69,30 +71,25 @@ impl fmt::Debug for Incoming {
 }
 
 /// One piece of a body between the connection's thread and whoever reads it.
+///
+/// Wakers are woken and dropped while the lock is free, because they may be anybody's.
 pub(super) struct Pipe(Mutex<State>);
 
 struct State {
-    content: Content,
-    /// What is still to come, if that is known.
+    /// Waits to be taken.
+    piece: Option<Bytes>,
+    /// What is behind that piece, once nothing more will come.
+    end: Option<Result<(), BodyError>>,
+    /// What the reader has still to take, if that is known.
     left: Option<u64>,
     /// The reader waits for a piece.
     reader: Option<Waker>,
     /// The reader is gone.
     abandoned: bool,
-    /// The connection is gone: what has not come by now never will.
-    closed: bool,
-    /// The connection's own task.
-    machine: Waker,
+    /// The connection's own task, as it polled last; none once the exchange is over.
+    machine: Option<Waker>,
     /// That task is polling the application right now, so it need not be woken.
     polling: bool,
-}
-
-enum Content {
-    /// Nothing yet.
-    Empty,
-    Piece(Bytes),
-    End,
-    Failed(BodyError),
 }
 
 /// While this lives, the connection's task is polling the application.
@@ -105,52 +102,48 @@ impl Drop for Polling<'_> {
 }
 
 impl Pipe {
-    /// A pipe for `left` bytes, if that many are known to come; `machine` is woken when somebody wants one.
-    pub(super) fn new(left: Option<u64>, machine: Waker) -> Self {
+    /// A pipe for `left` bytes, if it is known how many are to come.
+    pub(super) fn new(left: Option<u64>) -> Self {
         Self(Mutex::new(State {
-            content: Content::Empty,
+            piece: None,
+            end: None,
             left,
             reader: None,
             abandoned: false,
-            closed: false,
-            machine,
+            machine: None,
             polling: false,
         }))
     }
 
-    /// Passes a piece, the end or an error to the reader.
-    pub(super) fn give(&self, piece: Option<Result<Bytes, BodyError>>) {
+    /// Passes a piece to the reader; nothing follows the `last`.
+    pub(super) fn give(&self, piece: Bytes, last: bool) {
         let mut state = self.state();
-        state.content = match piece {
-            Some(Ok(bytes)) => {
-                state.left = state.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                Content::Piece(bytes)
-            }
-            Some(Err(error)) => Content::Failed(error),
-            None => Content::End,
-        };
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+        state.piece = Some(piece);
+        state.end = last.then_some(Ok(()));
+        state.wake_reader();
     }
 
-    /// The connection has ended: a body that has not ended by now never will.
+    /// Tells the reader that nothing more will come, and whether that is all of the body.
+    pub(super) fn end(&self, end: Result<(), BodyError>) {
+        let mut state = self.state();
+        state.end = Some(end);
+        state.wake_reader();
+    }
+
+    /// The exchange is over: a body that has not ended by now never will.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        state.closed = true;
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+        state.end.get_or_insert(Err(BodyError::Closed));
+        // Woken first, so that it is still known for the connection's own.
+        state.wake_reader();
+        let machine = self.state().machine.take();
+        drop(machine);
     }
 
     /// Whether the reader waits for a piece.
     pub(super) fn is_wanted(&self) -> bool {
         let state = self.state();
-        state.reader.is_some() && matches!(state.content, Content::Empty)
+        state.reader.is_some() && state.piece.is_none() && state.end.is_none()
     }
 
     /// Whether the reader has gone.
@@ -158,42 +151,81 @@ impl Pipe {
         self.state().abandoned
     }
 
-    /// Tells that the connection's task polls the application now.
-    pub(super) fn polling(&self) -> Polling<'_> {
-        self.state().polling = true;
+    /// Tells that the connection's task polls the application now, and that `machine` wakes it.
+    pub(super) fn polling(&self, machine: &Waker) -> Polling<'_> {
+        let mut state = self.state();
+        state.polling = true;
+        let former = state.machine.replace(machine.clone());
+        drop(state);
+        drop(former);
         Polling(self)
     }
 
     fn poll_take(&self, reader: &Waker) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut state = self.state();
-        match std::mem::replace(&mut state.content, Content::Empty) {
-            Content::Piece(bytes) => Poll::Ready(Some(Ok(bytes))),
-            Content::End => {
-                state.content = Content::End;
-                Poll::Ready(None)
-            }
-            Content::Failed(error) => {
-                state.content = Content::Failed(error);
-                Poll::Ready(Some(Err(error)))
-            }
-            Content::Empty if state.closed => Poll::Ready(Some(Err(BodyError::Closed))),
-            Content::Empty => {
-                state.reader = Some(reader.clone());
-                state.wake_machine();
-                Poll::Pending
-            }
+        if let Some(bytes) = state.piece.take() {
+            state.left = state.left.map(|left| left.saturating_sub(bytes.len() as u64));
+            return Poll::Ready(Some(Ok(bytes)));
         }
+        if let Some(end) = state.end {
+            return Poll::Ready(end.err().map(Err));
+        }
+        let former = state.reader.replace(reader.clone());
+        state.wake_machine();
+        drop(former);
+        Poll::Pending
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn abandon(&self) {
+        let mut state = self.state();
+        state.abandoned = true;
+        let (reader, piece) = (state.reader.take(), state.piece.take());
+        state.wake_machine();
+        drop((reader, piece));
+    }
+
+    fn state(&self) -> Locked<'_> {
+        Locked(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl State {
-    fn wake_machine(&self) {
-        if !self.polling {
-            self.machine.wake_by_ref();
+/// The state while nobody else may look at it.
+struct Locked<'a>(MutexGuard<'a, State>);
+
+impl Locked<'_> {
+    /// Wakes the connection's task, unless it will look by itself.
+    fn wake_machine(self) {
+        let machine = self.machine.clone().filter(|_| !self.polling);
+        drop(self);
+        if let Some(machine) = machine {
+            machine.wake();
         }
+    }
+
+    /// Wakes the reader, unless that is the connection's own task, which is at work.
+    fn wake_reader(mut self) {
+        let reader = self.reader.take();
+        let own =
+            reader.as_ref().zip(self.machine.as_ref()).is_some_and(|(reader, own)| reader.will_wake(own));
+        drop(self);
+        if let Some(reader) = reader
+            && !own
+        {
+            reader.wake();
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
     }
 }

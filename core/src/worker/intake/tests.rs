@@ -2,6 +2,9 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -288,4 +291,151 @@ fn a_job_whose_connection_has_gone_is_dropped() {
     let mut other = Stage::default();
     other.intake.restore(job);
     assert!(other.turn().is_empty() && other.intake.is_empty());
+}
+
+/// A machine that takes everything that others have made for it, and waits for more.
+#[derive(Clone, Debug, Default)]
+struct Taker(Arc<Takings>);
+
+#[derive(Debug, Default)]
+struct Takings {
+    waker: Mutex<Option<Waker>>,
+    made: AtomicUsize,
+    taken: AtomicUsize,
+    steps: AtomicUsize,
+}
+
+impl Taker {
+    fn waker(&self) -> Waker {
+        self.0.waker.lock().expect("not poisoned").clone().expect("it has had a step")
+    }
+
+    fn steps(&self) -> usize {
+        self.0.steps.load(Ordering::Relaxed)
+    }
+}
+
+impl Wire for Taker {
+    fn read_buf(&mut self) -> &mut [u8] {
+        &mut []
+    }
+
+    fn handle_read(&mut self, _: usize, _: Time) {}
+
+    fn handle_eof(&mut self, _: Time) {}
+
+    fn transmit<'a>(&'a self, _: &mut IoSlices<'a>) {}
+
+    fn handle_written(&mut self, _: usize, _: Time) {}
+}
+
+impl Machine for Taker {
+    fn step(&mut self, cx: &Cx<'_>) -> Step {
+        self.0.steps.fetch_add(1, Ordering::Relaxed);
+        *self.0.waker.lock().expect("not poisoned") = Some(cx.waker.clone());
+        self.0.taken.fetch_add(self.0.made.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        Step::Wait { interest: Interest::NONE, deadline: None }
+    }
+}
+
+/// A loop over takers; what ends its wait is a channel.
+struct Loop {
+    intake: Intake<Taker, Pipe>,
+    wakes: Receiver<()>,
+}
+
+impl Loop {
+    fn new() -> Self {
+        let (wake, wakes) = channel();
+        Self { intake: Intake::new(move || wake.send(()).expect("the loop is here")), wakes }
+    }
+
+    /// A taker that has had a step, and its place.
+    fn insert(&mut self) -> (Taker, Token) {
+        let taker = Taker::default();
+        let token = self.intake.insert(taker.clone(), Pipe::default());
+        self.turn();
+        (taker, token)
+    }
+
+    fn turn(&mut self) {
+        let (date, limits) = (HttpDate::from_unix(0), Limits::default());
+        let cx = Cx::new(START, &date, Waker::noop(), &limits, &Finish);
+        self.intake.begin_turn(cx.now);
+        assert!(self.intake.work(&cx).is_none());
+    }
+}
+
+#[test]
+fn who_is_woken_has_one_turn_and_the_wait_ends_once() {
+    let mut stage = Loop::new();
+    let (taker, _) = stage.insert();
+    assert_eq!(stage.intake.deadline(), None);
+    let waker = taker.waker();
+    for _ in 0..1000 {
+        waker.wake_by_ref();
+    }
+    assert_eq!(stage.wakes.try_iter().count(), 1, "one call wakes the loop");
+    assert_eq!(stage.intake.bell.rung().len(), 1, "the list does not grow");
+    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "there is something to do");
+    stage.intake.awake();
+    stage.turn();
+    assert_eq!((taker.steps(), stage.intake.deadline()), (2, None));
+}
+
+#[test]
+fn nobody_wakes_a_loop_that_is_awake() {
+    let mut stage = Loop::new();
+    let (taker, _) = stage.insert();
+    assert_eq!(stage.intake.deadline(), None);
+    // Something else has ended the wait, and an alarm rings before the turn begins.
+    stage.intake.awake();
+    taker.waker().wake();
+    stage.turn();
+    // A future wakes itself in its step.
+    taker.waker().wake();
+    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "so the loop does not wait");
+    stage.intake.awake();
+    stage.turn();
+    assert_eq!((stage.wakes.try_iter().count(), taker.steps()), (0, 3));
+}
+
+#[test]
+fn a_waker_that_outlives_its_connection_reaches_nobody() {
+    let mut stage = Loop::new();
+    let (gone, token) = stage.insert();
+    stage.intake.discard(token);
+    let (taker, _) = stage.insert();
+    gone.waker().wake();
+    stage.turn();
+    assert_eq!(taker.steps(), 1);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "wakers are called from any thread")]
+fn a_wake_from_another_thread_is_never_lost() {
+    const EACH: usize = 20_000;
+    let mut stage = Loop::new();
+    let takers = [stage.insert().0, stage.insert().0, stage.insert().0];
+    // Two threads share a connection.
+    let ringers = [&takers[0], &takers[0], &takers[1], &takers[2]];
+    thread::scope(|scope| {
+        for taker in ringers {
+            scope.spawn(|| {
+                let waker = taker.waker();
+                for _ in 0..EACH {
+                    taker.0.made.fetch_add(1, Ordering::Relaxed);
+                    waker.wake_by_ref();
+                }
+            });
+        }
+        let taken = || takers.iter().map(|taker| taker.0.taken.load(Ordering::Relaxed)).sum::<usize>();
+        while taken() < ringers.len() * EACH {
+            if stage.intake.deadline().is_none() {
+                stage.wakes.recv_timeout(Duration::from_secs(10)).expect("a wake was lost");
+            }
+            stage.intake.awake();
+            stage.turn();
+        }
+    });
 }

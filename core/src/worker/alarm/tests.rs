@@ -1,0 +1,143 @@
+//! Alarms of a thread; each test has its own thread, and so its own alarms.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::task::Wake;
+
+use super::*;
+
+/// Notes who was woken.
+struct Note(u32, Arc<Mutex<Vec<u32>>>);
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().expect("not poisoned").push(self.0);
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn noted(name: u32, notes: &Arc<Mutex<Vec<u32>>>) -> Waker {
+    Waker::from(Arc::new(Note(name, notes.clone())))
+}
+
+fn taken(notes: &Mutex<Vec<u32>>) -> Vec<u32> {
+    std::mem::take(&mut *notes.lock().expect("not poisoned"))
+}
+
+fn poll(sleep: &mut Sleep, waker: &Waker) -> Poll<()> {
+    Pin::new(sleep).poll(&mut Context::from_waker(waker))
+}
+
+#[test]
+fn who_is_due_is_woken_in_order_and_once() {
+    attend();
+    let notes = Arc::default();
+    let mut sleeps = [3, 1, 2].map(|n| (n, sleep(HOUR * n)));
+    for (n, sleep) in &mut sleeps {
+        assert!(poll(sleep, &noted(*n, &notes)).is_pending());
+    }
+    assert_eq!(deadline(), Some(sleeps[1].1.until));
+    ring(sys::now());
+    assert_eq!(taken(&notes), []);
+    ring(sleeps[2].1.until);
+    assert_eq!((taken(&notes), deadline()), (vec![1, 2], Some(sleeps[0].1.until)));
+    ring(sleeps[0].1.until);
+    assert_eq!((taken(&notes), deadline()), (vec![3], None));
+}
+
+#[test]
+fn who_is_due_at_the_same_time_is_woken_in_turn() {
+    attend();
+    let (notes, until) = (Arc::default(), sys::now() + HOUR);
+    let mut sleeps = [1, 2, 3].map(|n| (n, Sleep { until, number: None }));
+    for (n, sleep) in &mut sleeps {
+        assert!(poll(sleep, &noted(*n, &notes)).is_pending());
+    }
+    ring(until);
+    assert_eq!(taken(&notes), [1, 2, 3]);
+}
+
+#[test]
+fn who_is_dropped_is_forgotten_and_holds_no_place() {
+    attend();
+    let notes = Arc::default();
+    let mut kept = sleep(HOUR * 2);
+    assert!(poll(&mut kept, &noted(0, &notes)).is_pending());
+    for n in 1..10_000 {
+        let mut gone = sleep(HOUR);
+        assert!(poll(&mut gone, &noted(n, &notes)).is_pending());
+    }
+    assert_eq!(ALARMS.with_borrow(|alarms| alarms.set.len()), 1);
+    assert_eq!((Arc::strong_count(&notes), deadline()), (2, Some(kept.until)));
+    ring(kept.until);
+    assert_eq!(taken(&notes), [0]);
+}
+
+#[test]
+fn the_last_waker_is_the_one_that_is_woken() {
+    attend();
+    let notes = Arc::default();
+    let mut one = sleep(HOUR);
+    for n in 0..5 {
+        assert!(poll(&mut one, &noted(n, &notes)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&notes), 2, "the former are forgotten");
+    ring(one.until);
+    assert_eq!(taken(&notes), [4]);
+}
+
+#[test]
+fn an_alarm_that_is_over_before_it_is_set_does_not_wait() {
+    assert!(poll(&mut sleep(Duration::ZERO), Waker::noop()).is_ready());
+}
+
+#[test]
+#[should_panic(expected = "outside a worker's loop")]
+fn sleeping_outside_a_loop_says_so() {
+    let _ = poll(&mut sleep(HOUR), Waker::noop());
+}
+
+#[test]
+fn a_loop_in_another_runtime_is_told_of_what_comes_sooner_and_of_nothing_else() {
+    attend();
+    let notes = Arc::default();
+    on_sooner(&noted(7, &notes));
+    let mut sleeps = [2, 3, 1].map(|n| sleep(HOUR * n));
+    let told = sleeps.each_mut().map(|sleep| {
+        assert!(poll(sleep, Waker::noop()).is_pending());
+        taken(&notes).len()
+    });
+    assert_eq!(told, [1, 0, 1]);
+}
+
+#[test]
+fn a_waker_may_set_and_forget_alarms_when_it_is_dropped() {
+    /// As a task that holds a sleep of its own and lives as long as its wakers.
+    struct Task {
+        _held: Sleep,
+    }
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    attend();
+    let mut held = sleep(HOUR);
+    assert!(poll(&mut held, Waker::noop()).is_pending());
+    let waker = Waker::from(Arc::new(Task { _held: held }));
+    let mut outer = sleep(HOUR);
+    assert!(poll(&mut outer, &waker).is_pending());
+    drop(waker);
+    drop(outer);
+    assert_eq!(deadline(), None);
+}
+
+#[test]
+fn a_worker_that_boots_can_sleep() {
+    attend();
+    let before = sys::now();
+    super::super::block_on(Box::pin(sleep(Duration::from_millis(20))));
+    assert!(sys::now() >= before + Duration::from_millis(20));
+    let mut sleeping = pin!(sleep(HOUR));
+    assert!(sleeping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+}
