@@ -6,10 +6,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
-use std::task::Waker;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::app::{App, Counters, DrainSignal, DrainWatch, Handler, Service, Turn};
@@ -41,6 +43,72 @@ pub(crate) enum Event {
     /// The peer has room for so many bytes more.
     Room(usize),
     Drain(Drain),
+    /// The peer ends its side, and an edge-triggered wait says so whatever it waits for.
+    HalfClose,
+    /// The peer is gone in both directions.
+    Gone,
+    /// What an application waits for happens.
+    Open(Gate),
+}
+
+/// What an application of a test waits for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<Mutex<(bool, Option<Waker>)>>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        let mut state = self.0.lock().expect("not poisoned");
+        state.0 = true;
+        let waker = state.1.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.0.lock().expect("not poisoned");
+        if state.0 {
+            return Poll::Ready(());
+        }
+        state.1 = Some(waker.clone());
+        Poll::Pending
+    }
+
+    pub(crate) async fn opened(&self) {
+        poll_fn(|cx| self.poll(cx.waker())).await;
+    }
+}
+
+/// Remembers that it was woken, and tells a thread that waits for that.
+#[derive(Debug, Default)]
+pub(crate) struct Alert {
+    woken: Mutex<u32>,
+    /// How often it was woken at all.
+    pub(crate) all: AtomicU32,
+    changed: Condvar,
+}
+
+impl Alert {
+    /// How often it was woken since the last time.
+    pub(crate) fn take(&self) -> u32 {
+        std::mem::take(&mut *self.woken.lock().expect("not poisoned"))
+    }
+
+    /// Waits until it is woken, for at most ten seconds of real time.
+    pub(crate) fn wait(&self) {
+        let woken = self.woken.lock().expect("not poisoned");
+        let limit = Duration::from_secs(10);
+        let waited = self.changed.wait_timeout_while(woken, limit, |woken| *woken == 0);
+        let result = waited.expect("not poisoned").1;
+        assert!(!result.timed_out(), "nobody has woken the machine");
+    }
+}
+
+impl Wake for Alert {
+    fn wake(self: Arc<Self>) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        *self.woken.lock().expect("not poisoned") += 1;
+        self.changed.notify_all();
+    }
 }
 
 /// A transport made of two queues. Clones share them.
@@ -148,22 +216,42 @@ impl Pipe {
 
 /// The drain as handlers see it, fed by the bench.
 #[derive(Debug, Default)]
-struct Shown(Mutex<Option<Drain>>);
+pub(crate) struct Shown {
+    drain: Mutex<Option<Drain>>,
+    waiting: Mutex<BTreeMap<usize, Waker>>,
+}
+
+impl Shown {
+    fn begin(&self, drain: Drain) {
+        *self.drain.lock().expect("not poisoned") = Some(drain);
+        self.waiting.lock().expect("not poisoned").values().for_each(Waker::wake_by_ref);
+    }
+
+    /// How many futures wait for the drain.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().expect("not poisoned").len()
+    }
+}
 
 impl DrainWatch for Shown {
     fn drain(&self) -> Option<Drain> {
-        *self.0.lock().expect("not poisoned")
+        *self.drain.lock().expect("not poisoned")
     }
 
     fn wait(&self, _: Duration) -> bool {
         self.drain().is_some()
     }
 
-    fn register(&self, _: &Waker, _: Option<usize>) -> usize {
-        0
+    fn register(&self, waker: &Waker, place: Option<usize>) -> usize {
+        let mut waiting = self.waiting.lock().expect("not poisoned");
+        let place = place.unwrap_or_else(|| waiting.last_key_value().map_or(0, |(last, _)| last + 1));
+        waiting.insert(place, waker.clone());
+        place
     }
 
-    fn deregister(&self, _: usize) {}
+    fn deregister(&self, place: usize) {
+        self.waiting.lock().expect("not poisoned").remove(&place);
+    }
 }
 
 /// What a step may know, and what is still to come.
@@ -175,13 +263,15 @@ pub(crate) struct World {
     date: HttpDate,
     pipe: Pipe,
     timeline: BTreeMap<(Time, usize), Event>,
-    shown: Arc<Shown>,
+    pub(crate) shown: Arc<Shown>,
+    /// Woken by futures.
+    pub(crate) alert: Arc<Alert>,
+    waker: Waker,
 }
 
 impl World {
     pub(crate) fn cx(&self) -> Cx<'_> {
-        Cx::new(self.now, &self.date, Waker::noop(), &self.limits, &*self.policy)
-            .draining(self.drain.as_ref())
+        Cx::new(self.now, &self.date, &self.waker, &self.limits, &*self.policy).draining(self.drain.as_ref())
     }
 
     /// Lets time pass until `interest` can be served, `deadline` passes or the worker begins to drain; `None` if none
@@ -189,7 +279,7 @@ impl World {
     fn wait(&mut self, interest: Interest, deadline: Option<Deadline>, end: Time) -> Option<Readiness> {
         loop {
             let readiness = self.pipe.readiness(interest);
-            if readiness.readable || readiness.writable {
+            if readiness.readable || readiness.writable || self.alert.take() > 0 {
                 return Some(readiness);
             }
             let event = self.timeline.first_key_value().map(|((at, _), _)| *at);
@@ -206,9 +296,23 @@ impl World {
                 Event::Eof => ends.eof = true,
                 Event::Reset => ends.failure = Some(io::ErrorKind::ConnectionReset),
                 Event::Room(more) => ends.room += more,
+                Event::HalfClose => {
+                    ends.eof = true;
+                    return Some(Readiness { readable: true, read_closed: true, ..Readiness::default() });
+                }
+                Event::Gone => {
+                    ends.failure = Some(io::ErrorKind::BrokenPipe);
+                    return Some(Readiness {
+                        readable: true,
+                        writable: true,
+                        read_closed: true,
+                        broken: true,
+                    });
+                }
+                Event::Open(gate) => gate.open(),
                 Event::Drain(drain) => {
                     self.drain = Some(drain);
-                    *self.shown.0.lock().expect("not poisoned") = Some(drain);
+                    self.shown.begin(drain);
                     return Some(Readiness::default());
                 }
             }
@@ -285,10 +389,20 @@ impl Bench {
         Self::resuming(handler, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now))
     }
 
+    /// A fresh connection that `app` answers.
+    pub(crate) fn of(app: App) -> Self {
+        Self::serving(app, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now))
+    }
+
     pub(crate) fn resuming(handler: impl Handler, connection: impl FnOnce(Time) -> Connection) -> Self {
+        Self::serving(App::blocking(handler), connection)
+    }
+
+    fn serving(app: App, connection: impl FnOnce(Time) -> Connection) -> Self {
+        let alert = Arc::new(Alert::default());
         let (pipe, shown) = (Pipe::default(), Arc::new(Shown::default()));
         let drain = DrainSignal::new(shown.clone());
-        let service = Arc::new(Service::new(App::blocking(handler), drain, Arc::new(Counters::default())));
+        let service = Arc::new(Service::new(app, drain, Arc::new(Counters::default())));
         Self {
             session: Some(Session::new(connection(START), service.clone())),
             io: Io::new(pipe.clone()),
@@ -302,6 +416,8 @@ impl Bench {
                 pipe,
                 timeline: BTreeMap::new(),
                 shown,
+                waker: Waker::from(alert.clone()),
+                alert,
             },
             service,
             log: Log::default(),

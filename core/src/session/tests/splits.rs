@@ -7,7 +7,7 @@ use crate::machine::CloseReason;
 use crate::testing::{Event, Transcript, without_interim};
 
 /// A script, and how the connection ends once the peer has ended its side behind it.
-fn scripts() -> Vec<(&'static str, String, CloseReason)> {
+pub(super) fn scripts() -> Vec<(&'static str, String, CloseReason)> {
     use CloseReason as R;
     let chunked = |target: &str, chunks: &str| {
         format!("POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")

@@ -1,0 +1,231 @@
+//! How exchanges end otherwise: panics, clients that go, and drains.
+
+use super::*;
+
+/// A body whose size hint panics.
+struct Hint;
+
+impl http_body::Body for Hint {
+    type Data = Bytes;
+    type Error = AppError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Framed> {
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_panic_anywhere_costs_its_connection_and_is_counted() {
+    type Make = fn(Request<Incoming>) -> LocalFuture<Response<Body>>;
+    let makes: [Make; 3] = [
+        |_| panic!("before there is a future"),
+        |_| Box::pin(async { panic!("in the future") }),
+        |_| Box::pin(async { Response::new(Body::new(Hint)) }),
+    ];
+    for make in makes {
+        let mut bench = Bench::of(App::call(Answer(make))).bytes(0, post("/", "body") + &get("/"));
+        let transcript = bench.run();
+        assert!(
+            transcript.out.starts_with("HTTP/1.1 500 ") && transcript.out.contains(CLOSE),
+            "{transcript:?}"
+        );
+        assert_eq!((count(&transcript.out, "HTTP/1.1"), bench.service.counters.panics.get()), (1, 1));
+    }
+    let mut bench = served(|_| async {
+        let mut frames = VecDeque::from([data("part")]);
+        made(move |_| frames.pop_front().expect("on purpose"))
+    })
+    .bytes(0, get("/"));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("4\r\npart\r\n"), "{transcript:?}");
+    assert_eq!(
+        (transcript.reason, bench.service.counters.panics.get()),
+        (Some(CloseReason::ApplicationFailed), 1)
+    );
+}
+
+#[test]
+fn a_destructor_that_panics_costs_nobody_else() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose")
+        }
+    }
+    let mut bench = served(|_| async {
+        let _bomb = Bomb;
+        pending().await
+    })
+    .bytes(0, get("/"))
+    .drain(100, 1000);
+    assert_eq!(bench.run().reason, Some(CloseReason::DeadlineCut));
+}
+
+#[test]
+fn a_client_that_is_gone_both_ways_cancels_the_future() {
+    let dropped = Count::default();
+    let counted = dropped.clone();
+    let mut bench = served(move |_| {
+        let alive = Dropped(counted.clone());
+        async move {
+            let _alive = alive;
+            pending().await
+        }
+    })
+    .bytes(0, get("/"))
+    .at(1000, Event::Gone);
+    bench.until(999);
+    assert_eq!((bench.reason, dropped.get()), (None, 0));
+    assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::TransportFailed), 1000));
+    bench.session = None;
+    assert_eq!(dropped.get(), 1);
+}
+
+#[test]
+fn a_client_that_has_ended_its_side_still_gets_its_answer() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let mut bench = served(move |_| {
+        let gate = wait.clone();
+        async move {
+            gate.opened().await;
+            text("late")
+        }
+    })
+    .bytes(0, get("/"))
+    .at(10, Event::HalfClose)
+    .at(5000, Event::Open(gate));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("late"), "{transcript:?}");
+    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerClosed), 5000));
+}
+
+#[test]
+fn d10_a_future_without_an_answer_is_dropped_at_the_deadline_and_its_client_told() {
+    for pipelined in [false, true] {
+        let dropped = Count::default();
+        let counted = dropped.clone();
+        let mut bench = served(move |request: Request<Incoming>| {
+            let alive = Dropped(counted.clone());
+            async move {
+                let _alive = alive;
+                if request.uri().path() == "/fast" { text("fast") } else { pending().await }
+            }
+        })
+        .bytes(0, if pipelined { get("/fast") + &get("/") } else { get("/") })
+        .drain(1000, 5000);
+        bench.until(4999);
+        let before = usize::from(pipelined);
+        assert_eq!(dropped.get(), before);
+        bench.until(5000);
+        assert_eq!(dropped.get(), before + 1, "at once");
+        assert_eq!(count(&bench.out(), "HTTP/1.1 503 "), 1, "{}", bench.out());
+        assert!(bench.out().contains(CLOSE) && bench.pipe.0.borrow().half_closed);
+        assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::DeadlineCut), 5400));
+    }
+}
+
+#[test]
+fn d10_what_is_read_before_the_deadline_is_not_begun_after_it() {
+    let calls = Count::default();
+    let counted = calls.clone();
+    let mut bench = served(move |_| {
+        counted.add();
+        async { text("hello") }
+    });
+    bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(1000)));
+    bench.pipe.0.borrow_mut().incoming.extend(get("/").repeat(40).bytes());
+    let session = bench.session.as_mut().expect("it is here");
+    assert_eq!(drive(session, &mut bench.io, &bench.world.cx()), Outcome::Again);
+    let answered = calls.get();
+    bench.world.now = START + ms(1000);
+    let transcript = bench.run();
+    assert_eq!((count(&transcript.out, "200 OK"), calls.get()), (answered, answered));
+    assert_eq!(count(&transcript.out, "HTTP/1.1 503 "), 1, "{transcript:?}");
+    assert_eq!(transcript.reason, Some(CloseReason::DeadlineCut));
+}
+
+#[test]
+fn d10_a_503_that_does_not_leave_is_not_waited_for() {
+    let mut bench = served(|_| pending()).bytes(0, get("/")).drain(1000, 5000);
+    bench.pipe.0.borrow_mut().room = 10;
+    assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::DeadlineCut), 5400));
+}
+
+#[test]
+fn d10_a_response_that_has_begun_is_cut() {
+    let dropped = Count::default();
+    let counted = dropped.clone();
+    let mut bench = served(move |_| {
+        let alive = Dropped(counted.clone());
+        async move {
+            let mut first = Some("part");
+            made(move |_| {
+                let _ = &alive;
+                first.take().map_or(Poll::Pending, data)
+            })
+        }
+    })
+    .bytes(0, get("/"))
+    .drain(1000, 5000);
+    assert_eq!((bench.run().reason, bench.now(), dropped.get()), (Some(CloseReason::DeadlineCut), 5000, 1));
+    assert!(bench.out().ends_with("part\r\n"));
+}
+
+#[test]
+fn d5_close_is_announced_as_things_are_when_the_future_is_done() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let mut bench = served(move |_| {
+        let gate = wait.clone();
+        async move {
+            gate.opened().await;
+            text("hello")
+        }
+    })
+    .bytes(0, get("/"))
+    .drain(1000, 60_000)
+    .at(2000, Event::Open(gate));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"), "{transcript:?}");
+    assert_eq!(transcript.reason, Some(CloseReason::Drained));
+}
+
+#[test]
+fn d6_the_last_of_pipelined_requests_announces_and_each_is_answered() {
+    let mut bench = served(tester).drain(0, 60_000).bytes(100, get("/").repeat(40));
+    let transcript = bench.run();
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (40, 1));
+    assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"));
+}
+
+#[test]
+fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
+    let mut bench = served(|request: Request<Incoming>| async move {
+        let drain = request.extensions().get::<DrainSignal>().expect("always").clone();
+        drain.drained().await;
+        text("drained")
+    })
+    .bytes(0, get("/"))
+    .drain(3000, 60_000);
+    bench.until(2999);
+    assert_eq!((bench.world.shown.waiting(), bench.out().as_str()), (1, ""));
+    bench.until(3000);
+    assert!(bench.out().ends_with("drained"));
+    assert_eq!(bench.world.shown.waiting(), 0);
+
+    let mut gone = served(|request: Request<Incoming>| async move {
+        let drain = request.extensions().get::<DrainSignal>().expect("always").clone();
+        drain.drained().await;
+        text("")
+    })
+    .bytes(0, get("/"))
+    .at(10, Event::Gone);
+    gone.run();
+    gone.session = None;
+    assert_eq!(gone.world.shown.waiting(), 0);
+}
