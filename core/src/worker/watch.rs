@@ -179,7 +179,9 @@ impl DrainWatch for Watch {
     }
 
     fn deregister(&self, place: usize) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).try_remove(place);
+        let waker = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).try_remove(place);
+        // Dropped with the lock free: it may be the last owner of a task that itself waits here.
+        drop(waker);
     }
 
     fn wait(&self, timeout: Duration) -> bool {
