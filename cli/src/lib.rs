@@ -32,7 +32,7 @@ pub use http;
 pub use remuda_arbiter::{ArbiterConfig, Bind, Outcome};
 pub use remuda_core::app::{
     App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
-    DrainSignal, Handler, Incoming, Responder, Short, Upgraded,
+    DrainSignal, Handler, Incoming, RequestInfo, Responder, Short, Upgraded,
 };
 pub use remuda_core::config::Limits;
 pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};

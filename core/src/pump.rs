@@ -4,7 +4,7 @@
 //! offered, clears them. I/O is tried only while a bit is set, so that edge- and level-triggered waits behave
 //! alike and a request costs one read and one write.
 
-use std::io;
+use std::{io, mem};
 
 use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
 use crate::time::Time;
@@ -19,12 +19,21 @@ pub struct Io<T> {
     read_closed: bool,
     /// Nothing will ever move again: the peer is gone, in both directions.
     broken: bool,
+    /// What the machine waited for when it was last driven.
+    awaited: Interest,
 }
 
 impl<T: Transport> Io<T> {
     /// A transport about which nothing is known: both directions are tried.
     pub fn new(transport: T) -> Self {
-        Self { transport, readable: true, writable: true, read_closed: false, broken: false }
+        Self {
+            transport,
+            readable: true,
+            writable: true,
+            read_closed: false,
+            broken: false,
+            awaited: Interest::NONE,
+        }
     }
 
     /// A wait has reported this.
@@ -151,13 +160,29 @@ pub enum Outcome {
 const TURNS: u32 = 16;
 
 /// Drives a machine as far as it goes without waiting.
+///
+/// What it waited for is moved before its first step: so one that was waiting for a request takes one step for it, and
+/// what has arrived by a deadline is in time.
 pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'_>) -> Outcome {
+    let awaited = mem::replace(&mut io.awaited, Interest::NONE);
+    let mut moved = pump(machine, io, awaited, cx.now);
     for _ in 0..TURNS {
-        let moved = match machine.step(cx) {
+        if moved.is_err() {
+            // Where an end of input is an end, so is a failure, and the machine says which.
+            machine.handle_eof(cx.now);
+            return match machine.step(cx) {
+                Step::Close(reason) => Outcome::Close(reason),
+                _ => Outcome::Close(CloseReason::TransportFailed),
+            };
+        }
+        moved = match machine.step(cx) {
             Step::Wait { interest, deadline } => match pump(machine, io, interest, cx.now) {
                 Ok(false) if io.broken => return Outcome::Close(CloseReason::TransportFailed),
                 Ok(false) => match io.transport.wants(interest) {
-                    Wants::Io(interest) => return Outcome::Wait { interest, deadline },
+                    Wants::Io(interest) => {
+                        io.awaited = interest;
+                        return Outcome::Wait { interest, deadline };
+                    }
                     Wants::Ready => {
                         io.readable = true;
                         Ok(true)
@@ -175,14 +200,6 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
             Step::Upgrade => return Outcome::Upgrade,
             Step::Close(reason) => return Outcome::Close(reason),
         };
-        if moved.is_err() {
-            // Where an end of input is an end, so is a failure, and the machine says which.
-            machine.handle_eof(cx.now);
-            return match machine.step(cx) {
-                Step::Close(reason) => Outcome::Close(reason),
-                _ => Outcome::Close(CloseReason::TransportFailed),
-            };
-        }
     }
     Outcome::Again
 }

@@ -28,6 +28,7 @@ pub struct Session {
     stays: bool,
     /// Responses that the counters know of.
     counted: u32,
+    storage: app::Storage,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +48,14 @@ enum Exchange {
 impl Session {
     /// A session on `connection` that `service` answers.
     pub fn new(connection: Connection, service: Arc<Service>) -> Self {
-        Self { counted: connection.served(), connection, service, exchange: Exchange::None, stays: false }
+        Self {
+            counted: connection.served(),
+            connection,
+            service,
+            exchange: Exchange::None,
+            stays: false,
+            storage: app::Storage::default(),
+        }
     }
 
     /// Runs the blocking handler that a [`Step::Run`] asked for. Blocks as `turn` does.
@@ -66,13 +74,14 @@ impl Session {
     /// The session itself, when it cannot move; the fallback policy decides about it from then on.
     #[allow(clippy::result_large_err, reason = "the caller keeps the session that could not move")]
     pub fn into_hand_off(self) -> Result<HandOff, Self> {
-        let Self { connection, service, exchange, counted, .. } = self;
+        let Self { connection, service, exchange, counted, storage, .. } = self;
         connection.into_hand_off().map_err(|connection| Self {
             connection,
             service,
             exchange,
             stays: true,
             counted,
+            storage,
         })
     }
 
@@ -96,7 +105,7 @@ impl Session {
 
     fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, label: Box<Label>, cx: &Cx<'_>) {
         let _busy = self.service.hands.on_loop(&label, cx.now);
-        if exchange.poll(&mut self.connection, &self.service, cx) {
+        if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
             self.count();
         } else {
             self.exchange = Exchange::Polling(exchange, label);
@@ -124,9 +133,10 @@ impl Session {
             Kind::Future(call) => {
                 let label = label_of(&head);
                 let _busy = self.service.hands.on_loop(&label, cx.now);
-                let mut exchange = app::Exchange::begin(call, &head, &self.connection, &self.service, cx);
+                let mut exchange =
+                    app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
                 self.connection.recycle(head);
-                if exchange.poll(&mut self.connection, &self.service, cx) {
+                if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
                     self.count();
                 } else {
                     self.exchange = Exchange::Polling(SendWrapper::new(exchange), Box::new(label));

@@ -12,7 +12,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request as HttpRequest, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use remuda_core::app::{AsyncHandler, Body, ConnectionInfo, DrainSignal, Incoming};
+use remuda_core::app::{AsyncHandler, Body, Incoming, RequestInfo};
 use remuda_core::worker::alarm::sleep;
 
 use super::request::{Refusal, Request};
@@ -48,8 +48,8 @@ impl AsyncHandler for Demo {
 
 impl Demo {
     fn about(&self, request: &HttpRequest<Incoming>) -> Response<Body> {
-        let connection = request.extensions().get::<ConnectionInfo>();
-        match connection.map(|connection| self.info(connection)) {
+        let info = request.extensions().get::<RequestInfo>();
+        match info.map(|info| self.info(&info.connection)) {
             Some(Ok(info)) => with(answer(200, info), CONTENT_TYPE, "application/json"),
             _ => text(500, "nothing is known of this connection\n"),
         }
@@ -138,7 +138,7 @@ fn bytes(n: u64) -> Response<Body> {
 
 /// A response without end ends itself when the worker drains.
 fn events(request: &HttpRequest<Incoming>) -> Response<Body> {
-    let drain = request.extensions().get::<DrainSignal>().cloned();
+    let drain = request.extensions().get::<RequestInfo>().map(|info| info.drain.clone());
     let body = match (request.method(), drain) {
         (&Method::HEAD, _) | (_, None) => Body::empty(),
         (_, Some(drain)) => streamed(stream::unfold((1_u64, drain), |(n, drain)| async move {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 /// 2. It is dropped, wherever it is, when its client has gone or the drain's deadline has passed (D10); before its
 ///    response has begun, that client is told 503.
 /// 3. A panic is answered with 500 and ends the connection.
-/// 4. The request's extensions hold a [`DrainSignal`] and a [`ConnectionInfo`].
+/// 4. The request's extensions hold a [`RequestInfo`]: the drain, and what is known of the connection.
 #[async_trait(?Send)]
 pub trait AsyncHandler: Send + Sync + 'static {
     /// Answers one request.
@@ -102,7 +103,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, AppError>>> {
         match &mut self.kind {
             BodyKind::Stream(body) => body.as_mut().poll_frame(cx),
-            kind => match std::mem::take(kind) {
+            kind => match mem::take(kind) {
                 BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
@@ -132,6 +133,25 @@ impl fmt::Debug for Body {
     }
 }
 
+/// What a request's extensions hold besides what the application puts there.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RequestInfo {
+    /// Tells when the worker drains: a flag to look at, and a future to await.
+    pub drain: DrainSignal,
+    /// What is known of the connection.
+    pub connection: ConnectionInfo,
+}
+
+/// Storage that goes from one exchange of a connection to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    /// The fields of the last response, for the next request.
+    fields: HeaderMap,
+    /// The encoded fields of the last response, for the next.
+    head: Vec<u8>,
+}
+
 /// One exchange with an async application.
 pub(crate) struct Exchange {
     stage: Stage,
@@ -155,11 +175,13 @@ impl Exchange {
         head: &RequestHead,
         connection: &Connection,
         service: &Service,
+        storage: &mut Storage,
         cx: &Cx<'_>,
     ) -> Self {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
-        let request = request(head, Incoming::new(pipe.clone()), service.drain.clone(), connection.info());
+        let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
+        let request = request(head, Incoming::new(pipe.clone()), info, mem::take(&mut storage.fields));
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -172,10 +194,16 @@ impl Exchange {
     }
 
     /// Goes on as far as possible without waiting; `true` once the exchange is over.
-    pub(crate) fn poll(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> bool {
+    pub(crate) fn poll(
+        &mut self,
+        connection: &mut Connection,
+        service: &Service,
+        storage: &mut Storage,
+        cx: &Cx<'_>,
+    ) -> bool {
         self.feed(connection, cx);
         while !connection.is_ending() {
-            match self.poll_once(connection, service, cx) {
+            match self.poll_once(connection, service, storage, cx) {
                 Poll::Ready(true) => return true,
                 Poll::Ready(false) => {}
                 // What the application has just asked for may be here already.
@@ -187,7 +215,13 @@ impl Exchange {
     }
 
     /// Polls what the exchange waits for; ready with whether it is over.
-    fn poll_once(&mut self, connection: &mut Connection, service: &Service, cx: &Cx<'_>) -> Poll<bool> {
+    fn poll_once(
+        &mut self,
+        connection: &mut Connection,
+        service: &Service,
+        storage: &mut Storage,
+        cx: &Cx<'_>,
+    ) -> Poll<bool> {
         let mut context = Context::from_waker(cx.waker);
         let polling = self.pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         // A size hint and the destructor of the future are the application's code as well.
@@ -208,11 +242,27 @@ impl Exchange {
             Ok(Poll::Ready(Polled::Head(parts, len))) => {
                 // A handler that has returned has dropped what it did not keep for the response.
                 self.is_abandoned(connection);
-                Poll::Ready(respond(connection, &parts, len, cx))
+                let over = respond(connection, parts, len, storage, cx) || self.send_at_once(connection, cx);
+                Poll::Ready(over)
             }
             Err(panic) => {
                 service.panicked(connection, &*panic, cx);
                 Poll::Ready(true)
+            }
+        }
+    }
+
+    /// Sends a body that is here already; `false` if there is more to wait for.
+    fn send_at_once(&mut self, connection: &mut Connection, cx: &Cx<'_>) -> bool {
+        let Stage::Sending(body) = &mut self.stage else { return false };
+        match mem::take(&mut body.kind) {
+            BodyKind::Empty => send(connection, None, cx),
+            BodyKind::Full(bytes) => {
+                send(connection, Some(Ok(Frame::data(bytes))), cx) || send(connection, None, cx)
+            }
+            stream => {
+                body.kind = stream;
+                false
             }
         }
     }
@@ -252,7 +302,7 @@ impl Drop for Exchange {
         if let Some(pipe) = &self.pipe {
             pipe.close();
         }
-        let stage = std::mem::replace(&mut self.stage, Stage::Sending(Body::empty()));
+        let stage = mem::replace(&mut self.stage, Stage::Sending(Body::empty()));
         // A destructor that panics costs its own exchange and not the worker.
         if catch_unwind(AssertUnwindSafe(|| drop(stage))).is_err() {
             tracing::error!("a handler panicked while it was dropped");
@@ -272,16 +322,26 @@ impl fmt::Debug for Exchange {
 /// Begins the response; `true` if it is over with that, because it has no content or has failed.
 ///
 /// A peer whose body was at fault is told so, whatever the application made of that.
-fn respond(connection: &mut Connection, parts: &response::Parts, len: BodyLen, cx: &Cx<'_>) -> bool {
+fn respond(
+    connection: &mut Connection,
+    mut parts: response::Parts,
+    len: BodyLen,
+    storage: &mut Storage,
+    cx: &Cx<'_>,
+) -> bool {
     if let Some(refusal) = connection.body_fault().and_then(BodyError::refusal) {
         connection.refuse(refusal, cx);
         return true;
     }
-    let mut head = ResponseHead::new(parts.status.as_u16());
+    let mut head = ResponseHead::within(parts.status, mem::take(&mut storage.head));
     for (name, value) in &parts.headers {
-        head.push_field(name.as_str(), value.as_bytes());
+        head.push_valid(name.as_str(), value.as_bytes());
     }
-    match connection.respond(&head, len, cx) {
+    parts.headers.clear();
+    storage.fields = parts.headers;
+    let responded = connection.respond(&head, len, cx);
+    storage.head = head.into_storage();
+    match responded {
         // A body that nobody will see is not made: it may be without end.
         Ok(()) if connection.swallows_body() => send(connection, None, cx),
         Ok(()) => false,
@@ -315,33 +375,31 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
     })
 }
 
-/// The head as frameworks know it. All of it shares one copy of the bytes.
+/// The head as frameworks know it. All of it shares one copy of the bytes; `fields` is an empty map to use.
 fn request(
     head: &RequestHead,
     body: Incoming,
-    drain: DrainSignal,
-    connection: ConnectionInfo,
+    info: RequestInfo,
+    mut fields: HeaderMap,
 ) -> Request<Incoming> {
-    let (bytes, view) = (head.shared(), head.view());
+    let bytes = head.shared();
+    fields.reserve(head.field_count());
+    for (name, value) in head.field_ranges() {
+        if let Ok(name) = HeaderName::from_bytes(&bytes[name])
+            && let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(value))
+        {
+            fields.append(name, value);
+        }
+    }
     let mut request = Request::new(body);
-    *request.method_mut() = Method::from_bytes(view.method().as_bytes()).unwrap_or_default();
+    *request.method_mut() = Method::from_bytes(&bytes[head.method_range()]).unwrap_or_default();
     *request.uri_mut() = Uri::from_maybe_shared(bytes.slice(head.target_range())).unwrap_or_default();
-    *request.version_mut() = match view.version() {
+    *request.version_mut() = match head.version() {
         Version::Http10 => http::Version::HTTP_10,
         Version::Http11 => http::Version::HTTP_11,
     };
-    *request.headers_mut() = head
-        .field_ranges()
-        .filter_map(|(name, value)| {
-            let name = HeaderName::from_bytes(&bytes[name]).ok()?;
-            Some((name, HeaderValue::from_maybe_shared(bytes.slice(value)).ok()?))
-        })
-        .fold(HeaderMap::with_capacity(head.field_count()), |mut map, (name, value)| {
-            map.append(name, value);
-            map
-        });
-    request.extensions_mut().insert(drain);
-    request.extensions_mut().insert(connection);
+    *request.headers_mut() = fields;
+    request.extensions_mut().insert(info);
     request
 }
 

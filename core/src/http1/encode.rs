@@ -80,19 +80,32 @@ impl ResponseHead {
     ///
     /// A status outside 100 to 999 makes sending it fail.
     pub fn new(status: u16) -> Self {
-        let (status, error) = match StatusCode::from_u16(status) {
-            Ok(code) => (code, None),
-            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Some(FieldError::Status(status))),
-        };
+        match StatusCode::from_u16(status) {
+            Ok(code) => Self::within(code, Vec::new()),
+            Err(_) => {
+                let error = Some(FieldError::Status(status));
+                Self { error, ..Self::within(StatusCode::INTERNAL_SERVER_ERROR, Vec::new()) }
+            }
+        }
+    }
+
+    /// A head with `status` whose fields are kept in `storage`.
+    pub(crate) fn within(status: StatusCode, mut storage: Vec<u8>) -> Self {
+        storage.clear();
         Self {
             status,
-            fields: Vec::new(),
+            fields: storage,
             content_length: None,
             has_date: false,
             wants_close: false,
             upgrade: None,
-            error,
+            error: None,
         }
+    }
+
+    /// Gives the storage back.
+    pub(crate) fn into_storage(self) -> Vec<u8> {
+        self.fields
     }
 
     /// Adds a field. An invalid one makes sending the head fail; the first such error is kept.
@@ -136,7 +149,7 @@ impl ResponseHead {
         self.status.is_informational() || matches!(self.status.as_u16(), 204 | 205 | 304)
     }
 
-    pub(crate) fn push_field(&mut self, name: &str, value: &[u8]) {
+    fn push_field(&mut self, name: &str, value: &[u8]) {
         if name.is_empty() || !name.bytes().all(is_token) {
             self.error.get_or_insert_with(|| FieldError::Name(name.to_owned()));
             return;
@@ -145,6 +158,11 @@ impl ResponseHead {
             self.error.get_or_insert_with(|| FieldError::Value(name.to_owned()));
             return;
         }
+        self.push_valid(name, value);
+    }
+
+    /// Adds a field whose name and value are known to be valid.
+    pub(crate) fn push_valid(&mut self, name: &str, value: &[u8]) {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
             2 if is("te") => return,

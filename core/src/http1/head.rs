@@ -114,7 +114,15 @@ impl RequestHead {
     /// A copy of its bytes, for heads that outlive this one. The ranges below are within it.
     pub(crate) fn shared(&self) -> Bytes {
         let end = self.fields.last().map_or(self.target, |(_, value)| *value).end;
-        Bytes::copy_from_slice(&self.buf[..end as usize])
+        let head = &self.buf[..end as usize];
+        match Small::of(head) {
+            Some(small) => Bytes::from_owner(small),
+            None => Bytes::copy_from_slice(head),
+        }
+    }
+
+    pub(crate) fn method_range(&self) -> Range<usize> {
+        self.method.range()
     }
 
     pub(crate) fn target_range(&self) -> Range<usize> {
@@ -132,6 +140,28 @@ impl RequestHead {
     fn str(&self, span: Span) -> &str {
         // Methods, targets and names are checked by httparse; anything else would be a bug there.
         str::from_utf8(&self.buf[span.range()]).unwrap_or_default()
+    }
+}
+
+/// The bytes of a head that is not large, in one allocation with the count of its owners.
+struct Small {
+    bytes: [u8; Self::MAX],
+    len: usize,
+}
+
+impl Small {
+    const MAX: usize = 512;
+
+    fn of(head: &[u8]) -> Option<Self> {
+        let mut small = Self { bytes: [0; Self::MAX], len: head.len() };
+        small.bytes.get_mut(..head.len())?.copy_from_slice(head);
+        Some(small)
+    }
+}
+
+impl AsRef<[u8]> for Small {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 

@@ -80,7 +80,7 @@ const READ: Interest = Interest { read: true, write: false };
 const READABLE: Readiness = Readiness { readable: true, writable: false, read_closed: false, broken: false };
 
 fn calls(pipe: &Pipe) -> u32 {
-    std::mem::take(&mut pipe.0.borrow_mut().calls)
+    mem::take(&mut pipe.0.borrow_mut().calls)
 }
 
 #[test]
