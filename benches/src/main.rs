@@ -1,0 +1,129 @@
+//! Says what a request costs, server by server: `compare [NAME...]`, all servers if none is named.
+//!
+//! It starts the `bench-*` programs beside itself and asks each for the same short response. What a user of a server
+//! sees (latency, requests per second) is not measured: on one machine that says more about the client.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::{env, fmt};
+
+use self::client::Client;
+use self::server::{Kind, Server};
+
+mod client;
+mod measure;
+mod server;
+
+/// Everything there is to compare; the first is what the others' CPU time is divided by.
+const KINDS: [Kind; 9] = [
+    Kind::new("hyper", "bench-hyper", &["ADDRESS"]),
+    Kind::new("hyper-timer", "bench-hyper", &["ADDRESS", "timer"]),
+    Kind::new("hello-tokio", "bench-hello", &["-k", "tokio", "-b", "ADDRESS"]),
+    Kind::new("hello-mio", "bench-hello", &["-k", "mio", "-b", "ADDRESS"]),
+    Kind::new("axum-hyper", "bench-axum-hyper", &["ADDRESS"]),
+    Kind::new("axum-tokio", "bench-axum", &["-k", "tokio", "-b", "ADDRESS"]),
+    Kind::new("axum-mio", "bench-axum", &["-k", "mio", "-b", "ADDRESS"]),
+    Kind::new("demo-tokio", "bench-demo", &["-k", "tokio", "-b", "ADDRESS"]),
+    Kind::new("demo-mio", "bench-demo", &["-k", "mio", "-b", "ADDRESS"]),
+];
+
+/// Connections in the measurements of CPU time and of system calls.
+const CONNECTIONS: usize = 32;
+
+/// Rounds of the measurement of CPU time; in each, every server has a turn.
+const ROUNDS: usize = 9;
+
+/// Requests in a turn.
+const TURN: usize = 32_000;
+
+/// Requests during which system calls are counted.
+const TRACED: usize = 16_000;
+
+fn main() -> io::Result<()> {
+    let names: Vec<_> = env::args().skip(1).collect();
+    if let Some(name) = names.iter().find(|name| KINDS.iter().all(|kind| kind.name != **name)) {
+        let known = KINDS.map(|kind| kind.name).join(" ");
+        return Err(io::Error::other(format!("no server is called {name:?}; allowed: {known}")));
+    }
+    let chosen = |kind: &&Kind| names.is_empty() || names.iter().any(|name| kind.name == name);
+    let kinds: Vec<_> = KINDS.iter().filter(chosen).collect();
+
+    say("user instructions a request, one connection (callgrind)")?;
+    for kind in &kinds {
+        row(kind, measure::instructions(kind).map(|n| format!("{n:9.0}")))?;
+    }
+    say(format_args!(
+        "\nCPU time a request in µs, {CONNECTIONS} connections, {ROUNDS} rounds, median (least to most)"
+    ))?;
+    let (running, failed): (Vec<_>, Vec<_>) =
+        kinds.iter().map(|kind| (kind, Server::start(kind))).partition(|(_, server)| server.is_ok());
+    for (kind, server) in failed {
+        row(kind, server.map(|_| String::new()))?;
+    }
+    let mut running: Vec<_> =
+        running.into_iter().filter_map(|(kind, server)| Some((kind, server.ok()?))).collect();
+    let rounds = cpu_rounds(&mut running)?;
+    for (i, (kind, _)) in running.iter().enumerate() {
+        let micros = Spread::of(rounds.iter().map(|round| round[i]));
+        let ratio = Spread::of(rounds.iter().map(|round| round[i] / round[0]));
+        row(kind, Ok(format!("{micros}   of {}: {ratio}", running[0].0.name)))?;
+    }
+    say(format_args!(
+        "\nsystem calls a request, {CONNECTIONS} connections (strace, which slows and so gathers them)"
+    ))?;
+    for (kind, server) in &running {
+        row(kind, measure::system_calls(server, CONNECTIONS, TRACED))?;
+    }
+    running.into_iter().try_for_each(|(_, server)| server.stop().map(drop))
+}
+
+/// Microseconds a request, by round and server.
+fn cpu_rounds(running: &mut [(&&Kind, Server)]) -> io::Result<Vec<Vec<f64>>> {
+    let mut clients = running
+        .iter()
+        .map(|(_, server)| Client::connect(server.address(), CONNECTIONS))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut round = || {
+        let turns = running.iter().zip(&mut clients);
+        turns.map(|((_, server), client)| measure::cpu_micros(server, client, TURN)).collect()
+    };
+    // Caches and branch predictors are warm after the first, which does not count.
+    let _: io::Result<Vec<_>> = round();
+    (0..ROUNDS).map(|_| round()).collect()
+}
+
+/// The median of some numbers, and how far they are apart.
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(numbers: impl Iterator<Item = f64>) -> Self {
+        let mut numbers: Vec<_> = numbers.collect();
+        numbers.sort_by(f64::total_cmp);
+        let at = |i: usize| numbers.get(i).copied().unwrap_or(f64::NAN);
+        Self { least: at(0), median: at(numbers.len() / 2), most: at(numbers.len().saturating_sub(1)) }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:6.2} ({:.2} to {:.2})", self.median, self.least, self.most)
+    }
+}
+
+fn say(line: impl fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+/// A server that this build does not have, or a tool that is missing, costs no more than its row.
+fn row(kind: &Kind, result: io::Result<String>) -> io::Result<()> {
+    say(format_args!(
+        "  {:<12} {}",
+        kind.name,
+        result.unwrap_or_else(|error| format!("not measured: {error}"))
+    ))
+}
