@@ -81,7 +81,7 @@ pub(crate) fn system_calls(server: &Server, connections: usize, requests: usize)
 }
 
 /// A line of strace's table: share, seconds, microseconds a call, calls, errors or nothing, name.
-fn name_and_calls(line: &str) -> Option<(&str, f64)> {
+pub(crate) fn name_and_calls(line: &str) -> Option<(&str, f64)> {
     let words: Vec<_> = line.split_whitespace().collect();
     Some((*words.last()?, words.get(3)?.parse().ok()?))
 }
