@@ -61,9 +61,9 @@ fn main() -> io::Result<()> {
     for (kind, server) in failed {
         row(kind, server.map(|_| String::new()))?;
     }
-    let mut running: Vec<_> =
+    let running: Vec<_> =
         running.into_iter().filter_map(|(kind, server)| Some((kind, server.ok()?))).collect();
-    let rounds = cpu_rounds(&mut running)?;
+    let rounds = cpu_rounds(&running)?;
     for (i, (kind, _)) in running.iter().enumerate() {
         let micros = Spread::of(rounds.iter().map(|round| round[i]));
         let ratio = Spread::of(rounds.iter().map(|round| round[i] / round[0]));
@@ -79,7 +79,7 @@ fn main() -> io::Result<()> {
 }
 
 /// Microseconds a request, by round and server.
-fn cpu_rounds(running: &mut [(&&Kind, Server)]) -> io::Result<Vec<Vec<f64>>> {
+fn cpu_rounds(running: &[(&&Kind, Server)]) -> io::Result<Vec<Vec<f64>>> {
     let mut clients = running
         .iter()
         .map(|(_, server)| Client::connect(server.address(), CONNECTIONS))
