@@ -14,8 +14,8 @@
 //!
 //! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
 //! program and those of job control. TERM stops gracefully, INT within 2 s, QUIT at once; a second INT or TERM
-//! hurries a stop to 2 s. HUP, USR1, USR2, TTIN, TTOU and WINCH are logged and ignored. SIGCHLD and the signal mask
-//! are put back before `run` returns.
+//! hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less. HUP, USR1, USR2 and WINCH are logged and
+//! ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod backlog;
 mod link;

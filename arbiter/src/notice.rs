@@ -17,13 +17,13 @@ use crate::plan::{Death, Signal};
 pub(crate) enum Notice {
     /// A worker was forked.
     Started { slot: u16, pid: Pid },
-    /// A worker could not be forked; none: the server stops and nothing is tried again.
+    /// A worker could not be forked; none: it is not needed any more and nothing is tried again.
     NotStarted { slot: u16, error: String, again_in: Option<Duration> },
     /// A worker is ready.
     Ready { slot: u16, pid: Pid, took: Duration },
     /// A worker could not start and said why.
     BootFailed { slot: u16, pid: Pid, message: String },
-    /// A worker is gone. With `again_in` it is replaced after that time, without the server stops.
+    /// A worker is gone. With `again_in` it is replaced after that time, without it is not needed any more.
     Died { slot: u16, pid: Pid, death: Death, lived: Duration, again_in: Option<Duration> },
     /// A child that is no worker has ended.
     Stranger { pid: Pid, death: Death },
@@ -41,6 +41,14 @@ pub(crate) enum Notice {
     Serving { slot: u16, pid: u32, busy: Vec<Busy>, at: Time },
     /// A worker has outlived its deadline.
     Killing { pid: Pid },
+    /// So many workers are asked for from now on.
+    Scaled { workers: usize },
+    /// The last worker stays.
+    TooFew,
+    /// There is no room for one more worker.
+    TooMany { room: usize },
+    /// A server that stops is neither to grow nor to shrink.
+    TooLate { signal: Signal },
     /// A signal whose feature is not built.
     Unsupported { signal: Signal },
 }
@@ -88,6 +96,13 @@ impl Notice {
                 error!(slot, pid, "worker was serving {}", busy.join(", "));
             }
             Self::Killing { pid } => warn!(%pid, "worker is still there, killing it"),
+            Self::Scaled { workers: 1 } => info!(workers = 1, "now 1 worker"),
+            Self::Scaled { workers } => info!(workers, "now {workers} workers"),
+            Self::TooFew => warn!("signal TTOU is ignored: there is 1 worker, and at least 1 stays"),
+            Self::TooMany { room } => {
+                warn!(room, "signal TTIN is ignored: there are {room} workers, and no room for more");
+            }
+            Self::TooLate { signal } => warn!("signal {signal} is ignored: the server stops"),
             // With a controlling terminal every resize sends it.
             Self::Unsupported { signal: signal @ Signal::Winch } => {
                 debug!("signal {signal} is not supported yet, ignored");

@@ -3,12 +3,14 @@
 //! It makes no system call and reads no clock, so a restart storm or a worker that will not end is a test of
 //! microseconds. [`run`](crate::run) does what it says and tells it what came of that. It keeps these promises:
 //!
-//! 1. There are never more workers than asked for, and a slot never has two.
+//! 1. There are never more workers than asked for and those that are leaving, and a slot never has two.
 //! 2. Once a stop has begun nothing is spawned, every worker is told before the listeners are ended and hears of the
 //!    backlog's end after its last connection was passed on (D4), and `Finish` comes, once, when the last worker is gone.
 //! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told, or
 //!    [`ABORT_GRACE`] after it was aborted because it was silent for too long (D1).
 //! 4. A deadline that workers were told only ever moves closer (D11).
+//! 5. TTIN and TTOU ask for one worker more or less, never for none and never for more than there is room for. A worker
+//!    that is leaving drains as in a stop and is not replaced, whatever it dies of.
 //!
 //! ```text
 //! Starting ── all ready ──▶ Serving ── TERM INT QUIT ──▶ Stopping ── all gone ──▶ Finished
@@ -30,6 +32,8 @@ use crate::notice::Notice;
 #[derive(Debug)]
 pub(crate) struct Plan {
     slots: Vec<Slot>,
+    /// How many slots there may be.
+    room: usize,
     graceful_timeout: Duration,
     patience: Patience,
     /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
@@ -92,8 +96,8 @@ pub(crate) enum Action {
     SaveBacklog,
     /// Give up what is left of the backlog, also what was passed on and not taken; answer likewise.
     DropBacklog,
-    /// Say that the server is ready.
-    AnnounceReady,
+    /// Say that the server is ready, with so many workers.
+    AnnounceReady { workers: usize },
     /// Tell people.
     Log(Notice),
     /// All workers are gone: end like this.
@@ -179,6 +183,8 @@ struct Slot {
     state: State,
     /// Short lives in a row.
     failures: u32,
+    /// The server runs one worker less: who is here drains until then, and is the last in this slot for now.
+    leaving: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -190,7 +196,7 @@ enum State {
     /// A spawn was asked for.
     Spawning,
     Alive(Life),
-    /// Empty for good.
+    /// Empty until somebody asks for one more worker.
     Vacant,
 }
 
@@ -211,10 +217,14 @@ struct Life {
 impl Plan {
     /// A plan for `workers` processes, all of which are due.
     pub(crate) fn new(workers: u16, graceful_timeout: Duration) -> Self {
-        let slots =
-            (0..workers).map(|_| Slot { state: State::Due { at: Time::ZERO }, failures: 0 }).collect();
-        let patience = Patience::default();
-        Self { slots, graceful_timeout, patience, awake: Time::MAX, phase: Phase::Starting }
+        let slots = (0..workers).map(|_| Slot::due_at(Time::ZERO)).collect();
+        let (room, patience) = (usize::from(u16::MAX), Patience::default());
+        Self { slots, room, graceful_timeout, patience, awake: Time::MAX, phase: Phase::Starting }
+    }
+
+    /// The same with at most `room` workers at a time, those that are leaving included.
+    pub(crate) fn with_room(self, room: usize) -> Self {
+        Self { room, ..self }
     }
 
     /// The same with bounds on the silence of workers. Default: none.
@@ -244,17 +254,15 @@ impl Plan {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let phase = match &self.phase {
             Phase::Starting | Phase::Serving => self.slots.iter().filter_map(Slot::due).min(),
-            Phase::Stopping(stop) => {
-                let drop = (stop.backlog == Backlog::Passing).then_some(stop.drain.deadline);
-                let kill = self.slots.iter().any(Slot::could_be_killed).then_some(stop.kill_at);
-                [drop, kill].into_iter().flatten().min()
-            }
+            Phase::Stopping(stop) => (stop.backlog == Backlog::Passing).then_some(stop.drain.deadline),
             Phase::Finished => None,
         };
+        let stop_kills_at = self.stop_kills_at();
+        let kill = self.slots.iter().filter_map(|slot| slot.kill_at(stop_kills_at)).min();
         let silence = self.slots.iter().filter_map(|slot| slot.silent_at(&self.patience)).min();
         // Only who wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.patience.nap);
-        [phase, silence, nap].into_iter().flatten().min()
+        [phase, kill, silence, nap].into_iter().flatten().min()
     }
 
     /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
@@ -280,10 +288,45 @@ impl Plan {
                     stop.kill_at = now;
                 }
             }
-            Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Ttin | Signal::Ttou | Signal::Winch => {
+            Signal::Ttin | Signal::Ttou if self.is_stopping() => {
+                todo.push(Action::Log(Notice::TooLate { signal }));
+            }
+            Signal::Ttin => self.grow(now, todo),
+            Signal::Ttou => self.shrink(now, todo),
+            Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Winch => {
                 todo.push(Action::Log(Notice::Unsupported { signal }));
             }
         }
+    }
+
+    /// One worker more, in the first slot that is free. One whose worker is leaving is not.
+    fn grow(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let free = self.slots.iter().position(|slot| matches!(slot.state, State::Vacant));
+        match free {
+            Some(index) => self.slots[index] = Slot::due_at(now),
+            None if self.slots.len() < self.room => self.slots.push(Slot::due_at(now)),
+            None => {
+                todo.push(Action::Log(Notice::TooMany { room: self.room }));
+                return;
+            }
+        }
+        todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
+    }
+
+    /// One worker less: the one in the last slot that is to have one.
+    fn shrink(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let workers = self.workers();
+        let Some(slot) = self.slots.iter_mut().rfind(|slot| slot.counts()).filter(|_| workers > 1) else {
+            todo.push(Action::Log(Notice::TooFew));
+            return;
+        };
+        todo.push(Action::Log(Notice::Scaled { workers: workers - 1 }));
+        match slot.state {
+            State::Due { .. } | State::Vacant => slot.state = State::Vacant,
+            State::Spawning | State::Alive(_) => slot.leaving = Some(now + self.graceful_timeout),
+        }
+        todo.extend(slot.leave_order(now));
+        self.become_ready(todo);
     }
 
     fn spawned(&mut self, index: u16, pid: Pid, now: Time, todo: &mut Vec<Action>) {
@@ -301,8 +344,9 @@ impl Plan {
             killed: false,
         });
         todo.push(Action::Log(Notice::Started { slot: index, pid }));
-        if let Phase::Stopping(stop) = &self.phase {
-            todo.extend(stop.orders(pid));
+        match &self.phase {
+            Phase::Stopping(stop) => todo.extend(stop.orders(pid, slot.leaving)),
+            _ => todo.extend(slot.leave_order(now)),
         }
     }
 
@@ -311,8 +355,8 @@ impl Plan {
         let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| slot.is_spawning()) else {
             return;
         };
-        let again_in = (!stopping).then(|| slot.back_off());
-        slot.leave(again_in, now);
+        let again_in = (!stopping && slot.counts()).then(|| slot.back_off());
+        slot.empty(again_in, now);
         todo.push(Action::Log(Notice::NotStarted { slot: index, error, again_in }));
     }
 
@@ -324,10 +368,7 @@ impl Plan {
                 life.well = now;
                 let took = now - life.born;
                 todo.push(Action::Log(Notice::Ready { slot: index, pid, took }));
-                if matches!(self.phase, Phase::Starting) && self.slots.iter().all(Slot::is_ready) {
-                    self.phase = Phase::Serving;
-                    todo.push(Action::AnnounceReady);
-                }
+                self.become_ready(todo);
             }
             Report::BootFailed { status, message } if !self.is_stopping() => {
                 todo.push(Action::Log(Notice::BootFailed { slot: index, pid, message: message.clone() }));
@@ -336,6 +377,15 @@ impl Plan {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// All workers that are asked for are ready, for the first time: perhaps because one that was not is leaving.
+    fn become_ready(&mut self, todo: &mut Vec<Action>) {
+        let all_are = self.slots.iter().filter(|slot| slot.counts()).all(Slot::is_ready);
+        if all_are && matches!(self.phase, Phase::Starting) {
+            self.phase = Phase::Serving;
+            todo.push(Action::AnnounceReady { workers: self.workers() });
         }
     }
 
@@ -376,12 +426,12 @@ impl Plan {
         if long_enough {
             slot.failures = 0;
         }
-        let again_in = match (ends_server, long_enough) {
+        let again_in = match (ends_server || !slot.counts(), long_enough) {
             (true, _) => None,
             (false, true) => Some(Duration::ZERO),
             (false, false) => Some(slot.back_off()),
         };
-        slot.leave(again_in, now);
+        slot.empty(again_in, now);
         todo.push(Action::Log(Notice::Died { slot: index, pid, death, lived, again_in }));
         let clean = death == Death::Status(0);
         if !clean && !described {
@@ -411,11 +461,16 @@ impl Plan {
 
     /// What time alone brings: workers to look at, to spawn, to kill, the end.
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let stop_kills_at = self.stop_kills_at();
         for (index, slot) in (0..).zip(&mut self.slots) {
             let is_due = slot.silent_at(&self.patience).is_some_and(|at| at <= now);
+            let is_over = slot.kill_at(stop_kills_at).is_some_and(|at| at <= now);
             match slot.life() {
-                Some(life) if is_due && life.aborted.is_some() => {
+                Some(life) if is_over || is_due && life.aborted.is_some() => {
                     life.killed = true;
+                    if let Phase::Stopping(stop) = &mut self.phase {
+                        stop.was_cut();
+                    }
                     todo.extend([
                         Action::Log(Notice::Killing { pid: life.pid }),
                         Action::Kill { pid: life.pid },
@@ -447,14 +502,6 @@ impl Plan {
                 if nobody_takes_it {
                     stop.backlog = Backlog::Dropping;
                     todo.push(Action::DropBacklog);
-                }
-                let is_over = now >= stop.kill_at;
-                let left = self.slots.iter_mut().filter_map(Slot::life);
-                for life in left.filter(|life| is_over && !life.killed) {
-                    life.killed = true;
-                    stop.was_cut();
-                    todo.push(Action::Log(Notice::Killing { pid: life.pid }));
-                    todo.push(Action::Kill { pid: life.pid });
                 }
                 if nobody && stop.backlog == Backlog::Gone {
                     todo.push(Action::Finish(stop.outcome.clone()));
@@ -489,9 +536,10 @@ impl Plan {
                     stop.drain.merge(drain);
                     stop.kill_at = deadline + KILL_MARGIN;
                     todo.push(Action::Log(Notice::Hurried { left: deadline - now }));
-                    todo.extend(
-                        self.slots.iter_mut().filter_map(Slot::life).map(|life| stop.drain_order(life.pid)),
-                    );
+                    for slot in &mut self.slots {
+                        let leaving = slot.leaving;
+                        todo.extend(slot.life().map(|life| stop.drain_order(life.pid, leaving)));
+                    }
                 }
             }
             Phase::Finished => {}
@@ -505,7 +553,7 @@ impl Plan {
         for slot in &mut self.slots {
             match &slot.state {
                 State::Due { .. } => slot.state = State::Vacant,
-                State::Alive(life) => todo.extend(stop.orders(life.pid)),
+                State::Alive(life) => todo.extend(stop.orders(life.pid, slot.leaving)),
                 State::Spawning | State::Vacant => {}
             }
         }
@@ -518,21 +566,36 @@ impl Plan {
         lives.find(|(_, life)| life.pid == pid)
     }
 
+    /// How many workers are asked for.
+    fn workers(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.counts()).count()
+    }
+
+    fn stop_kills_at(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::Stopping(stop) => Some(stop.kill_at),
+            _ => None,
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
     }
 }
 
 impl Stop {
-    /// All that a worker has to hear which has not heard of the stop.
-    fn orders(&self, pid: Pid) -> impl Iterator<Item = Action> + use<> {
+    /// All that a worker has to hear which has not heard of the stop. It may be leaving already.
+    fn orders(&self, pid: Pid, leaving: Option<Time>) -> impl Iterator<Item = Action> + use<> {
         let ended = matches!(self.backlog, Backlog::Passed | Backlog::Gone);
         let end = ended.then_some(Action::Send { pid, order: Order::BacklogEnd });
-        [self.drain_order(pid)].into_iter().chain(end)
+        [self.drain_order(pid, leaving)].into_iter().chain(end)
     }
 
-    fn drain_order(&self, pid: Pid) -> Action {
-        Action::Send { pid, order: Order::Drain { drain: self.drain, policy: PolicyId::Stop } }
+    /// Who is leaving has until then, and no longer.
+    fn drain_order(&self, pid: Pid, leaving: Option<Time>) -> Action {
+        let mut drain = self.drain;
+        drain.deadline = leaving.map_or(drain.deadline, |at| at.min(drain.deadline));
+        Action::Send { pid, order: Order::Drain { drain, policy: PolicyId::Stop } }
     }
 
     fn was_cut(&mut self) {
@@ -543,9 +606,30 @@ impl Stop {
 }
 
 impl Slot {
-    /// Empties the slot, for good or for a while.
-    fn leave(&mut self, again_in: Option<Duration>, now: Time) {
+    fn due_at(at: Time) -> Self {
+        Self { state: State::Due { at }, failures: 0, leaving: None }
+    }
+
+    /// Empties the slot, for a while or until it is needed again.
+    fn empty(&mut self, again_in: Option<Duration>, now: Time) {
         self.state = again_in.map_or(State::Vacant, |delay| State::Due { at: now + delay });
+        self.leaving = None;
+    }
+
+    /// Whether it is one of those that are asked for.
+    fn counts(&self) -> bool {
+        self.leaving.is_none() && !matches!(self.state, State::Vacant)
+    }
+
+    /// What the worker here has to hear, if it is leaving.
+    fn leave_order(&self, now: Time) -> Option<Action> {
+        match (&self.state, self.leaving) {
+            (State::Alive(life), Some(deadline)) => {
+                let drain = Drain::new(Reason::ScaleDown, now, deadline);
+                Some(Action::Send { pid: life.pid, order: Order::Drain { drain, policy: PolicyId::Reload } })
+            }
+            _ => None,
+        }
     }
 
     /// Counts a short life; how long to wait after it.
@@ -585,8 +669,11 @@ impl Slot {
         matches!(&self.state, State::Alive(life) if life.ready.is_some())
     }
 
-    fn could_be_killed(&self) -> bool {
-        matches!(&self.state, State::Alive(life) if !life.killed)
+    /// When the worker here has outlived its deadline: that of a stop, if there is one, or its own.
+    fn kill_at(&self, stop_kills_at: Option<Time>) -> Option<Time> {
+        let alive = matches!(&self.state, State::Alive(life) if !life.killed);
+        let own = self.leaving.map(|deadline| deadline + KILL_MARGIN);
+        [stop_kills_at, own].into_iter().flatten().min().filter(|_| alive)
     }
 }
 

@@ -103,7 +103,8 @@ impl Run {
             boot_timeout: config.boot_timeout,
             nap: config.worker.beat_interval(),
         };
-        let plan = Plan::new(workers, config.worker.graceful_timeout).watching(patience);
+        let plan =
+            Plan::new(workers, config.worker.graceful_timeout).with_room(board.seats()).watching(patience);
         let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
         Ok(Self {
             config,
@@ -251,7 +252,7 @@ impl Run {
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
-                Action::AnnounceReady => self.announce_ready(),
+                Action::AnnounceReady { workers } => self.announce_ready(workers),
                 Action::Log(notice) => notice.log(),
                 Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
             }
@@ -329,8 +330,8 @@ impl Run {
         self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
     }
 
-    fn announce_ready(&self) {
-        let (backend, workers, pid) = (self.worker.name(), self.config.workers.max(1), getpid());
+    fn announce_ready(&self, workers: usize) {
+        let (backend, pid) = (self.worker.name(), getpid());
         let addresses = &self.listeners;
         let plural = if workers == 1 { "" } else { "s" };
         info!(

@@ -134,6 +134,8 @@ macro_rules! scenarios {
                 connections_are_spread_evenly,
                 a_killed_worker_costs_its_own_connections_and_nothing_else,
                 a_worker_told_to_stop_drains_and_is_replaced,
+                ttin_adds_a_worker_and_ttou_drains_one,
+                ttou_never_goes_below_one,
                 d18_idle_workers_end_with_their_arbiter,
                 d18_response_in_flight_outlives_the_arbiter,
                 a_port_in_use_is_status_5,

@@ -134,6 +134,11 @@ impl Server {
         self.log.state().text.clone()
     }
 
+    /// Waits at most `limit` until it has logged `words`; `false` if it has not.
+    pub fn logs(&self, words: &str, limit: Duration) -> bool {
+        self.log.wait(limit, |text| text.contains(words).then_some(())).is_some()
+    }
+
     /// A new connection.
     #[track_caller]
     pub fn connect(&self) -> Client {

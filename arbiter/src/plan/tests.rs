@@ -6,6 +6,7 @@ use self::world::{World, pid};
 use super::*;
 
 mod heartbeat;
+mod scale;
 mod world;
 
 const GRACEFUL: Duration = Duration::from_secs(30);
@@ -363,7 +364,7 @@ fn strangers_are_reaped_and_nothing_else_happens() {
 /// A way to get somewhere.
 type Reach = fn() -> World;
 
-const PHASES: [(&str, Reach); 7] = [
+const PHASES: [(&str, Reach); 9] = [
     ("starting", || World::new(2)),
     ("half ready", || {
         let mut world = World::new(2);
@@ -374,6 +375,16 @@ const PHASES: [(&str, Reach); 7] = [
     ("backing off", || {
         let mut world = World::serving(2, Duration::ZERO);
         world.die(101, Death::Signal(9));
+        world
+    }),
+    ("growing", || {
+        let mut world = World::serving(2, SECOND);
+        world.signal(Signal::Ttin);
+        world
+    }),
+    ("shrinking", || {
+        let mut world = World::serving(3, SECOND);
+        world.signal(Signal::Ttou);
         world
     }),
     ("stopping", || {
@@ -443,7 +454,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
 #[test]
 fn signals_that_are_not_built_are_logged_and_change_nothing() {
     for (phase, reach) in PHASES {
-        for signal in &SIGNALS[3..] {
+        for signal in &[Signal::Hup, Signal::Usr1, Signal::Usr2, Signal::Winch] {
             let mut world = reach();
             world.outcome = None;
             let deadline = world.plan.deadline();
@@ -517,8 +528,9 @@ proptest! {
             }
             if world.listening && !world.exhausted {
                 let due = world.plan.deadline().is_some();
-                prop_assert!(world.living.len() == workers.into() || due, "an empty slot waits for something");
+                prop_assert!(world.staying() == world.target || due, "an empty slot waits for something");
             }
+            prop_assert!(world.target >= 1);
         }
         if world.outcome.is_none() {
             world.signal(Signal::Term);

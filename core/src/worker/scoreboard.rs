@@ -39,6 +39,11 @@ impl Scoreboard {
         Ok(Self { slots: sys::share(seats)?, hands: sys::share(seats * (1 + threads))? })
     }
 
+    /// How many seats there are.
+    pub fn seats(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The seat of the worker in `slot`, if there is room for it.
     pub fn seat(&self, slot: u16) -> Option<Seat> {
         let index = usize::from(slot);
@@ -50,7 +55,7 @@ impl Scoreboard {
 
 impl fmt::Debug for Scoreboard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scoreboard").field("seats", &self.slots.len()).finish_non_exhaustive()
+        f.debug_struct("Scoreboard").field("seats", &self.seats()).finish_non_exhaustive()
     }
 }
 

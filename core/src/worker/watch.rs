@@ -87,7 +87,7 @@ impl Watch {
         let (drain, _) = self.current()?;
         let patience = drain.since + ORDER_PATIENCE;
         Some(match self.backlog() {
-            Backlog::Unknown if now < patience => patience.min(drain.deadline),
+            Backlog::Unknown if drain.reason.is_stop() && now < patience => patience.min(drain.deadline),
             _ if now < drain.deadline => drain.deadline,
             _ => drain.deadline + EXIT_MARGIN,
         })

@@ -1,8 +1,10 @@
-//! Processes: how load spreads over them, what the loss of one costs, and that none is left (D18).
+//! Processes: how load spreads over them, what the loss of one costs, that there may be more or fewer, and that none is
+//! left (D18).
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::Instant;
+use std::slice;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -64,6 +66,51 @@ pub(crate) fn a_worker_told_to_stop_drains_and_is_replaced(harness: &Harness) {
     connection_to(&server, &replaced);
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn ttin_adds_a_worker_and_ttou_drains_one(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let first = server.worker();
+    server.arbiter().signal(Signal::TTIN);
+    let added = newcomer(server.workers(2), slice::from_ref(&first)).expect("two workers are not one");
+    let mut idle = connection_to(&server, &added);
+    let mut kept = connection_to(&server, &first);
+
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TTOU);
+    assert!(server.logs("now 1 worker", PATIENCE), "nobody is told of it");
+    // Whichever worker the kernel chooses before the drain has begun: nobody is refused, reset or left waiting.
+    while start.elapsed() < seconds(0.5) {
+        server.connect().get("/");
+    }
+    assert!(!idle.has_more(Duration::ZERO), "an idle connection is kept");
+    idle.send(get("/info"));
+    assert_eq!(idle.last_response(200).number("pid"), added.id());
+    drop(idle);
+    let start = Instant::now();
+    assert!(added.wait_gone(PATIENCE), "the worker does not end");
+    // It has no backlog to wait for.
+    took("it ended", start, 0.0..0.4);
+
+    assert_eq!(kept.get("/info").number("pid"), first.id());
+    assert_eq!(server.worker().id(), first.id(), "the one that was added has left");
+    drop(kept);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let log = server.log();
+    assert!(log.contains("now 2 workers"), "nobody was told of it: {log}");
+}
+
+pub(crate) fn ttou_never_goes_below_one(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    server.arbiter().signal(Signal::TTOU);
+    assert!(server.logs("now 1 worker", PATIENCE));
+    server.arbiter().signal(Signal::TTOU);
+    assert!(server.logs("at least 1 stays", PATIENCE), "a signal without effect is explained");
+    let left = server.worker();
+    assert!(workers.iter().any(|worker| worker.id() == left.id()), "the one that stays was there before");
+    assert_eq!(server.connect().get("/info").number("pid"), left.id());
 }
 
 pub(crate) fn d18_idle_workers_end_with_their_arbiter(harness: &Harness) {
@@ -148,7 +195,11 @@ pub(super) fn connection_to(server: &Server, worker: &Process) -> Client {
 /// The worker that was started in place of the first of `before`, once there are as many as before.
 #[track_caller]
 pub(super) fn replacement(server: &Server, before: &[Process]) -> Process {
-    let known = |process: &Process| before.iter().any(|old| old.id() == process.id());
-    until(PATIENCE, || server.workers(before.len()).into_iter().find(|process| !known(process)))
+    until(PATIENCE, || newcomer(server.workers(before.len()), before))
         .expect("a worker that ended is replaced")
+}
+
+/// The one of `now` that is not among `before`.
+fn newcomer(now: Vec<Process>, before: &[Process]) -> Option<Process> {
+    now.into_iter().find(|process| before.iter().all(|old| old.id() != process.id()))
 }

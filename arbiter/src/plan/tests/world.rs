@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
+/// More workers than this there cannot be.
+pub(super) const ROOM: usize = 8;
+
 /// Does what the plan says, in virtual time, and checks its promises at every step.
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) now: Time,
-    target: usize,
+    /// How many workers are asked for.
+    pub(super) target: usize,
+    /// Who drains because fewer are, and was not told of a stop.
+    pub(super) leaving: BTreeSet<i32>,
     /// The living, by pid: slot and the deadline that they were told.
     pub(super) living: BTreeMap<i32, (u16, Option<Time>)>,
     pub(super) killed: BTreeSet<i32>,
@@ -44,9 +50,10 @@ impl World {
     /// A server whose workers may not be silent for longer than `patience` says.
     pub(super) fn of(workers: u16, patience: Patience) -> Self {
         let mut world = Self {
-            plan: Plan::new(workers, GRACEFUL).watching(patience),
+            plan: Plan::new(workers, GRACEFUL).with_room(ROOM).watching(patience),
             now: Time::from_nanos(1_000_000_000_000),
             target: workers.into(),
+            leaving: BTreeSet::new(),
             living: BTreeMap::new(),
             killed: BTreeSet::new(),
             silent: BTreeMap::new(),
@@ -108,14 +115,14 @@ impl World {
         match action {
             Action::Spawn { slot } => {
                 assert!(self.listening, "no spawn in a stop");
-                assert!(usize::from(*slot) < self.target);
+                assert!(usize::from(*slot) < ROOM);
                 assert!(self.living.values().all(|(taken, _)| taken != slot), "one worker a slot");
                 if self.exhausted {
                     return Some(Event::SpawnFailed { slot: *slot, error: "no memory".into() });
                 }
                 self.next_pid += 1;
                 self.living.insert(self.next_pid, (*slot, None));
-                assert!(self.living.len() <= self.target);
+                assert!(self.staying() <= self.target, "no more than asked for");
                 return Some(Event::Spawned { slot: *slot, pid: pid(self.next_pid) });
             }
             Action::Send { pid, order } => {
@@ -123,9 +130,17 @@ impl World {
                 let (_, told) = self.living.get_mut(&pid).expect("orders go to the living");
                 match order {
                     Order::Drain { drain, policy: PolicyId::Stop } => {
-                        assert!(!drain.receiver);
-                        assert!(told.is_none_or(|before| drain.deadline < before), "deadlines move closer");
+                        assert!(!drain.receiver && drain.reason.is_stop());
+                        // Who is leaving has to hear of a stop, even where that leaves its deadline as it is.
+                        self.leaving.remove(&pid);
+                        assert!(told.is_none_or(|before| drain.deadline <= before), "deadlines move closer");
                         *told = Some(drain.deadline);
+                    }
+                    Order::Drain { drain, policy: PolicyId::Reload } => {
+                        assert_eq!(*drain, Drain::new(Reason::ScaleDown, self.now, self.now + GRACEFUL));
+                        assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
+                        *told = Some(drain.deadline);
+                        self.leaving.insert(pid);
                     }
                     Order::BacklogEnd => {
                         assert!(told.is_some() && !self.listening, "the backlog ends within a stop");
@@ -160,7 +175,8 @@ impl World {
             }
             Action::SaveBacklog => {
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
-                assert!(self.living.values().all(|(_, told)| told.is_some()), "workers are told first");
+                let told = |raw: &i32| self.living[raw].1.is_some() && !self.leaving.contains(raw);
+                assert!(self.living.keys().all(told), "workers are told first");
                 self.passing = true;
             }
             Action::DropBacklog => {
@@ -168,8 +184,16 @@ impl World {
                 self.passing = false;
                 return Some(Event::BacklogOver { lost: if self.stuck { 3 } else { 0 } });
             }
-            Action::AnnounceReady => assert!(!std::mem::replace(&mut self.announced, true), "announced once"),
-            Action::Log(notice) => self.log.push(notice.clone()),
+            Action::AnnounceReady { workers } => {
+                assert_eq!(*workers, self.target);
+                assert!(!std::mem::replace(&mut self.announced, true), "announced once");
+            }
+            Action::Log(notice) => {
+                if let Notice::Scaled { workers } = notice {
+                    assert_eq!(*workers, self.target);
+                }
+                self.log.push(notice.clone());
+            }
             Action::Finish(outcome) => {
                 assert!(self.living.is_empty(), "finished while workers live");
                 assert!(!self.listening);
@@ -181,6 +205,13 @@ impl World {
 
     pub(super) fn signal(&mut self, signal: Signal) -> Vec<Action> {
         self.quit |= signal == Signal::Quit;
+        match signal {
+            Signal::Ttin if self.listening && self.target + self.living.len() - self.staying() < ROOM => {
+                self.target += 1;
+            }
+            Signal::Ttou if self.listening => self.target = 1.max(self.target - 1),
+            _ => {}
+        }
         self.feed(Event::Signal(signal))
     }
 
@@ -230,6 +261,11 @@ impl World {
                 self.die(raw, Death::Signal(6));
             }
         }
+    }
+
+    /// How many live and are not leaving.
+    pub(super) fn staying(&self) -> usize {
+        self.living.len() - self.living.keys().filter(|raw| self.leaving.contains(raw)).count()
     }
 
     pub(super) fn pids(&self) -> Vec<i32> {

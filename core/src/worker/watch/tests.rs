@@ -41,10 +41,24 @@ fn d4_a_signal_alone_is_given_the_time_for_an_order_to_come() {
 
 #[test]
 fn d9_what_is_no_stop_or_has_no_inbox_waits_for_no_backlog() {
-    assert_eq!(exit(&draining(Reason::RecycleRequests), 0, START), Some(Exit::Clean));
+    for reason in [Reason::RecycleRequests, Reason::ScaleDown] {
+        let watch = draining(reason);
+        assert_eq!(exit(&watch, 0, START), Some(Exit::Clean));
+        assert_eq!(watch.deadline(START), Some(START + GRACE), "there is nothing to look at before");
+    }
     let watch = Watch::new().unwrap();
     watch.enter(Drain::new(Reason::Stop, START, START + GRACE), PolicyId::Stop);
     watch.backlog_comes();
+    assert_eq!(exit(&watch, 0, START), Some(Exit::Clean));
+}
+
+#[test]
+fn d4_a_stop_of_the_server_brings_its_backlog_to_a_worker_that_was_leaving() {
+    let watch = draining(Reason::ScaleDown);
+    watch.backlog_comes();
+    assert_eq!(watch.enter(Drain::new(Reason::Stop, START, START + GRACE), PolicyId::Stop), None);
+    assert_eq!(exit(&watch, 0, START), None);
+    watch.backlog_is_empty();
     assert_eq!(exit(&watch, 0, START), Some(Exit::Clean));
 }
 

@@ -1,0 +1,218 @@
+//! TTIN and TTOU: one worker more, one less.
+
+use super::world::ROOM;
+use super::*;
+
+/// What a worker that leaves now is told.
+fn leave(world: &World, raw: i32) -> Action {
+    let drain = Drain::new(Reason::ScaleDown, world.now, world.now + GRACEFUL);
+    Action::Send { pid: pid(raw), order: Order::Drain { drain, policy: PolicyId::Reload } }
+}
+
+/// Three workers that have been ready for a while, the last of which has just been told to leave.
+fn shrinking() -> World {
+    let mut world = World::serving(3, SECOND);
+    world.signal(Signal::Ttou);
+    world
+}
+
+#[test]
+fn ttin_spawns_one_more_at_once() {
+    for mut world in [World::serving(2, SECOND), World::new(2)] {
+        let actions = world.signal(Signal::Ttin);
+        assert_eq!(actions[..2], [Action::Log(Notice::Scaled { workers: 3 }), Action::Spawn { slot: 2 }]);
+        assert_eq!(world.in_slot(2), Some(103));
+    }
+}
+
+#[test]
+fn a_server_that_grows_while_it_starts_is_ready_when_all_are() {
+    let mut world = World::new(1);
+    world.signal(Signal::Ttin);
+    world.report(101, Report::Ready);
+    assert!(!world.announced);
+    world.report(102, Report::Ready);
+    assert!(world.announced);
+}
+
+#[test]
+fn a_server_that_shrinks_while_it_starts_is_ready_without_the_one_that_leaves() {
+    let mut world = World::new(2);
+    world.report(101, Report::Ready);
+    world.signal(Signal::Ttou);
+    assert!(world.announced);
+    world.report(102, Report::Ready);
+    assert_eq!(world.leaving, BTreeSet::from([102]));
+}
+
+#[test]
+fn ttou_drains_the_last_worker_which_is_not_replaced() {
+    let mut world = World::serving(3, SECOND);
+    let order = leave(&world, 103);
+    assert_eq!(world.signal(Signal::Ttou), [Action::Log(Notice::Scaled { workers: 2 }), order]);
+    world.pass(SECOND);
+    world.die(103, Death::Status(0));
+    assert_eq!(world.pids(), [101, 102]);
+    assert_eq!(world.plan.deadline(), None, "nothing is left to do");
+    assert_eq!(world.buried, [2]);
+}
+
+#[test]
+fn who_is_leaving_is_not_replaced_whatever_it_dies_of() {
+    for death in [Death::Signal(11), Death::Status(3), Death::Status(4), Death::Status(6)] {
+        let mut world = shrinking();
+        world.die(103, death);
+        assert_eq!((world.pids(), world.plan.deadline()), (vec![101, 102], None), "{death}");
+        let lived = SECOND;
+        let notice = Notice::Died { slot: 2, pid: pid(103), death, lived, again_in: None };
+        assert!(world.log.contains(&notice));
+    }
+}
+
+#[test]
+fn the_others_are_replaced_while_one_is_leaving() {
+    let mut world = shrinking();
+    world.die(101, Death::Signal(9));
+    assert_eq!(world.in_slot(0), Some(104));
+    assert_eq!(world.leaving, BTreeSet::from([103]));
+}
+
+#[test]
+fn d10_who_is_leaving_is_killed_once_when_it_outlives_its_deadline() {
+    let mut world = shrinking();
+    world.pass(GRACEFUL + KILL_MARGIN - MS);
+    assert!(world.killed.is_empty());
+    world.pass(MS);
+    assert_eq!(world.killed, BTreeSet::from([103]));
+    world.pass(100 * SECOND);
+    assert_eq!(world.pids(), [101, 102]);
+    assert!(world.listening);
+}
+
+#[test]
+fn one_worker_always_stays() {
+    let mut world = shrinking();
+    world.signal(Signal::Ttou);
+    assert_eq!(world.signal(Signal::Ttou), [Action::Log(Notice::TooFew)]);
+    assert_eq!(world.leaving, BTreeSet::from([102, 103]));
+    world.die(101, Death::Signal(9));
+    assert_eq!(world.staying(), 1, "it is replaced like any other");
+}
+
+#[test]
+fn there_is_no_more_room_than_the_scoreboard_has() {
+    let mut world = World::serving(ROOM as u16 - 1, SECOND);
+    world.signal(Signal::Ttin);
+    let refused = [Action::Log(Notice::TooMany { room: ROOM })];
+    assert_eq!(world.signal(Signal::Ttin), refused);
+    world.signal(Signal::Ttou);
+    assert_eq!(world.signal(Signal::Ttin), refused, "who is leaving has its seat until it is gone");
+    world.die(108, Death::Status(0));
+    world.signal(Signal::Ttin);
+    assert_eq!(world.staying(), ROOM);
+}
+
+#[test]
+fn a_slot_is_free_again_once_its_worker_has_left() {
+    let mut world = shrinking();
+    world.signal(Signal::Ttin);
+    assert_eq!((world.in_slot(2), world.in_slot(3)), (Some(103), Some(104)));
+    world.die(103, Death::Status(0));
+    world.signal(Signal::Ttin);
+    assert_eq!(world.in_slot(2), Some(105));
+    world.signal(Signal::Ttou);
+    assert_eq!(world.leaving, BTreeSet::from([103, 104]), "the last slot goes first");
+}
+
+#[test]
+fn a_slot_that_waits_after_a_crash_is_given_up_first_and_starts_afresh() {
+    let mut world = World::serving(2, Duration::ZERO);
+    world.die(102, Death::Signal(9));
+    assert_eq!(world.signal(Signal::Ttou), [Action::Log(Notice::Scaled { workers: 1 })]);
+    assert_eq!(world.plan.deadline(), None);
+    world.signal(Signal::Ttin);
+    world.die(103, Death::Signal(9));
+    assert_eq!(world.plan.deadline(), Some(world.now + BACKOFF_MIN));
+}
+
+#[test]
+fn a_spawn_that_is_not_needed_any_more_is_told_or_forgotten() {
+    let now = Time::from_nanos(1);
+    let overtaken = || {
+        let mut plan = Plan::new(2, GRACEFUL);
+        plan.handle(Event::Tick, now);
+        plan.handle(Event::Signal(Signal::Ttou), now);
+        plan
+    };
+    let actions = overtaken().handle(Event::Spawned { slot: 1, pid: pid(7) }, now);
+    let Some(Action::Send { order: Order::Drain { drain, .. }, .. }) = actions.last() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(drain.reason, Reason::ScaleDown);
+    let mut plan = overtaken();
+    let actions = plan.handle(Event::SpawnFailed { slot: 1, error: "no".into() }, now);
+    assert_eq!(actions, [Action::Log(Notice::NotStarted { slot: 1, error: "no".into(), again_in: None })]);
+    assert_eq!(plan.deadline(), None);
+}
+
+#[test]
+fn a_server_that_stops_neither_grows_nor_shrinks() {
+    for signal in [Signal::Ttin, Signal::Ttou] {
+        for stop in [Signal::Term, Signal::Int] {
+            let mut world = World::serving(2, SECOND);
+            world.signal(stop);
+            let deadline = world.plan.deadline();
+            assert_eq!(world.signal(signal), [Action::Log(Notice::TooLate { signal })]);
+            assert_eq!(world.plan.deadline(), deadline);
+        }
+    }
+}
+
+#[test]
+fn d4_a_stop_tells_who_is_leaving_leaves_it_its_deadline_and_waits_for_it() {
+    let mut world = shrinking();
+    let left = world.now + GRACEFUL;
+    world.pass(10 * SECOND);
+    world.signal(Signal::Term);
+    let deadlines: Vec<_> = world.living.values().map(|(_, told)| told.unwrap()).collect();
+    assert_eq!(deadlines, [world.now + GRACEFUL, world.now + GRACEFUL, left]);
+    assert_eq!(world.told_end, BTreeSet::from([101, 102, 103]));
+    world.die(101, Death::Status(0));
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, None);
+    world.die(103, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+}
+
+#[test]
+fn d10_who_is_leaving_is_killed_at_its_own_deadline_in_a_stop() {
+    let mut world = shrinking();
+    world.pass(10 * SECOND);
+    world.signal(Signal::Term);
+    world.pass(GRACEFUL - 10 * SECOND + KILL_MARGIN);
+    assert_eq!(world.killed, BTreeSet::from([103]));
+    world.die(101, Death::Status(0));
+    world.die(102, Death::Status(0));
+    assert_eq!(world.outcome, stopped(Reason::Stop, true));
+}
+
+#[test]
+fn d11_a_hurried_stop_hurries_who_is_leaving() {
+    let mut world = shrinking();
+    world.signal(Signal::Int);
+    assert_eq!(world.living[&103].1, Some(world.now + HURRY));
+    world.pass(HURRY + KILL_MARGIN);
+    assert_eq!(world.killed, BTreeSet::from([101, 102, 103]));
+}
+
+#[test]
+fn d1_who_is_leaving_may_not_be_silent_either() {
+    let patience = Patience { timeout: 2 * SECOND, ..heartbeat::PATIENCE };
+    let mut world = World::of(2, patience).serve(SECOND);
+    world.signal(Signal::Ttou);
+    world.pass(10 * SECOND);
+    assert!(world.aborted.is_empty(), "a drain longer than the timeout is not a hang");
+    world.silence(102);
+    world.pass(3 * SECOND);
+    assert_eq!((world.pids(), world.aborted), (vec![101], BTreeSet::from([102])));
+}
