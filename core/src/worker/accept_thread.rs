@@ -4,6 +4,7 @@
 //! has as many connections as it may have, takes no share: the kernel passes over a worker that does not wait
 //! (epoll_ctl(2), `EPOLLEXCLUSIVE`), and the connection goes to another one or stays in the backlog.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +57,7 @@ impl AcceptThread {
     /// The thread cannot wait for connections, and has ended.
     pub fn poll_accept(&self, task: &Context<'_>) -> Poll<Option<io::Result<Accepted>>> {
         let mut state = self.desk.state();
-        if let Some(answer) = state.answer.take() {
+        if let Some(answer) = state.answers.pop_front() {
             return Poll::Ready(Some(answer));
         }
         if state.ended {
@@ -72,7 +73,7 @@ impl AcceptThread {
         Poll::Pending
     }
 
-    /// Accepts nothing any more (D2). Does not wait for the thread, which gives its listeners up at once.
+    /// Accepts nothing any more (D2) but what the kernel has chosen this worker for. Does not wait for the thread, which gives its listeners up at once.
     pub fn close(&self) {
         self.desk.state().closing = true;
         self.desk.ring();
@@ -97,7 +98,8 @@ struct Desk {
 struct State {
     /// The loop waits for an answer.
     asked: Option<Waker>,
-    answer: Option<io::Result<Accepted>>,
+    /// One at most, but for the last connections of all listeners.
+    answers: VecDeque<io::Result<Accepted>>,
     closing: bool,
     ended: bool,
 }
@@ -127,7 +129,7 @@ impl Desk {
 
     fn answer(&self, answer: io::Result<Accepted>) {
         let mut state = self.state();
-        state.answer = Some(answer);
+        state.answers.push_back(answer);
         let waker = state.asked.take();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
@@ -152,11 +154,15 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         while self.desk.wait() {
-            match self.accept().transpose() {
-                Some(answer) => self.desk.answer(answer),
-                None => break,
-            }
+            let Some(answer) = self.accept().transpose() else {
+                // The kernel may have chosen this thread while it waited.
+                self.acceptor.close().into_iter().for_each(|last| self.desk.answer(Ok(last)));
+                break;
+            };
+            self.desk.answer(answer);
         }
+        // It does not choose who does not wait: what is there by now belongs to others.
+        self.acceptor.pause();
         self.acceptor.close();
         self.desk.end();
     }

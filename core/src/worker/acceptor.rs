@@ -144,10 +144,15 @@ impl Acceptor {
 
     /// Accepts nothing ever again, and gives the listeners up. They are deregistered first: other processes hold them
     /// open, so closing alone would leave them in the epoll set.
-    pub fn close(&mut self) {
+    ///
+    /// Gives what was accepted last: the kernel may have woken this worker for a connection of each listener, and then
+    /// has told no other, so that the connection would wait until the next one comes.
+    pub fn close(&mut self) -> Vec<Accepted> {
+        let chosen = self.registered;
         self.pause();
-        self.listeners.clear();
         self.paused_until = None;
+        let last = self.listeners.drain(..).flatten().filter(|_| chosen);
+        last.filter_map(|listener| listener.accept().ok().flatten()).collect()
     }
 
     /// Accepts one connection from the listener that `token` stands for, if one is still there, and lines up behind
@@ -230,3 +235,6 @@ fn peer_of(bound: &Bound, addr: Option<SocketAddrAny>) -> Peer {
         _ => Peer::Unix,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,8 +27,8 @@ use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
-    Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Socket, TokioContext,
-    Worker, WorkerConfig, WorkerCx, alarm, block_on, sys,
+    Accepted, Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Socket,
+    TokioContext, Worker, WorkerConfig, WorkerCx, alarm, block_on, sys,
 };
 
 /// The mio backend.
@@ -164,7 +164,9 @@ impl Loop {
         match event.token() {
             ORDERS | SIGNALS => {
                 if self.control.handle(now) {
-                    self.acceptor.close();
+                    for last in self.acceptor.close() {
+                        self.welcome(last, now);
+                    }
                     self.intake.wake_all();
                 }
             }
@@ -184,12 +186,16 @@ impl Loop {
 
     fn accept(&mut self, listener: u64, now: Time) -> io::Result<()> {
         let Some(accepted) = self.acceptor.accept(listener, now) else { return Ok(()) };
-        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        self.begin(Connection::new(origin, now), accepted.socket);
+        self.welcome(accepted, now);
         if self.is_full() {
             self.acceptor.pause();
         }
         Ok(())
+    }
+
+    fn welcome(&mut self, accepted: Accepted, now: Time) {
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        self.begin(Connection::new(origin, now), accepted.socket);
     }
 
     /// Takes over what other processes have accepted, however full the worker is: nobody else has it any more.
