@@ -73,7 +73,8 @@ impl AcceptThread {
         Poll::Pending
     }
 
-    /// Accepts nothing any more (D2) but what the kernel has chosen this worker for. Does not wait for the thread, which gives its listeners up at once.
+    /// Accepts nothing any more (D2) but what the kernel has chosen this worker for. Does not wait for the thread, which
+    /// gives its listeners up at once.
     pub fn close(&self) {
         self.desk.state().closing = true;
         self.desk.ring();
