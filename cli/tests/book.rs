@@ -161,7 +161,11 @@ fn links(page: &str) -> impl Iterator<Item = String> {
 /// What a page's headings can be linked as.
 fn anchors(page: &str) -> impl Iterator<Item = String> {
     let headings = page.lines().filter(|line| line.starts_with('#'));
-    headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"))
+    // As mdBook and code forges make them: words and hyphens only.
+    headings.map(|line| {
+        let words = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+    })
 }
 
 fn root() -> PathBuf {
