@@ -212,6 +212,11 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
+    /// Whether a worker with so many connections `open` leaves further ones to others.
+    pub fn is_full(&self, open: usize) -> bool {
+        self.connections > 0 && open >= self.connections
+    }
+
     /// How often a loop beats at least, also when it has nothing to do: every second, or four times in a `timeout`
     /// that is short.
     pub fn beat_interval(&self) -> Duration {

@@ -53,11 +53,16 @@ fn d4_tcp_connections_that_wait_are_passed_on_and_new_ones_are_refused() {
         assert_eq!(taken[0].record.peer, Peer::Inet(clients[0].local_addr().unwrap()));
         assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         answer_all(taken);
-        for mut client in clients {
-            let mut text = String::new();
-            client.read_to_string(&mut text).unwrap();
-            assert_eq!(text, "hello");
-        }
+        assert_greeted(clients);
+    }
+}
+
+/// All clients get a greeting, and then the end.
+fn assert_greeted(clients: impl IntoIterator<Item = impl io::Read>) {
+    for mut client in clients {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 }
 
@@ -96,11 +101,7 @@ fn d4_unix_connections_that_wait_are_passed_on_and_new_ones_are_refused_at_once(
     let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
     assert_eq!((taken.len(), lost), (100, 0));
     answer_all(taken);
-    for mut client in clients {
-        let mut text = String::new();
-        client.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "hello");
-    }
+    assert_greeted(clients);
 }
 
 #[test]

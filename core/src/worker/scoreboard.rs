@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::sys;
+use super::watch::Watch;
 use crate::app::{Busy, Counters, Counts, Hand, Hands, Tally};
 use crate::shutdown::{Phase, Reason};
 use crate::time::Time;
@@ -74,11 +75,15 @@ impl Seat {
         self.slot.version.store(VERSION, Ordering::Release);
     }
 
-    /// The loop is alive at `now`, with so many connections `open`. Called in every turn, by the loop that serves and
-    /// nobody else, and at least every [`beat_interval`](super::WorkerConfig::beat_interval).
-    pub fn beat(&self, now: Time, open: usize) {
+    /// The loop is alive at `now`, with so many connections `open`, in the drain of `watch` if there is one. Called in
+    /// every turn, by the loop that serves and nobody else, and at least every
+    /// [`beat_interval`](super::WorkerConfig::beat_interval).
+    pub fn beat(&self, now: Time, open: usize, watch: &Watch) {
         self.slot.beat.store(now.as_nanos(), Ordering::Relaxed);
         self.slot.open.store(open as u64, Ordering::Relaxed);
+        if let Some((drain, _)) = watch.current().filter(|(drain, _)| drain.is_over(now)) {
+            self.enter(Phase::Closing, Some(drain.reason));
+        }
     }
 
     /// The worker enters `phase`, for `reason` if it drains.

@@ -23,7 +23,6 @@ use remuda_core::handoff::Origin;
 use remuda_core::machine::CloseReason;
 use remuda_core::pump::Readiness;
 use remuda_core::session::Session;
-use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{self, Intake, Job, Work};
 use remuda_core::worker::{
@@ -117,7 +116,7 @@ impl Loop {
         let mut acceptor = Acceptor::new(cx.listeners, sys::duplicate(&poll)?, LISTENERS);
         acceptor.resume()?;
         let clock = Clock::new();
-        cx.seat.beat(clock.now(), 0);
+        cx.seat.beat(clock.now(), 0, &shared.watch);
         cx.control.report_ready()?;
         Ok(Self {
             poll,
@@ -145,7 +144,7 @@ impl Loop {
             }
             self.intake.awake();
             let now = self.clock.tick();
-            self.seat.beat(now, self.intake.len());
+            self.seat.beat(now, self.intake.len(), &self.shared.watch);
             for event in &events {
                 self.take_in(event, now)?;
             }
@@ -221,8 +220,7 @@ impl Loop {
 
     fn drive(&mut self) -> io::Result<()> {
         let drain = self.shared.watch.current();
-        if let Some((drain, _)) = drain.filter(|(drain, _)| drain.is_over(self.clock.now())) {
-            self.seat.enter(Phase::Closing, Some(drain.reason));
+        if drain.is_some_and(|(drain, _)| drain.is_over(self.clock.now())) {
             // What no handler has begun by now is not begun any more.
             while let Some(job) = self.crew.take_waiting() {
                 self.intake.restore(job);
@@ -250,7 +248,7 @@ impl Loop {
     }
 
     fn is_full(&self) -> bool {
-        self.config.connections > 0 && self.intake.len() >= self.config.connections
+        self.config.is_full(self.intake.len())
     }
 
     /// Until the next deadline or, if that is sooner, the next beat.

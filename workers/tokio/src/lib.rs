@@ -30,7 +30,6 @@ use std::time::Duration;
 use remuda_core::app::{AppFactory, Service};
 use remuda_core::conn;
 use remuda_core::handoff::Origin;
-use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::{
     AcceptThread, Accepted, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Worker,
@@ -123,7 +122,7 @@ impl Loop {
         let wake = done.clone();
         let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), move || wake.notify_one());
         let acceptor = AcceptThread::start(cx.listeners)?;
-        cx.seat.beat(sys::now(), 0);
+        cx.seat.beat(sys::now(), 0, &shared.watch);
         cx.control.report_ready()?;
         let worker = Rc::new(Self {
             clock: RefCell::default(),
@@ -198,14 +197,10 @@ impl Loop {
         }
     }
 
-    /// Shows that the loop is alive, and who drains.
+    /// Shows that the loop is alive.
     async fn beat(self: Rc<Self>, seat: Seat) {
         loop {
-            let now = self.now();
-            seat.beat(now, self.open.borrow().len());
-            if let Some((drain, _)) = self.shared.watch.current().filter(|(drain, _)| drain.is_over(now)) {
-                seat.enter(Phase::Closing, Some(drain.reason));
-            }
+            seat.beat(self.now(), self.open.borrow().len(), &self.shared.watch);
             sleep(self.config.beat_interval()).await;
         }
     }
@@ -254,7 +249,7 @@ impl Loop {
     }
 
     fn is_full(&self) -> bool {
-        self.config.connections > 0 && self.open.borrow().len() >= self.config.connections
+        self.config.is_full(self.open.borrow().len())
     }
 
     fn now(&self) -> Time {

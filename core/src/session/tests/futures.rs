@@ -45,6 +45,21 @@ where
     Bench::of(App::call(Answer(move |request| Box::pin(answer(request)) as LocalFuture<_>)))
 }
 
+/// An application that answers with `body` once `gate` is open.
+fn once_open(
+    gate: &Gate,
+    body: &'static str,
+) -> impl Fn(Request<Incoming>) -> LocalFuture<Response<Body>> + Send + Sync + use<> {
+    let gate = gate.clone();
+    move |_| {
+        let gate = gate.clone();
+        Box::pin(async move {
+            gate.opened().await;
+            text(body)
+        })
+    }
+}
+
 type Framed = Option<Result<Frame<Bytes>, AppError>>;
 
 /// A body that a closure makes, of a length that it may tell.

@@ -1,5 +1,7 @@
 use super::*;
 use crate::app::Label;
+use crate::order::PolicyId;
+use crate::shutdown::Drain;
 
 #[test]
 fn a_seat_says_what_its_worker_wrote() {
@@ -11,7 +13,7 @@ fn a_seat_says_what_its_worker_wrote() {
     assert_eq!((entry.pid, entry.generation, entry.phase), (std::process::id(), 5, Phase::Booting));
 
     seat.enter(Phase::Draining, Some(Reason::ArbiterDied));
-    seat.beat(Time::from_nanos(77), 4);
+    seat.beat(Time::from_nanos(77), 4, &Watch::new().unwrap());
     seat.counters().requests.increment();
     let _serving = seat.hands().on_thread(&Label::new("GET", "/"), Time::from_nanos(70));
     let entry = board.seat(1).unwrap().read().unwrap();
@@ -27,7 +29,7 @@ fn a_successor_finds_its_seat_empty() {
     let seat = board.seat(0).unwrap();
     seat.sit(1);
     seat.enter(Phase::Running, Some(Reason::Stop));
-    seat.beat(Time::from_nanos(9), 1);
+    seat.beat(Time::from_nanos(9), 1, &Watch::new().unwrap());
     seat.counters().closed(crate::machine::CloseReason::DeadlineCut);
     let _left_in_the_middle = (
         seat.hands().on_loop(&Label::new("GET", "/"), Time::ZERO),
@@ -48,4 +50,18 @@ fn there_is_room_for_more_workers_than_at_the_start_and_no_seat_beyond() {
     assert!(board.seat(ROOM as u16 - 1).is_some() && board.seat(ROOM as u16).is_none());
     let large = Scoreboard::map(2000, 0).unwrap();
     assert!(large.seat(1999).is_some() && large.seat(2000).is_none());
+}
+
+#[test]
+fn a_beat_after_the_deadline_shows_that_the_worker_closes() {
+    let board = Scoreboard::map(1, 1).unwrap();
+    let (seat, watch) = (board.seat(0).unwrap(), Watch::new().unwrap());
+    seat.sit(1);
+    watch.enter(Drain::new(Reason::Stop, Time::ZERO, Time::from_nanos(50)), PolicyId::Stop);
+    seat.enter(Phase::Draining, Some(Reason::Stop));
+    let phase_at = |nanos| {
+        seat.beat(Time::from_nanos(nanos), 1, &watch);
+        seat.read().unwrap().phase
+    };
+    assert_eq!((phase_at(49), phase_at(50)), (Phase::Draining, Phase::Closing));
 }

@@ -88,17 +88,10 @@ fn a_client_that_is_gone_both_ways_cancels_the_future() {
 #[test]
 fn a_client_that_has_ended_its_side_still_gets_its_answer() {
     let gate = Gate::default();
-    let wait = gate.clone();
-    let mut bench = served(move |_| {
-        let gate = wait.clone();
-        async move {
-            gate.opened().await;
-            text("late")
-        }
-    })
-    .bytes(0, get("/"))
-    .at(10, Event::HalfClose)
-    .at(5000, Event::Open(gate));
+    let mut bench = served(once_open(&gate, "late"))
+        .bytes(0, get("/"))
+        .at(10, Event::HalfClose)
+        .at(5000, Event::Open(gate));
     let transcript = bench.run();
     assert!(transcript.out.ends_with("late"), "{transcript:?}");
     assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerClosed), 5000));
@@ -179,17 +172,8 @@ fn d10_a_response_that_has_begun_is_cut() {
 #[test]
 fn d5_close_is_announced_as_things_are_when_the_future_is_done() {
     let gate = Gate::default();
-    let wait = gate.clone();
-    let mut bench = served(move |_| {
-        let gate = wait.clone();
-        async move {
-            gate.opened().await;
-            text("hello")
-        }
-    })
-    .bytes(0, get("/"))
-    .drain(1000, 60_000)
-    .at(2000, Event::Open(gate));
+    let mut bench =
+        served(once_open(&gate, "hello")).bytes(0, get("/")).drain(1000, 60_000).at(2000, Event::Open(gate));
     let transcript = bench.run();
     assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"), "{transcript:?}");
     assert_eq!(transcript.reason, Some(CloseReason::Drained));

@@ -167,16 +167,7 @@ fn a_body_has_its_time_while_it_is_awaited_and_no_longer() {
     assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::TimedOut(Timer::Body)), 32_000));
 
     let gate = Gate::default();
-    let wait = gate.clone();
-    let mut bench = served(move |_| {
-        let gate = wait.clone();
-        async move {
-            gate.opened().await;
-            text("slow")
-        }
-    })
-    .bytes(0, LATER)
-    .at(100_000, Event::Open(gate));
+    let mut bench = served(once_open(&gate, "slow")).bytes(0, LATER).at(100_000, Event::Open(gate));
     assert!(bench.run().out.ends_with("slow"), "it was not asked for");
 }
 
