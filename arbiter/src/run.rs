@@ -304,7 +304,7 @@ impl Run {
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
         let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
-        drop((links, signals, plan, outbox, backlog));
+        drop((links, signals, plan, backlog));
         let Newborn { slot, seat, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
             let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
@@ -317,7 +317,7 @@ impl Run {
             };
             let ArbiterConfig { worker: settings, policies, .. } = config;
             let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, seat, settings, policies);
-            worker.run(cx.with_inbox(inbox), app)
+            worker.run(cx.with_queue(outbox, inbox), app)
         }));
         let exit = *life.as_ref().unwrap_or_else(|_| {
             error!(slot, "worker panicked; this is a bug");

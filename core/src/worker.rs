@@ -22,7 +22,7 @@ pub use self::clock::Clock;
 pub use self::control::Control;
 pub use self::crew::Crew;
 pub use self::draws::Draws;
-pub use self::handoff::{Adopted, Inbox};
+pub use self::handoff::{Adopted, Inbox, Outbox};
 pub use self::scoreboard::{Entry, Scoreboard, Seat};
 pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
@@ -128,6 +128,8 @@ pub struct WorkerCx {
     pub control: Control,
     /// Connections that other processes hand over.
     pub inbox: Inbox,
+    /// Where to hand connections over to other processes; none: nowhere.
+    pub outbox: Option<Outbox>,
     /// Its place on the scoreboard.
     pub seat: Seat,
     /// What the settings say.
@@ -151,13 +153,14 @@ impl WorkerCx {
         control.set_seat(seat);
         seat.sit(generation);
         let inbox = Inbox::none(control.watch().clone());
-        Self { slot, generation, listeners, control, inbox, seat, config, policies }
+        Self { slot, generation, listeners, control, inbox, outbox: None, seat, config, policies }
     }
 
-    /// The same worker, which also takes over what arrives on `queue`, the receiving end of the hand-off queue.
+    /// The same worker with both ends of the hand-off queue: it also takes over what arrives there.
     #[must_use]
-    pub fn with_inbox(self, queue: OwnedFd) -> Self {
-        Self { inbox: Inbox::new(queue, self.control.watch().clone()), ..self }
+    pub fn with_queue(self, outbox: Outbox, inbox: OwnedFd) -> Self {
+        let inbox = Inbox::new(inbox, self.control.watch().clone());
+        Self { inbox, outbox: Some(outbox), ..self }
     }
 
     /// Builds the application for `backend`; `block_on` waits for it as the backend does.

@@ -33,6 +33,19 @@ pub(crate) fn d1_hung_loop_is_found_and_replaced(harness: &Harness) {
     assert_logged(&server, &["ERROR", "GET /hang", "its loop", &pid]);
 }
 
+pub(crate) fn d1_a_hung_loop_keeps_no_new_connection_waiting(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let mut hung = connection_to(&server, &workers[0]);
+    hung.send(get("/hang?ms=20000"));
+    assert!(!hung.has_more(seconds(0.5)), "it hangs, and has begun to by now");
+    for _ in 0..10 {
+        let start = Instant::now();
+        assert_eq!(server.connect().get("/info").number("pid"), workers[1].id());
+        assert!(start.elapsed() < seconds(5.0), "it has waited for the loop that hangs");
+    }
+}
+
 pub(crate) fn d1_a_drain_longer_than_the_timeout_is_not_a_hang(harness: &Harness) {
     let mut server = harness.serve(&["--timeout", "1"]);
     let mut client = server.connect();

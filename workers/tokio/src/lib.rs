@@ -121,7 +121,7 @@ impl Loop {
         let done = Arc::new(Notify::new());
         let wake = done.clone();
         let crew = Crew::new(cx.config.threads, run_handler(shared.clone()), move || wake.notify_one());
-        let acceptor = AcceptThread::start(cx.listeners)?;
+        let acceptor = AcceptThread::start(cx.listeners, cx.outbox)?;
         cx.seat.beat(sys::now(), 0, &shared.watch);
         cx.control.report_ready()?;
         let worker = Rc::new(Self {

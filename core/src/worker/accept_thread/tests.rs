@@ -4,7 +4,7 @@ use std::task::Wake;
 use std::time::Duration;
 
 use super::*;
-use crate::worker::{Bound, Ownership};
+use crate::worker::{Bound, Ownership, handoff};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,10 +28,15 @@ impl Wake for Wakes {
 
 impl Asker {
     fn new(listener: &TcpListener) -> Self {
+        Self::with_outbox(listener, None)
+    }
+
+    fn with_outbox(listener: &TcpListener, outbox: Option<Outbox>) -> Self {
         let bound = Bound::Inet(listener.local_addr().unwrap());
         listener.set_nonblocking(true).unwrap();
         let socket = OwnedFd::from(listener.try_clone().unwrap());
-        let thread = AcceptThread::start(vec![Listener::new(3, socket, bound, Ownership::Sole)]).unwrap();
+        let thread =
+            AcceptThread::start(vec![Listener::new(3, socket, bound, Ownership::Sole)], outbox).unwrap();
         let (wake, woken) = channel();
         Self { thread, waker: Arc::new(Wakes(Mutex::new(wake))).into(), woken }
     }
@@ -100,6 +105,24 @@ fn who_does_not_ask_takes_no_share() {
         assert!(idle.answer().is_some());
     }
     assert!(busy.ask().is_ready());
+}
+
+#[test]
+fn what_a_loop_does_not_take_goes_to_others() {
+    let listener = listener();
+    let (outbox, queue) = handoff::queue().unwrap();
+    let asker = Asker::with_outbox(&listener, Some(outbox));
+    assert!(asker.ask().is_pending());
+    let client = connect(&listener);
+    asker.woken.recv_timeout(PATIENCE).unwrap();
+    poll(&mut [PollFd::new(&queue, PollFlags::IN)], None).unwrap();
+    let adopted = handoff::receive(queue.as_fd()).unwrap().expect("the connection");
+    assert_eq!((adopted.record.listener, adopted.record.served), (3, 0));
+    assert_eq!(adopted.record.peer, crate::handoff::Peer::Inet(client.local_addr().unwrap()));
+    // The loop has nothing of it, and may ask again.
+    assert!(asker.ask().is_pending());
+    let _next = connect(&listener);
+    assert!(asker.answer().is_some());
 }
 
 #[test]
