@@ -23,7 +23,7 @@ pub use self::counters::{Counter, Counters, Counts, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};
-pub use self::hands::{Busy, Hand, Hands, Label, Serving};
+pub use self::hands::{Busy, Hand, Hands, Serving};
 use crate::conn::Connection;
 use crate::handoff::Peer;
 use crate::http1::{BodyLen, Head, ResponseHead};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
 
-use crate::app::{self, Inline, Kind, Label, Service, Turn, answer};
+use crate::app::{self, Inline, Kind, Service, Turn, answer};
 use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event};
 use crate::handoff::HandOff;
@@ -42,7 +42,7 @@ enum Exchange {
     Waiting(Box<RequestHead>),
     /// A future answers. It is bound to its thread, which the session does not leave meanwhile: only
     /// [`Step::Run`] and [`Step::HandOff`] move a session, and neither comes while a request is in flight.
-    Polling(SendWrapper<app::Exchange>, Box<Label>),
+    Polling(SendWrapper<app::Exchange>, Box<RequestHead>),
 }
 
 impl Session {
@@ -62,7 +62,7 @@ impl Session {
     pub fn run(&mut self, turn: &mut dyn Turn) {
         if let Exchange::Waiting(head) = mem::take(&mut self.exchange) {
             let now = turn.cx().now;
-            let _busy = self.service.hands.on_thread(&label_of(&head), now);
+            let _busy = self.service.hands.on_thread(head.summary(), now);
             self.answer(head, turn);
         }
     }
@@ -103,12 +103,13 @@ impl Session {
         self.count();
     }
 
-    fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, label: Box<Label>, cx: &Cx<'_>) {
-        let _busy = self.service.hands.on_loop(&label, cx.now);
+    fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, head: Box<RequestHead>, cx: &Cx<'_>) {
+        let _busy = self.service.hands.on_loop(head.summary(), cx.now);
         if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
+            self.connection.recycle(head);
             self.count();
         } else {
-            self.exchange = Exchange::Polling(exchange, label);
+            self.exchange = Exchange::Polling(exchange, head);
         }
     }
 
@@ -131,15 +132,14 @@ impl Session {
                 self.connection.recycle(head);
             }
             Kind::Future(call) => {
-                let label = label_of(&head);
-                let _busy = self.service.hands.on_loop(&label, cx.now);
+                let _busy = self.service.hands.on_loop(head.summary(), cx.now);
                 let mut exchange =
                     app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
-                self.connection.recycle(head);
                 if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
+                    self.connection.recycle(head);
                     self.count();
                 } else {
-                    self.exchange = Exchange::Polling(SendWrapper::new(exchange), Box::new(label));
+                    self.exchange = Exchange::Polling(SendWrapper::new(exchange), head);
                 }
             }
         }
@@ -148,7 +148,7 @@ impl Session {
     fn collect(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         match self.connection.collect_body(cx) {
             Buffered::Complete => {
-                let _busy = self.service.hands.on_loop(&label_of(&head), cx.now);
+                let _busy = self.service.hands.on_loop(head.summary(), cx.now);
                 self.answer(head, &mut Inline(*cx));
             }
             Buffered::Partial => self.exchange = Exchange::Collecting(head),
@@ -174,12 +174,6 @@ impl Session {
     }
 }
 
-/// How a request is known to who looks on from outside.
-fn label_of(head: &RequestHead) -> Label {
-    let head = head.view();
-    Label::new(head.method(), head.path())
-}
-
 impl Machine for Session {
     fn step(&mut self, cx: &Cx<'_>) -> Step {
         for _ in 0..STEP_BUDGET {
@@ -197,13 +191,14 @@ impl Machine for Session {
                     self.collect(head, cx);
                 }
                 // What has not begun its response by the drain's deadline is told 503, what has is cut (D10).
-                Exchange::Polling(exchange, _) if is_over(cx) => {
+                Exchange::Polling(exchange, head) if is_over(cx) => {
                     drop(exchange);
                     self.connection.give_up(cx);
+                    self.connection.recycle(head);
                 }
-                Exchange::Polling(exchange, label) => {
+                Exchange::Polling(exchange, head) => {
                     self.connection.handle_time(cx);
-                    self.poll(exchange, label, cx);
+                    self.poll(exchange, head, cx);
                 }
                 waiting @ Exchange::Waiting(_) => self.exchange = waiting,
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -146,6 +146,8 @@ pub struct RequestInfo {
 /// Storage that goes from one exchange of a connection to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
+    /// The heads of requests, for as long as applications keep parts of them.
+    room: BytesMut,
     /// The fields of the last response, for the next request.
     fields: HeaderMap,
     /// The encoded fields of the last response, for the next.
@@ -181,7 +183,7 @@ impl Exchange {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
-        let request = request(head, Incoming::new(pipe.clone()), info, mem::take(&mut storage.fields));
+        let request = request(head, Incoming::new(pipe.clone()), info, storage);
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -375,14 +377,15 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
     })
 }
 
-/// The head as frameworks know it. All of it shares one copy of the bytes; `fields` is an empty map to use.
+/// The head as frameworks know it. All of it shares one copy of the bytes.
 fn request(
     head: &RequestHead,
     body: Incoming,
     info: RequestInfo,
-    mut fields: HeaderMap,
+    storage: &mut Storage,
 ) -> Request<Incoming> {
-    let bytes = head.shared();
+    let bytes = head.copy_into(&mut storage.room);
+    let mut fields = mem::take(&mut storage.fields);
     fields.reserve(head.field_count());
     for (name, value) in head.field_ranges() {
         if let Ok(name) = HeaderName::from_bytes(&bytes[name])

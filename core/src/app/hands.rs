@@ -18,17 +18,18 @@ impl Hands {
         Self(hands)
     }
 
-    /// Notes that the loop runs a handler, or polls its future, until the guard is dropped.
-    pub fn on_loop(&self, label: &Label, now: Time) -> Option<Serving> {
-        self.0.first().map(|hand| hand.take(label, now))
+    /// Notes that the loop runs the handler of `request`, or polls its future, until the guard is dropped. What is noted
+    /// of a request is its method and path, cut to fit.
+    pub fn on_loop(&self, request: &[u8], now: Time) -> Option<Serving> {
+        self.0.first().map(|hand| hand.take(request, now))
     }
 
     /// Notes that a thread runs a handler, until the guard is dropped. Where there are more threads than hands, what
     /// some of them do is not noted.
-    pub fn on_thread(&self, label: &Label, now: Time) -> Option<Serving> {
+    pub fn on_thread(&self, request: &[u8], now: Time) -> Option<Serving> {
         let threads = self.0.get(1..)?;
         let free = threads.iter().find(|hand| !hand.taken.swap(true, Ordering::Acquire))?;
-        Some(free.take(label, now))
+        Some(free.take(request, now))
     }
 
     /// What they are busy with, the loop first.
@@ -58,26 +59,6 @@ pub struct Busy {
     pub since: Time,
     /// Method and path, cut to fit; none if they were just being written.
     pub request: Option<String>,
-}
-
-/// What is noted of a request: method and path, cut to fit.
-#[derive(Clone, Debug)]
-pub struct Label {
-    text: [u8; TEXT],
-    len: usize,
-}
-
-impl Label {
-    /// For a request.
-    pub fn new(method: &str, path: &str) -> Self {
-        let mut label = Self { text: [0; TEXT], len: 0 };
-        for part in [method, " ", path] {
-            let part = &part.as_bytes()[..part.len().min(TEXT - label.len)];
-            label.text[label.len..][..part.len()].copy_from_slice(part);
-            label.len += part.len();
-        }
-        label
-    }
 }
 
 /// While this lives, a hand is busy.
@@ -114,15 +95,21 @@ pub struct Hand {
 }
 
 impl Hand {
-    fn take(&'static self, label: &Label, now: Time) -> Serving {
+    fn take(&'static self, request: &[u8], now: Time) -> Serving {
+        let text = &request[..request.len().min(TEXT)];
         // One writer: no other changes the version between these.
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
         self.since.store(now.as_nanos().max(1), Ordering::Relaxed);
-        self.len.store(label.len as u32, Ordering::Relaxed);
-        for (to, from) in self.text.iter().zip(label.text.chunks_exact(8)).take(label.len.div_ceil(8)) {
-            to.store(u64::from_ne_bytes(array::from_fn(|i| from[i])), Ordering::Relaxed);
+        self.len.store(text.len() as u32, Ordering::Relaxed);
+        let (words, rest) = text.as_chunks::<8>();
+        for (to, word) in self.text.iter().zip(words) {
+            to.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        if let Some(to) = self.text.get(words.len()) {
+            let word = array::from_fn(|i| rest.get(i).copied().unwrap_or_default());
+            to.store(u64::from_ne_bytes(word), Ordering::Relaxed);
         }
         self.version.store(version.wrapping_add(2), Ordering::Release);
         Serving(self)

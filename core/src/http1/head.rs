@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::str;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use httparse::Status;
 
 use super::framing::{Decoder, Refusal};
@@ -111,14 +111,22 @@ impl RequestHead {
         self.version
     }
 
-    /// A copy of its bytes, for heads that outlive this one. The ranges below are within it.
-    pub(crate) fn shared(&self) -> Bytes {
+    /// A copy of its bytes in `room`, for heads that outlive this one. The ranges below are within it. What nobody uses
+    /// any more of earlier copies is used again.
+    pub(crate) fn copy_into(&self, room: &mut BytesMut) -> Bytes {
+        const LEAST: usize = 512;
         let end = self.fields.last().map_or(self.target, |(_, value)| *value).end;
         let head = &self.buf[..end as usize];
-        match Small::of(head) {
-            Some(small) => Bytes::from_owner(small),
-            None => Bytes::copy_from_slice(head),
+        if room.capacity() < head.len() {
+            room.reserve(head.len().max(LEAST));
         }
+        room.extend_from_slice(head);
+        room.split().freeze()
+    }
+
+    /// Method and path as they stand in the request line, to tell people which request it is.
+    pub(crate) fn summary(&self) -> &[u8] {
+        &self.buf[self.method.start as usize..self.path.end as usize]
     }
 
     pub(crate) fn method_range(&self) -> Range<usize> {
@@ -140,28 +148,6 @@ impl RequestHead {
     fn str(&self, span: Span) -> &str {
         // Methods, targets and names are checked by httparse; anything else would be a bug there.
         str::from_utf8(&self.buf[span.range()]).unwrap_or_default()
-    }
-}
-
-/// The bytes of a head that is not large, in one allocation with the count of its owners.
-struct Small {
-    bytes: [u8; Self::MAX],
-    len: usize,
-}
-
-impl Small {
-    const MAX: usize = 512;
-
-    fn of(head: &[u8]) -> Option<Self> {
-        let mut small = Self { bytes: [0; Self::MAX], len: head.len() };
-        small.bytes.get_mut(..head.len())?.copy_from_slice(head);
-        Some(small)
-    }
-}
-
-impl AsRef<[u8]> for Small {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
     }
 }
 

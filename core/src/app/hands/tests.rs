@@ -15,7 +15,7 @@ fn busy(hands: &Hands) -> Vec<(bool, u64, Option<String>)> {
 fn a_hand_is_busy_while_its_guard_lives() {
     let hands = hands(1);
     assert_eq!(busy(&hands), []);
-    let serving = hands.on_loop(&Label::new("GET", "/a"), Time::from_nanos(7));
+    let serving = hands.on_loop(b"GET /a", Time::from_nanos(7));
     assert_eq!(busy(&hands), [(true, 7, Some("GET /a".into()))]);
     drop(serving);
     assert_eq!(busy(&hands), []);
@@ -24,24 +24,21 @@ fn a_hand_is_busy_while_its_guard_lives() {
 #[test]
 fn each_thread_takes_a_hand_of_its_own_and_gives_it_back() {
     let hands = hands(2);
-    let first = hands.on_thread(&Label::new("GET", "/1"), Time::from_nanos(1));
-    let _second = hands.on_thread(&Label::new("GET", "/2"), Time::from_nanos(2));
-    assert!(
-        hands.on_thread(&Label::new("GET", "/3"), Time::from_nanos(3)).is_none(),
-        "more threads than hands"
-    );
+    let first = hands.on_thread(b"GET /1", Time::from_nanos(1));
+    let _second = hands.on_thread(b"GET /2", Time::from_nanos(2));
+    assert!(hands.on_thread(b"GET /3", Time::from_nanos(3)).is_none(), "more threads than hands");
     drop(first);
-    let _fourth = hands.on_thread(&Label::new("GET", "/4"), Time::from_nanos(4));
+    let _fourth = hands.on_thread(b"GET /4", Time::from_nanos(4));
     assert_eq!(busy(&hands), [(false, 4, Some("GET /4".into())), (false, 2, Some("GET /2".into()))]);
 }
 
 #[test]
 fn a_request_is_cut_to_fit_and_made_fit_for_a_log() {
     let hands = hands(0);
-    drop(hands.on_loop(&Label::new("GET", &"/long".repeat(100)), Time::from_nanos(1)));
-    let _serving = hands.on_loop(&Label::new("GET", "/x\n\u{1b}"), Time::from_nanos(1));
+    drop(hands.on_loop("GET /long/long".repeat(100).as_bytes(), Time::from_nanos(1)));
+    let _serving = hands.on_loop(b"GET /x\n\x1b", Time::from_nanos(1));
     assert_eq!(busy(&hands)[0].2.as_deref(), Some(r"GET /x\n\u{1b}"), "nothing is left of the one before");
-    let _serving = hands.on_loop(&Label::new("POST", &format!("/{}", "ü".repeat(100))), Time::from_nanos(1));
+    let _serving = hands.on_loop(format!("POST /{}", "ü".repeat(100)).as_bytes(), Time::from_nanos(1));
     let request = busy(&hands).remove(0).2.unwrap();
     assert!(request.starts_with("POST /üü") && request.len() <= TEXT + 2, "{request}");
 }
@@ -49,16 +46,13 @@ fn a_request_is_cut_to_fit_and_made_fit_for_a_log() {
 #[test]
 fn without_hands_nothing_is_noted() {
     let hands = Hands::default();
-    assert!(
-        hands.on_loop(&Label::new("GET", "/"), Time::ZERO).is_none()
-            && hands.on_thread(&Label::new("GET", "/"), Time::ZERO).is_none()
-    );
+    assert!(hands.on_loop(b"GET /", Time::ZERO).is_none() && hands.on_thread(b"GET /", Time::ZERO).is_none());
 }
 
 #[test]
 fn a_writer_that_was_killed_in_the_middle_costs_the_request_alone() {
     let hands = hands(0);
-    let _serving = hands.on_loop(&Label::new("GET", "/"), Time::from_nanos(9));
+    let _serving = hands.on_loop(b"GET /", Time::from_nanos(9));
     hands.0[0].version.fetch_add(1, Ordering::Relaxed);
     assert_eq!(busy(&hands), [(true, 9, None)]);
 }
@@ -73,7 +67,7 @@ fn what_is_read_was_never_torn() {
             for n in 0..100_000_u64 {
                 let letter = char::from(b'a' + (n % 26) as u8);
                 drop(hands.on_loop(
-                    &Label::new("GET", &letter.to_string().repeat(80)),
+                    format!("GET {}", letter.to_string().repeat(80)).as_bytes(),
                     Time::from_nanos(1 + n % 26),
                 ));
             }

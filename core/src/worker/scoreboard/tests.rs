@@ -1,5 +1,4 @@
 use super::*;
-use crate::app::Label;
 use crate::order::PolicyId;
 use crate::shutdown::Drain;
 
@@ -15,7 +14,7 @@ fn a_seat_says_what_its_worker_wrote() {
     seat.enter(Phase::Draining, Some(Reason::ArbiterDied));
     seat.beat(Time::from_nanos(77), 4, &Watch::new().unwrap());
     seat.counters().requests.increment();
-    let _serving = seat.hands().on_thread(&Label::new("GET", "/"), Time::from_nanos(70));
+    let _serving = seat.hands().on_thread(b"GET /", Time::from_nanos(70));
     let entry = board.seat(1).unwrap().read().unwrap();
     assert_eq!((entry.phase, entry.reason), (Phase::Draining, Some(Reason::ArbiterDied)));
     assert_eq!((entry.beat, entry.open, entry.counts.requests), (Time::from_nanos(77), 4, 1));
@@ -31,17 +30,15 @@ fn a_successor_finds_its_seat_empty() {
     seat.enter(Phase::Running, Some(Reason::Stop));
     seat.beat(Time::from_nanos(9), 1, &Watch::new().unwrap());
     seat.counters().closed(crate::machine::CloseReason::DeadlineCut);
-    let _left_in_the_middle = (
-        seat.hands().on_loop(&Label::new("GET", "/"), Time::ZERO),
-        seat.hands().on_thread(&Label::new("GET", "/"), Time::ZERO),
-    );
+    let _left_in_the_middle =
+        (seat.hands().on_loop(b"GET /", Time::ZERO), seat.hands().on_thread(b"GET /", Time::ZERO));
     seat.clear();
     assert_eq!(seat.read(), None);
     seat.sit(1);
     let entry = seat.read().unwrap();
     assert_eq!((entry.phase, entry.reason, entry.beat, entry.open), (Phase::Booting, None, Time::ZERO, 0));
     assert_eq!((entry.counts, entry.busy), (Tally::default(), vec![]));
-    assert!(seat.hands().on_thread(&Label::new("GET", "/"), Time::ZERO).is_some(), "its hands are free");
+    assert!(seat.hands().on_thread(b"GET /", Time::ZERO).is_some(), "its hands are free");
 }
 
 #[test]
