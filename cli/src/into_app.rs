@@ -84,7 +84,10 @@ where
     B: http_body::Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    fn call(self: Arc<Self>, mut request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        // Extractors and layers look there.
+        let info = request.body().info().clone();
+        request.extensions_mut().insert(info);
         let mut service = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(async move {
             let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
@@ -99,3 +102,6 @@ impl IntoApp<Itself> for App {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request as HttpRequest, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use remuda_core::app::{AsyncHandler, Body, Incoming, RequestInfo};
+use remuda_core::app::{AsyncHandler, Body, Incoming};
 use remuda_core::worker::alarm::sleep;
 
 use super::request::{Refusal, Request};
@@ -48,10 +48,9 @@ impl AsyncHandler for Demo {
 
 impl Demo {
     fn about(&self, request: &HttpRequest<Incoming>) -> Response<Body> {
-        let info = request.extensions().get::<RequestInfo>();
-        match info.map(|info| self.info(&info.connection)) {
-            Some(Ok(info)) => with(answer(200, info), CONTENT_TYPE, "application/json"),
-            _ => text(500, "nothing is known of this connection\n"),
+        match self.info(&request.body().info().connection) {
+            Ok(info) => with(answer(200, info), CONTENT_TYPE, "application/json"),
+            Err(error) => text(500, format!("{error}\n")),
         }
     }
 }
@@ -138,10 +137,10 @@ fn bytes(n: u64) -> Response<Body> {
 
 /// A response without end ends itself when the worker drains.
 fn events(request: &HttpRequest<Incoming>) -> Response<Body> {
-    let drain = request.extensions().get::<RequestInfo>().map(|info| info.drain.clone());
-    let body = match (request.method(), drain) {
-        (&Method::HEAD, _) | (_, None) => Body::empty(),
-        (_, Some(drain)) => streamed(stream::unfold((1_u64, drain), |(n, drain)| async move {
+    let drain = request.body().info().drain.clone();
+    let body = match *request.method() {
+        Method::HEAD => Body::empty(),
+        _ => streamed(stream::unfold((1_u64, drain), |(n, drain)| async move {
             if n > 1 {
                 futures_lite::future::or(sleep(Duration::from_secs(1)), drain.drained()).await;
                 if drain.is_set() {

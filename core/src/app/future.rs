@@ -18,9 +18,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, r
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-pub use self::incoming::Incoming;
 use self::incoming::Pipe;
-use super::{AppError, ConnectionInfo, DrainSignal, Service, internal_error};
+pub use self::incoming::{Incoming, RequestInfo};
+use super::{AppError, Service, internal_error};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead, Version};
@@ -38,14 +38,15 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 /// 2. It is dropped, wherever it is, when its client has gone or the drain's deadline has passed (D10); before its
 ///    response has begun, that client is told 503.
 /// 3. A panic is answered with 500 and ends the connection.
-/// 4. The request's extensions hold a [`RequestInfo`]: the drain, and what is known of the connection.
+/// 4. The drain, and what is known of the connection, come with the request's body: [`Incoming::info`].
 #[async_trait(?Send)]
 pub trait AsyncHandler: Send + Sync + 'static {
     /// Answers one request.
     async fn call(&self, request: Request<Incoming>) -> Response<Body>;
 }
 
-/// What the machine calls: an async application without the lifetime of a borrow.
+/// What the machine calls: an async application without the lifetime of a borrow. One that passes the request on without
+/// its body, as tower services do, puts [`Incoming::info`] into the extensions first.
 pub trait Call: Send + Sync + 'static {
     /// Begins to answer a request.
     fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
@@ -133,16 +134,6 @@ impl fmt::Debug for Body {
     }
 }
 
-/// What a request's extensions hold besides what the application puts there.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RequestInfo {
-    /// Tells when the worker drains: a flag to look at, and a future to await.
-    pub drain: DrainSignal,
-    /// What is known of the connection.
-    pub connection: ConnectionInfo,
-}
-
 /// Storage that goes from one exchange of a connection to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
@@ -183,7 +174,7 @@ impl Exchange {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
-        let request = request(head, Incoming::new(pipe.clone()), info, storage);
+        let request = request(head, Incoming::new(pipe.clone(), info), storage);
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -378,12 +369,7 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
 }
 
 /// The head as frameworks know it. All of it shares one copy of the bytes.
-fn request(
-    head: &RequestHead,
-    body: Incoming,
-    info: RequestInfo,
-    storage: &mut Storage,
-) -> Request<Incoming> {
+fn request(head: &RequestHead, body: Incoming, storage: &mut Storage) -> Request<Incoming> {
     let bytes = head.copy_into(&mut storage.room);
     let mut fields = mem::take(&mut storage.fields);
     fields.reserve(head.field_count());
@@ -402,7 +388,6 @@ fn request(
         Version::Http11 => http::Version::HTTP_11,
     };
     *request.headers_mut() = fields;
-    request.extensions_mut().insert(info);
     request
 }
 

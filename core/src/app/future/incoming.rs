@@ -9,21 +9,39 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use crate::app::{ConnectionInfo, DrainSignal};
 use crate::http1::BodyError;
 
 /// The body of a request, as it arrives. A body that the client did not complete ends with an error, never early.
 ///
 /// It may move to another task or thread. Dropping it tells that nobody wants the rest. The first poll asks a client
 /// that waits for it to go on (100, RFC 9110 §10.1.1).
-#[derive(Default)]
+///
+/// It also carries what is known of the request beside its head, see [`info`](Self::info).
 pub struct Incoming {
     pipe: Option<Arc<Pipe>>,
+    info: RequestInfo,
+}
+
+/// What is known of a request beside its head and its body.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RequestInfo {
+    /// Tells when the worker drains: a flag to look at, and a future to await.
+    pub drain: DrainSignal,
+    /// What is known of the connection.
+    pub connection: ConnectionInfo,
 }
 
 impl Incoming {
     /// The reading end of `pipe`; without one the body is empty.
-    pub(super) fn new(pipe: Option<Arc<Pipe>>) -> Self {
-        Self { pipe }
+    pub(super) fn new(pipe: Option<Arc<Pipe>>, info: RequestInfo) -> Self {
+        Self { pipe, info }
+    }
+
+    /// The drain of the worker, and the connection that the request came on.
+    pub fn info(&self) -> &RequestInfo {
+        &self.info
     }
 }
 

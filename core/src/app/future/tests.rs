@@ -5,6 +5,9 @@ use std::task::{Wake, Waker};
 use std::thread;
 
 use super::*;
+use crate::app::{ConnectionInfo, DrainSignal};
+use crate::handoff::Peer;
+use crate::testing::Shown;
 
 #[derive(Default)]
 struct Woken(AtomicU32);
@@ -26,7 +29,9 @@ fn pipe() -> (Arc<Pipe>, Incoming, Arc<Woken>) {
     let woken = Arc::new(Woken::default());
     let pipe = Arc::new(Pipe::new(Some(10)));
     drop(pipe.polling(&Waker::from(woken.clone())));
-    (pipe.clone(), Incoming::new(Some(pipe)), woken)
+    let drain = DrainSignal::new(Arc::new(Shown::default()));
+    let info = RequestInfo { drain, connection: ConnectionInfo { peer: Peer::Unix, requests: 1 } };
+    (pipe.clone(), Incoming::new(Some(pipe), info), woken)
 }
 
 fn poll(body: &mut Incoming, waker: &Waker) -> Poll<Option<Result<Bytes, BodyError>>> {

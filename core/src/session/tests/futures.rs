@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::app::{App, Body, Call, Incoming, LocalFuture, RequestInfo};
+use crate::app::{App, Body, Call, Incoming, LocalFuture};
 use crate::config::HIGH_WATER;
 use crate::http1::BodyError;
 use crate::machine::{CloseReason, Timer};

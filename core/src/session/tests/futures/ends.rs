@@ -190,7 +190,7 @@ fn d6_the_last_of_pipelined_requests_announces_and_each_is_answered() {
 #[test]
 fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
     let mut bench = served(|request: Request<Incoming>| async move {
-        let drain = request.extensions().get::<RequestInfo>().expect("always").drain.clone();
+        let drain = request.body().info().drain.clone();
         drain.drained().await;
         text("drained")
     })
@@ -203,7 +203,7 @@ fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
     assert_eq!(bench.world.shown.waiting(), 0);
 
     let mut gone = served(|request: Request<Incoming>| async move {
-        let drain = request.extensions().get::<RequestInfo>().expect("always").drain.clone();
+        let drain = request.body().info().drain.clone();
         drain.drained().await;
         text("")
     })

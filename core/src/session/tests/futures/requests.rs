@@ -13,8 +13,8 @@ fn a_request_is_what_the_client_sent() {
             ("/a%20b?c=d", http::Version::HTTP_10)
         );
         assert_eq!(request.headers().get_all("x-two").iter().collect::<Vec<_>>(), ["1", "2"]);
-        assert!(request.extensions().get::<RequestInfo>().is_some_and(|info| !info.drain.is_set()));
-        assert_eq!(request.extensions().get::<RequestInfo>().map(|info| info.connection.requests), Some(1));
+        assert!(!request.body().info().drain.is_set());
+        assert_eq!(request.body().info().connection.requests, 1);
         assert!(request.body().is_end_stream());
         text("fine")
     })
