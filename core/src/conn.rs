@@ -88,6 +88,7 @@ struct Request {
     is_head: bool,
     keep_alive: bool,
     expects_continue: bool,
+    offers_upgrade: bool,
 }
 
 /// How the body of the response under way is put on the wire.
@@ -149,6 +150,9 @@ pub enum RespondError {
     /// An interim status cannot answer a request.
     #[error("status {0} is not a final response")]
     Interim(u16),
+    /// The client did not offer to change the protocol, or not before all of its request was read.
+    #[error("the client has not offered to change the protocol")]
+    NotOffered,
     /// More was written than Content-Length said.
     #[error("the response body is longer than its content-length")]
     TooLong,
@@ -186,6 +190,7 @@ impl Connection {
                 is_head: false,
                 keep_alive: false,
                 expects_continue: false,
+                offers_upgrade: false,
             },
             decoder: Decoder::none(),
             body_read: 0,
@@ -414,11 +419,11 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// See [`RespondError`]; a request whose body has not been read cannot be upgraded (`NoRequest`).
+    /// See [`RespondError`]; a request whose body has not been read cannot be upgraded (`NotOffered`).
     pub fn upgrade(&mut self, head: &ResponseHead, cx: &Cx<'_>) -> Result<(), RespondError> {
         self.may_respond(head)?;
-        if head.status() != 101 || self.receiving != Receiving::Done {
-            return Err(RespondError::NoRequest);
+        if head.status() != 101 || self.receiving != Receiving::Done || !self.request.offers_upgrade {
+            return Err(RespondError::NotOffered);
         }
         self.queue_head(head, Framing::Nothing, ConnectionField::Upgrade, cx);
         self.upgraded = true;
@@ -597,6 +602,11 @@ impl Connection {
         self.decoder.remaining()
     }
 
+    /// Whether the request under way offers to change the protocol (RFC 9110 §7.8).
+    pub fn offers_upgrade(&self) -> bool {
+        self.request.offers_upgrade
+    }
+
     /// Why the request body cannot be read any further, if so.
     pub fn body_fault(&self) -> Option<BodyError> {
         self.fault
@@ -659,6 +669,7 @@ impl Connection {
             is_head: head.is_head,
             keep_alive: head.keep_alive,
             expects_continue: head.expects_continue,
+            offers_upgrade: head.offers_upgrade,
         };
         self.enter(Input::Request { body: !self.decoder.is_done() });
         self.requests += 1;

@@ -9,7 +9,7 @@ use remuda_core::app::{AppError, BodyReader, Handler, Responder};
 use remuda_core::http1::{Head, ResponseHead};
 
 use super::Demo;
-use super::request::{Refusal, Request};
+use super::request::{Refusal, Request, UPGRADE_WANTED, preferred};
 
 impl Handler for Demo {
     fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
@@ -135,11 +135,9 @@ fn status(code: u16, body: bool, out: Responder<'_>) -> io::Result<()> {
 }
 
 fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
-    let offered = head.field("Upgrade").unwrap_or_default();
-    let protocol = offered.split(|&b| b == b',').map(<[u8]>::trim_ascii).find(|token| !token.is_empty());
+    let protocol = head.field("Upgrade").and_then(preferred).filter(|_| head.offers_upgrade());
     let Some(protocol) = protocol else {
-        let body = "send Connection: upgrade and Upgrade: with any protocol; its bytes are echoed\n";
-        return out.send(text(426).field("Upgrade", "echo"), body);
+        return out.send(text(426).field("Upgrade", "echo"), UPGRADE_WANTED);
     };
     let drain = out.drain();
     let mut socket = out.upgrade(ResponseHead::new(101).field("Upgrade", protocol))?;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_lite::stream::{self, Stream, StreamExt};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderValue, Method, Request as HttpRequest, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use remuda_core::app::{AsyncHandler, Body, Incoming};
 use remuda_core::worker::alarm::sleep;
 
-use super::request::{Refusal, Request};
+use super::request::{Refusal, Request, UPGRADE_WANTED, preferred};
 use super::{Demo, FILLING};
 
 #[async_trait(?Send)]
@@ -40,7 +40,7 @@ impl AsyncHandler for Demo {
             Ok(Request::Headers) => headers(&request),
             Ok(Request::Status { code, body: true }) => text(code, format!("content of a {code}\n")),
             Ok(Request::Status { code, body: false }) => answer(code, Body::empty()),
-            Ok(Request::Upgrade) => text(501, "async applications cannot take a connection over yet\n"),
+            Ok(Request::Upgrade) => upgrade(request),
             Err(refusal) => refuse(&refusal),
         }
     }
@@ -101,6 +101,25 @@ async fn echo(mut request: HttpRequest<Incoming>) -> Response<Body> {
         Some(kind) => with(response, CONTENT_TYPE, kind),
         None => response,
     }
+}
+
+/// Echoes bytes of any protocol, until the client ends or the worker drains.
+fn upgrade(mut request: HttpRequest<Incoming>) -> Response<Body> {
+    let bytes = request.body_mut().upgrade();
+    let protocol = request.headers().get(UPGRADE).and_then(|field| preferred(field.as_bytes()));
+    let Some((bytes, protocol)) = bytes.zip(protocol) else {
+        return with(text(426, UPGRADE_WANTED), UPGRADE, "echo");
+    };
+    let echo = stream::unfold(bytes, |mut bytes| async move {
+        let drain = bytes.info().drain.clone();
+        let told = async {
+            drain.drained().await;
+            None
+        };
+        let frame = futures_lite::future::or(told, bytes.frame()).await?;
+        Some((frame.ok()?.into_data().ok()?, bytes))
+    });
+    with(answer(101, streamed(echo)), UPGRADE, protocol)
 }
 
 /// Bytes as a body of unknown length.

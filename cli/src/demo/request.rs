@@ -11,6 +11,15 @@ const LONGEST: u64 = 1 << 30;
 /// The longest pause in milliseconds.
 const PAUSE: RangeInclusive<u64> = 0..=600_000;
 
+/// What `/upgrade` says to those who do not ask for one.
+pub(super) const UPGRADE_WANTED: &str =
+    "send Connection: upgrade and Upgrade: with any protocol; its bytes are echoed\n";
+
+/// The protocol that the client prefers, of those that an `Upgrade` field lists (RFC 9110 §7.8).
+pub(super) fn preferred(upgrade: &[u8]) -> Option<&[u8]> {
+    upgrade.split(|&b| b == b',').map(<[u8]>::trim_ascii).find(|token| !token.is_empty())
+}
+
 /// A request that can be answered.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Request {

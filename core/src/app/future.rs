@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
@@ -149,6 +149,8 @@ pub(crate) struct Storage {
 pub(crate) struct Exchange {
     stage: Stage,
     pipe: Option<Arc<Pipe>>,
+    /// The pipe in its place once the protocol has changed, while that may still happen.
+    upgrade: Option<Arc<Pipe>>,
 }
 
 enum Stage {
@@ -174,7 +176,9 @@ impl Exchange {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
-        let request = request(head, Incoming::new(pipe.clone(), info), storage);
+        let upgrade = connection.offers_upgrade().then(|| Arc::new(Pipe::new(None)));
+        let body = Incoming::new(pipe.clone(), info).with_upgrade(upgrade.clone());
+        let request = request(head, body, storage);
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -183,7 +187,7 @@ impl Exchange {
             Err(panic) => Box::pin(async move { std::panic::resume_unwind(panic) }),
         };
         drop(polling);
-        Self { stage: Stage::Calling(future), pipe }
+        Self { stage: Stage::Calling(future), pipe, upgrade }
     }
 
     /// Goes on as far as possible without waiting; `true` once the exchange is over.
@@ -235,7 +239,9 @@ impl Exchange {
             Ok(Poll::Ready(Polled::Head(parts, len))) => {
                 // A handler that has returned has dropped what it did not keep for the response.
                 self.is_abandoned(connection);
-                let over = respond(connection, parts, len, storage, cx) || self.send_at_once(connection, cx);
+                let upgrade = self.settle_upgrade(parts.status == StatusCode::SWITCHING_PROTOCOLS);
+                let over = respond(connection, parts, len, upgrade, storage, cx)
+                    || self.send_at_once(connection, cx);
                 Poll::Ready(over)
             }
             Err(panic) => {
@@ -243,6 +249,18 @@ impl Exchange {
                 Poll::Ready(true)
             }
         }
+    }
+
+    /// Whether the protocol changes with the response whose status is known by now. If it does, what follows the request
+    /// is read from here on; otherwise there is nothing to wait for.
+    fn settle_upgrade(&mut self, switching: bool) -> bool {
+        let Some(upgrade) = self.upgrade.take() else { return false };
+        if switching {
+            self.pipe = Some(upgrade);
+        } else {
+            upgrade.close();
+        }
+        switching
     }
 
     /// Sends a body that is here already; `false` if there is more to wait for.
@@ -292,7 +310,7 @@ const PIECE: usize = 16 * 1024;
 impl Drop for Exchange {
     fn drop(&mut self) {
         // First, so that a reader that is dropped with the rest wakes nobody.
-        if let Some(pipe) = &self.pipe {
+        for pipe in [&self.pipe, &self.upgrade].into_iter().flatten() {
             pipe.close();
         }
         let stage = mem::replace(&mut self.stage, Stage::Sending(Body::empty()));
@@ -319,6 +337,7 @@ fn respond(
     connection: &mut Connection,
     mut parts: response::Parts,
     len: BodyLen,
+    upgrade: bool,
     storage: &mut Storage,
     cx: &Cx<'_>,
 ) -> bool {
@@ -332,7 +351,7 @@ fn respond(
     }
     parts.headers.clear();
     storage.fields = parts.headers;
-    let responded = connection.respond(&head, len, cx);
+    let responded = if upgrade { connection.upgrade(&head, cx) } else { connection.respond(&head, len, cx) };
     storage.head = head.into_storage();
     match responded {
         // A body that nobody will see is not made: it may be without end.

@@ -37,7 +37,7 @@ fn sent(connection: &mut Connection) -> String {
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
 
 #[test]
 fn a_request_is_answered_once() {
@@ -65,7 +65,8 @@ fn what_cannot_answer_leaves_the_request_to_be_answered() {
     );
     let invalid = ResponseHead::new(200).field("a b", "c");
     assert!(matches!(connection.respond(&invalid, BodyLen::Unknown, &cx), Err(RespondError::Field(_))));
-    assert_eq!(connection.upgrade(&ResponseHead::new(200), &cx), Err(RespondError::NoRequest));
+    assert_eq!(connection.upgrade(&ResponseHead::new(200), &cx), Err(RespondError::NotOffered));
+    assert_eq!(connection.upgrade(&ResponseHead::new(101), &cx), Err(RespondError::NotOffered));
     assert!(connection.awaits_response() && connection.tx.is_empty());
 }
 
@@ -73,8 +74,8 @@ fn what_cannot_answer_leaves_the_request_to_be_answered() {
 fn a_request_with_an_unread_body_cannot_be_upgraded() {
     let bench = bench();
     let cx = bench.world.cx();
-    let mut connection = with(POST, &cx);
-    assert_eq!(connection.upgrade(&ResponseHead::new(101), &cx), Err(RespondError::NoRequest));
+    let mut connection = with(&UPGRADE.replacen("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\n", 1), &cx);
+    assert_eq!(connection.upgrade(&ResponseHead::new(101), &cx), Err(RespondError::NotOffered));
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn a_state_is_what_the_contract_calls_it() {
 fn an_upgraded_connection_is_in_flight() {
     let bench = bench();
     let cx = bench.world.cx();
-    let mut connection = with(GET, &cx);
+    let mut connection = with(UPGRADE, &cx);
     connection.upgrade(&ResponseHead::new(101).field("Upgrade", "x"), &cx).expect("it is a 101");
     sent(&mut connection);
     assert_eq!(connection.state(), ConnState::Upgraded);

@@ -79,6 +79,8 @@ pub struct RequestHead {
     pub(crate) keep_alive: bool,
     /// Whether the client waits for a 100 (RFC 9110 §10.1.1).
     pub(crate) expects_continue: bool,
+    /// Whether the client offers to change the protocol (RFC 9110 §7.8).
+    pub(crate) offers_upgrade: bool,
     /// Whether it is a HEAD request.
     pub(crate) is_head: bool,
 }
@@ -96,6 +98,7 @@ impl Default for RequestHead {
             framing: Decoder::none(),
             keep_alive: false,
             expects_continue: false,
+            offers_upgrade: false,
             is_head: false,
         }
     }
@@ -186,6 +189,12 @@ impl<'a> Head<'a> {
     /// The version.
     pub fn version(&self) -> Version {
         self.head.version
+    }
+
+    /// Whether the client offers to change the protocol: to one of those that its `Upgrade` fields list, in order of
+    /// preference (RFC 9110 §7.8).
+    pub fn offers_upgrade(&self) -> bool {
+        self.head.offers_upgrade
     }
 
     /// The value of the first field called `name`, in any case of letters.
@@ -356,6 +365,7 @@ fn understand(
     let mut coding: Option<&[u8]> = None;
     let mut codings = 0;
     let mut close = false;
+    let (mut names_protocol, mut upgrade) = (false, false);
     for field in request.headers.iter() {
         let (name, value) = (field.name.as_bytes(), field.value);
         let name_span = Span::of(name, bytes);
@@ -375,9 +385,11 @@ fn understand(
                 out.expects_continue |= out.version == Version::Http11
                     && tokens(value).any(|t| t.eq_ignore_ascii_case(b"100-continue"));
             }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => names_protocol = true,
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for option in tokens(value) {
                     close |= option.eq_ignore_ascii_case(b"close");
+                    upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                     out.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
@@ -399,6 +411,8 @@ fn understand(
         return Err(Refusal::BadField);
     }
     out.keep_alive &= !close;
+    // RFC 9110 §7.8: HTTP/1.0 cannot ask for it, and a field that no hop names is not meant for this one.
+    out.offers_upgrade = names_protocol && upgrade && out.version == Version::Http11;
     // RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in any version.
     if hosts > 1 || (hosts == 0 && out.version == Version::Http11) {
         return Err(Refusal::BadHost);

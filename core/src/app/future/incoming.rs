@@ -20,6 +20,8 @@ use crate::http1::BodyError;
 /// It also carries what is known of the request beside its head, see [`info`](Self::info).
 pub struct Incoming {
     pipe: Option<Arc<Pipe>>,
+    /// What may follow the request in another protocol.
+    upgrade: Option<Arc<Pipe>>,
     info: RequestInfo,
 }
 
@@ -36,7 +38,24 @@ pub struct RequestInfo {
 impl Incoming {
     /// The reading end of `pipe`; without one the body is empty.
     pub(super) fn new(pipe: Option<Arc<Pipe>>, info: RequestInfo) -> Self {
-        Self { pipe, info }
+        Self { pipe, upgrade: None, info }
+    }
+
+    /// The same, with the reading end of what may follow the request.
+    pub(super) fn with_upgrade(mut self, upgrade: Option<Arc<Pipe>>) -> Self {
+        self.upgrade = upgrade;
+        self
+    }
+
+    /// Takes the connection over (RFC 9110 §7.8): gives what the client sends behind its request, if it offers to change
+    /// the protocol, and nothing the second time.
+    ///
+    /// What is given has something to read once the handler has returned a response with status 101, an `Upgrade` field
+    /// that names the protocol, and a body: the other direction, sent as it is, with whose end the connection ends. Any
+    /// other response ends it with an error. The drain is told by [`info`](Self::info) alone (D13).
+    pub fn upgrade(&mut self) -> Option<Self> {
+        let pipe = self.upgrade.take()?;
+        Some(Self::new(Some(pipe), self.info.clone()))
     }
 
     /// The drain of the worker, and the connection that the request came on.
@@ -76,7 +95,7 @@ impl http_body::Body for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if let Some(pipe) = &self.pipe {
+        for pipe in [&self.pipe, &self.upgrade].into_iter().flatten() {
             pipe.abandon();
         }
     }

@@ -387,6 +387,20 @@ fn rfc9112_9_3_persistence_is_by_version_and_connection() {
 }
 
 #[test]
+fn rfc9110_7_8_an_upgrade_is_offered_by_both_fields_and_in_http_1_1_only() {
+    for (version, fields, offered) in [
+        ("1.1", "Connection: keep-alive, Upgrade\r\nUPGRADE: a, b/2\r\n", true),
+        ("1.1", "Upgrade: a\r\nConnection: close\r\nConnection: upgrade\r\n", true),
+        ("1.1", "Upgrade: a\r\n", false),
+        ("1.1", "Connection: upgrade\r\n", false),
+        ("1.1", "Connection: upgraded\r\nUpgrade: a\r\n", false),
+        ("1.0", "Connection: upgrade\r\nUpgrade: a\r\n", false),
+    ] {
+        assert_eq!(complete(with(version, fields)).offers_upgrade, offered, "{version} {fields:?}");
+    }
+}
+
+#[test]
 fn rfc9110_10_1_1_a_100_is_expected_in_http_1_1_only() {
     for (version, fields, expected) in [
         ("1.1", "Expect: 100-continue\r\n", true),

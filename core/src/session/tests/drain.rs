@@ -250,7 +250,7 @@ fn d12_in_a_drain_a_silent_connection_is_an_idle_one_of_its_age() {
 #[test]
 fn d13_an_upgraded_connection_is_told_once_and_goes_on_until_the_deadline() {
     let mut bench =
-        bench().bytes(0, get("/upgrade")).bytes(500, "before ").drain(1000, 8000).bytes(2000, " and after");
+        bench().bytes(0, upgrade()).bytes(500, "before ").drain(1000, 8000).bytes(2000, " and after");
     let transcript = bench.run();
     assert!(transcript.out.starts_with("HTTP/1.1 101 "), "{}", transcript.out);
     assert!(transcript.out.ends_with("\r\n\r\nbefore goodbye and after"), "{}", transcript.out);

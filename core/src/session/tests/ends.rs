@@ -52,7 +52,7 @@ fn each_way_to_end_has_its_reason() {
         (R::DeadlineCut, bench().bytes(0, half).drain(0, 50)),
         (R::Refused, bench().bytes(0, "GARBAGE\r\n\r\n")),
         (R::ApplicationFailed, bench().bytes(0, get("/late-fail"))),
-        (R::UpgradeEnded, bench().bytes(0, get("/upgrade")).at(5, Event::Eof)),
+        (R::UpgradeEnded, bench().bytes(0, upgrade()).at(5, Event::Eof)),
     ];
     for (number, (reason, mut bench)) in table.into_iter().enumerate() {
         // The bench itself checks that the end is final.

@@ -168,7 +168,7 @@ fn a_short_handler_that_would_have_to_wait_is_told_so_and_cut() {
     assert_eq!(transcript.log[1], "write failed: WouldBlock");
     assert!(!transcript.out.ends_with("0\r\n\r\n"));
     assert_eq!(transcript.reason, Some(CloseReason::ApplicationFailed));
-    let upgraded = asked("/upgrade", true);
+    let upgraded = bench_of(true).bytes(0, upgrade()).at(1, Event::Eof).run();
     assert_eq!(upgraded.reason, Some(CloseReason::ApplicationFailed), "{upgraded:?}");
 }
 

@@ -79,7 +79,7 @@ pub(super) fn scripts() -> Vec<(&'static str, String, CloseReason)> {
             chunked("/pipe", "b\r\nhello world\r\n0\r\n\r\n") + &get("/"),
             R::PeerClosed,
         ),
-        ("upgrade", get("/upgrade") + "raw bytes\r\n\r\nGET", R::UpgradeEnded),
+        ("upgrade", upgrade() + "raw bytes\r\n\r\nGET", R::UpgradeEnded),
         ("late failure", get("/late-fail") + &get("/"), R::ApplicationFailed),
         ("failure", get("/fail") + &get("/"), R::PeerClosed),
         ("too short", get("/short-body"), R::ApplicationFailed),

@@ -1,5 +1,7 @@
 //! How exchanges end otherwise: panics, clients that go, and drains.
 
+use std::sync::Mutex;
+
 use super::*;
 
 /// A body whose size hint panics.
@@ -212,4 +214,21 @@ fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
     gone.run();
     gone.session = None;
     assert_eq!(gone.world.shown.waiting(), 0);
+}
+
+#[test]
+fn what_follows_an_upgrade_that_was_offered_and_not_made_is_an_error() {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    let mut bench = served(move |mut request: Request<Incoming>| {
+        *keep.lock().unwrap() = request.body_mut().upgrade();
+        let twice = request.body_mut().upgrade().is_some();
+        async move { text(if twice { "twice" } else { "no, thanks" }) }
+    })
+    .bytes(0, upgrade());
+    bench.until(10);
+    assert!(bench.out().ends_with("no, thanks"), "{}", bench.out());
+    let mut rest = kept.lock().unwrap().take().expect("it was offered");
+    let frame = Pin::new(&mut rest).poll_frame(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(frame, Poll::Ready(Some(Err(_)))));
 }
