@@ -8,6 +8,7 @@ mod date;
 mod encode;
 mod framing;
 mod head;
+mod target;
 
 pub(crate) use self::chunked::{ChunkHeader, LAST_CHUNK};
 pub use self::date::HttpDate;

@@ -133,8 +133,15 @@ impl Session {
             }
             Kind::Future(call) => {
                 let _busy = self.service.hands.on_loop(head.summary(), cx.now);
-                let mut exchange =
+                let begun =
                     app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
+                let mut exchange = match begun {
+                    Ok(exchange) => exchange,
+                    Err(refusal) => {
+                        self.connection.recycle(head);
+                        return self.connection.refuse(refusal, cx);
+                    }
+                };
                 if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
                     self.connection.recycle(head);
                     self.count();

@@ -23,7 +23,7 @@ pub use self::incoming::{Incoming, RequestInfo};
 use super::{AppError, Service, internal_error};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection};
-use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead, Version};
+use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead, Version};
 use crate::machine::{CloseReason, Cx};
 
 mod incoming;
@@ -165,6 +165,10 @@ enum Polled {
 
 impl Exchange {
     /// Begins to answer the request that `head` began.
+    ///
+    /// # Errors
+    ///
+    /// It is none that [`http::Request`] can say.
     pub(crate) fn begin(
         call: &Arc<dyn Call>,
         head: &RequestHead,
@@ -172,13 +176,14 @@ impl Exchange {
         service: &Service,
         storage: &mut Storage,
         cx: &Cx<'_>,
-    ) -> Self {
+    ) -> Result<Self, Refusal> {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
         let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
         let upgrade = connection.offers_upgrade().then(|| Arc::new(Pipe::new(None)));
         let body = Incoming::new(pipe.clone(), info).with_upgrade(upgrade.clone());
-        let request = request(head, body, storage);
+        let mut request = Request::new(body);
+        tell(&mut request, head, storage)?;
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -187,7 +192,7 @@ impl Exchange {
             Err(panic) => Box::pin(async move { std::panic::resume_unwind(panic) }),
         };
         drop(polling);
-        Self { stage: Stage::Calling(future), pipe, upgrade }
+        Ok(Self { stage: Stage::Calling(future), pipe, upgrade })
     }
 
     /// Goes on as far as possible without waiting; `true` once the exchange is over.
@@ -387,27 +392,34 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
     })
 }
 
-/// The head as frameworks know it. All of it shares one copy of the bytes.
-fn request(head: &RequestHead, body: Incoming, storage: &mut Storage) -> Request<Incoming> {
+/// Tells `request` what is in the head, or why that cannot be told. All of it shares one copy of the bytes.
+fn tell(request: &mut Request<Incoming>, head: &RequestHead, storage: &mut Storage) -> Result<(), Refusal> {
     let bytes = head.copy_into(&mut storage.room);
     let mut fields = mem::take(&mut storage.fields);
     fields.reserve(head.field_count());
     for (name, value) in head.field_ranges() {
-        if let Ok(name) = HeaderName::from_bytes(&bytes[name])
-            && let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(value))
-        {
-            fields.append(name, value);
-        }
+        let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| Refusal::BadField)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| Refusal::BadField)?;
+        fields.try_append(name, value).map_err(|_| Refusal::FieldsTooLarge)?;
     }
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::from_bytes(&bytes[head.method_range()]).unwrap_or_default();
-    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice(head.target_range())).unwrap_or_default();
+    *request.method_mut() =
+        Method::from_bytes(&bytes[head.method_range()]).map_err(|_| Refusal::BadRequestLine)?;
+    *request.uri_mut() = target(bytes.slice(head.target_range()))?;
     *request.version_mut() = match head.version() {
         Version::Http10 => http::Version::HTTP_10,
         Version::Http11 => http::Version::HTTP_11,
     };
     *request.headers_mut() = fields;
-    request
+    Ok(())
+}
+
+/// A target longer than this is none for [`Uri`].
+const LONGEST_TARGET: usize = u16::MAX as usize - 1;
+
+fn target(bytes: Bytes) -> Result<Uri, Refusal> {
+    let too_long = bytes.len() > LONGEST_TARGET;
+    Uri::from_maybe_shared(bytes)
+        .map_err(|_| if too_long { Refusal::UriTooLong } else { Refusal::BadRequestLine })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use httparse::Status;
 
 use super::framing::{Decoder, Refusal};
+use super::target::{is_authority, is_target, path_and_query};
 
 /// The two versions this machine speaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -376,7 +377,7 @@ fn understand(
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 hosts += 1;
-                if !value.iter().all(|&b| is_host(b)) {
+                if !is_authority(value) {
                     return Err(Refusal::BadHost);
                 }
             }
@@ -427,57 +428,6 @@ fn understand(
         (Some(_), None) => return Err(foreign_coding(request.headers)),
     };
     Ok(())
-}
-
-/// Whether a target has one of the four forms that RFC 9112 §3.2 knows.
-fn is_target(method: &str, target: &str) -> bool {
-    match method {
-        "CONNECT" => target.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && host.bytes().all(is_host) && decimal(port.as_bytes()).is_some()
-        }),
-        "OPTIONS" if target == "*" => true,
-        _ => target.starts_with('/') || authority_and_path(target).is_some(),
-    }
-}
-
-/// A target's path, empty where an absolute form has none, and its query.
-fn path_and_query(target: &str) -> (&str, Option<&str>) {
-    let origin = match authority_and_path(target) {
-        Some(rest) => &rest[rest.find(['/', '?']).unwrap_or(rest.len())..],
-        None => target,
-    };
-    match memchr::memchr(b'?', origin.as_bytes()) {
-        Some(mark) => (&origin[..mark], Some(&origin[mark + 1..])),
-        None => (origin, None),
-    }
-}
-
-/// What follows the scheme of a target in absolute form. The authority is not empty (RFC 9110 §4.2.1).
-fn authority_and_path(target: &str) -> Option<&str> {
-    if target.starts_with('/') {
-        return None;
-    }
-    let (scheme, rest) = target.split_once("://")?;
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    (is_scheme && !rest.is_empty() && !rest.starts_with(['/', '?'])).then_some(rest)
-}
-
-/// Whether a Host may have this byte (RFC 9110 §7.2, RFC 3986 §3.2.2).
-fn is_host(byte: u8) -> bool {
-    /// Every request asks for a dozen bytes or two.
-    static ANSWERS: [bool; 256] = {
-        let mut answers = [false; 256];
-        let mut byte = 0_u8;
-        while byte < 128 {
-            answers[byte as usize] = byte.is_ascii_alphanumeric()
-                || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
-                || matches!(byte, b'!' | b'$' | b'&'..=b',' | b';' | b'=');
-            byte += 1;
-        }
-        answers
-    };
-    ANSWERS[usize::from(byte)]
 }
 
 /// Why a list of transfer codings is not one we speak. A chunked that is repeated or not the last leaves open

@@ -164,51 +164,6 @@ fn rfc9110_15_6_6_other_versions_are_not_supported() {
 }
 
 #[test]
-fn rfc9112_3_2_a_target_has_one_of_four_forms() {
-    let path = |method: &str, target: &str| {
-        complete(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")).view().path().to_owned()
-    };
-    assert_eq!(path("GET", "/"), "/");
-    assert_eq!(path("GET", "//a"), "//a");
-    assert_eq!(path("GET", "/a?b/c"), "/a");
-    assert_eq!(path("GET", "/a?u=http://b/c"), "/a");
-    assert_eq!(path("GET", "/http://b/c"), "/http://b/c");
-    assert_eq!(path("GET", "http://b"), "/");
-    assert_eq!(path("GET", "http://b/c?d"), "/c");
-    assert_eq!(path("GET", "http://b?d/e"), "/");
-    assert_eq!(path("GET", "git+ssh://b/c"), "/c");
-    assert_eq!(path("OPTIONS", "*"), "*");
-    assert_eq!(path("OPTIONS", "/a"), "/a");
-    assert_eq!(path("CONNECT", "a.b:443"), "a.b:443");
-    assert_eq!(path("CONNECT", "[::1]:443"), "[::1]:443");
-    for (method, target) in [
-        ("GET", "*"),
-        ("GET", "a"),
-        ("GET", "a/b"),
-        ("GET", "?a"),
-        ("GET", "a:80"),
-        ("GET", "@a/b"),
-        ("GET", "http://"),
-        ("GET", "http:///a"),
-        ("GET", "http://?a"),
-        ("GET", "://a"),
-        ("GET", "1a://b"),
-        ("GET", "a b://c"),
-        ("GET", "a_b://c"),
-        ("CONNECT", "/a"),
-        ("CONNECT", "a"),
-        ("CONNECT", "a:"),
-        ("CONNECT", ":80"),
-        ("CONNECT", "a/b:80"),
-        ("CONNECT", "http://a:80"),
-        ("OPTIONS", "*a"),
-    ] {
-        let text = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(refused(&text), Refusal::BadRequestLine, "{text:?}");
-    }
-}
-
-#[test]
 fn rfc9112_3_2_host_is_sent_exactly_once() {
     assert_eq!(refused("GET / HTTP/1.1\r\n\r\n"), Refusal::BadHost);
     assert_eq!(refused("GET / HTTP/1.1\r\nHosts: a\r\nHos: b\r\n\r\n"), Refusal::BadHost);
@@ -219,14 +174,19 @@ fn rfc9112_3_2_host_is_sent_exactly_once() {
 }
 
 #[test]
-fn rfc9112_3_2_host_is_a_host_and_a_port() {
-    for host in ["", "a", "a.b:80", "127.0.0.1:8000", "[::1]:80", "a_b-c~", "a%20b", "!$&'()*+,;="] {
-        complete(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-    }
-    for host in ["a b", "a\tb", "a/b", "a?b", "a#b", "u@a", "a\\b", "\"a\"", "<a>", "{a}", "a|b", "a^b", "é"]
-    {
+fn rfc9112_3_2_a_faulty_host_or_target_is_refused() {
+    for host in ["a b", "u@a", "a:b", "a:65536", "[::1", "a/b"] {
         assert_eq!(refused(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), Refusal::BadHost, "{host:?}");
+        let text = format!("GET http://{host}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        if host != "a/b" {
+            assert_eq!(refused(&text), Refusal::BadRequestLine, "{host:?}");
+        }
     }
+    for target in ["/#a", "a", "*", "/<a>", "http://"] {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(refused(&text), Refusal::BadRequestLine, "{target:?}");
+    }
+    assert_eq!(complete("GET http://b?c HTTP/1.1\r\nHost: a\r\n\r\n").view().path(), "/");
 }
 
 #[test]
@@ -527,7 +487,7 @@ fn valid_head() -> impl Strategy<Value = Valid> {
     (
         0_usize..3,
         "[A-Z]{1,9}|[!#$%&'*+.^_`|~0-9a-z-]{1,9}",
-        "/[!-~é]{0,30}",
+        r"/[!$%&'()*+,./0-9:;=?@A-Z\\\[\]^_a-z{|}~é-]{0,30}",
         prop::collection::vec(field, 0..8),
     )
         .prop_filter("CONNECT has other targets", |(_, method, ..)| method != "CONNECT")
