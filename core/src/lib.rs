@@ -73,6 +73,7 @@ compile_error!(
 pub mod app;
 pub mod config;
 pub mod conn;
+mod draw;
 pub mod handoff;
 pub mod http1;
 pub mod machine;

@@ -11,7 +11,10 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use self::policies::{CloseIdle, Finish, Grace, Spread};
 use crate::time::Time;
+
+mod policies;
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -125,7 +128,7 @@ pub struct Drain {
     pub reason: Reason,
     /// How far it has come: `Lameduck`, `Draining` or `Closing`.
     pub phase: Phase,
-    /// When `phase` `Draining` was entered.
+    /// When it began: `Draining`, or `Lameduck` as long as it is that.
     pub since: Time,
     /// When what is left is ended (D10).
     pub deadline: Time,
@@ -139,6 +142,11 @@ impl Drain {
         Self { reason, phase: Phase::Draining, since, deadline, receiver: false }
     }
 
+    /// The time before that drain, from `since` on, in which the worker serves as usual.
+    pub fn lameduck(self) -> Self {
+        Self { phase: Phase::Lameduck, ..self }
+    }
+
     /// The same drain with another worker to take connections over.
     pub fn with_receiver(self) -> Self {
         Self { receiver: true, ..self }
@@ -146,7 +154,13 @@ impl Drain {
 
     /// Joins a later order into this drain (D11): deadlines only ever move closer, and the order and the
     /// signal of one stop count once.
+    ///
+    /// The drain that ends a lame duck's time begins then, with its own reason.
     pub fn merge(&mut self, later: Self) {
+        if self.phase < Phase::Draining && later.phase >= Phase::Draining {
+            *self = Self { deadline: later.deadline.min(self.deadline), ..later };
+            return;
+        }
         if later.deadline < self.deadline {
             self.deadline = later.deadline;
             self.reason = later.reason;
@@ -221,29 +235,14 @@ pub enum Announce {
 /// 1. `idle` is asked for connections that are `Fresh`, `Head` or `Idle`, when the drain begins and again
 ///    at each `until` it named.
 /// 2. `announce` is asked once for each response, when its head is encoded, after the handler ran (D5).
-/// 3. At the drain's deadline the core stops asking: it ends what is left (D10).
+/// 3. At the drain's deadline the core stops asking: it ends what is left (D10). What a policy keeps ends sooner where
+///    its keep-alive time or, before its first byte, the header timeout runs out (D12).
 pub trait ShutdownPolicy: fmt::Debug + Send + Sync + 'static {
     /// What to do with a connection that has no request in flight.
     fn idle(&self, drain: &Drain, connection: &ConnView, now: Time) -> Idle;
 
     /// Whether the response whose head is being encoded announces close.
     fn announce(&self, drain: &Drain, connection: &ConnView, now: Time) -> Announce;
-}
-
-/// The default policy: an idle connection is kept until its client speaks, its keep-alive time runs out or
-/// the deadline comes; the next response on it announces close.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "a name for two functions")]
-pub struct Finish;
-
-impl ShutdownPolicy for Finish {
-    fn idle(&self, _: &Drain, _: &ConnView, _: Time) -> Idle {
-        Idle::Keep { until: Time::MAX }
-    }
-
-    fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
-        Announce::Close
-    }
 }
 
 #[cfg(test)]

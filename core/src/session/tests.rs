@@ -15,6 +15,7 @@ mod ends;
 mod futures;
 mod hand_off;
 mod handlers;
+mod policies;
 mod splits;
 
 /// The application of these tests: what it does is the target's to say, what it saw goes into the log.

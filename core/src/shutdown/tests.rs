@@ -25,9 +25,12 @@ fn every_reason_survives_being_a_byte() {
 }
 
 #[test]
-fn finish_keeps_idle_connections_and_announces_the_next_answer() {
-    let drain = Drain::new(Reason::Stop, at(0), at(30_000));
-    let connection = ConnView::new(ConnState::Idle, at(0));
-    assert_eq!(Finish.idle(&drain, &connection, at(1)), Idle::Keep { until: Time::MAX });
-    assert_eq!(Finish.announce(&drain, &connection, at(1)), Announce::Close);
+fn a_lame_duck_begins_its_drain_when_it_is_told_to_and_by_its_own_deadline() {
+    let mut drain = Drain::new(Reason::Stop, at(0), at(40_000)).lameduck();
+    drain.merge(Drain::new(Reason::Stop, at(5), at(30_000)).lameduck());
+    assert_eq!((drain.phase, drain.since), (Phase::Lameduck, at(0)));
+    drain.merge(Drain::new(Reason::QuickStop, at(100), at(50_000)));
+    assert_eq!(drain, Drain::new(Reason::QuickStop, at(100), at(30_000)));
+    drain.merge(Drain::new(Reason::Stop, at(200), at(30_000)).lameduck());
+    assert_eq!(drain.phase, Phase::Draining, "it does not become one again");
 }

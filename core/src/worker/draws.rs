@@ -1,5 +1,7 @@
 //! The random number that each connection carries.
 
+use crate::draw::{STEP, scatter};
+
 /// Draws numbers from a sequence that is seeded when it is made: after the fork, or siblings would draw the same.
 #[derive(Clone, Debug)]
 pub struct Draws(u64);
@@ -17,11 +19,9 @@ impl Draws {
 
     /// The next number (SplitMix64; spreads connections, keeps no secret).
     pub fn draw(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 32) as u32
+        let number = scatter(self.0);
+        self.0 = self.0.wrapping_add(STEP);
+        number
     }
 }
 

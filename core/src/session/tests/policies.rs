@@ -1,0 +1,118 @@
+//! The policies on a connection: what becomes of it while it is idle, and of the next request on it.
+
+use super::*;
+use crate::config::Limits;
+use crate::conn::Connection;
+use crate::handoff::{Origin, Peer};
+use crate::machine::CloseReason;
+use crate::shutdown::{CloseIdle, ConnState, Finish, Grace, ShutdownPolicy, Spread};
+use crate::testing::ms;
+
+/// The policies, and when each ends a connection that has been idle since 0 in a drain that begins at 1000.
+fn policies() -> [(Box<dyn Fn(Bench) -> Bench>, u64, CloseReason); 5] {
+    fn with(policy: impl ShutdownPolicy + Copy) -> Box<dyn Fn(Bench) -> Bench> {
+        Box::new(move |bench| bench.policy(policy))
+    }
+    [
+        (with(Finish), 5000, CloseReason::IdleTimeout),
+        (with(CloseIdle), 1000, CloseReason::DrainIdle),
+        (with(Grace(ms(3000))), 3000, CloseReason::DrainIdle),
+        (with(Grace(ms(500))), 1000, CloseReason::DrainIdle),
+        (with(Spread(ms(4000))), 3000, CloseReason::DrainIdle),
+    ]
+}
+
+/// A bench whose connection has its moment in the middle of any window.
+fn bench() -> Bench {
+    let tester = Tester { log: Log::default(), short: true };
+    let origin = Origin::new(0, Peer::Unix, 1 << 31);
+    Bench { log: tester.log.clone(), ..Bench::resuming(tester, |now| Connection::new(origin, now)) }
+}
+
+#[test]
+fn an_idle_connection_is_closed_when_its_policy_says() {
+    for (with, at, reason) in policies() {
+        let mut bench = with(bench()).bytes(0, get("/")).drain(1000, 60_000);
+        assert_eq!((bench.run().reason, bench.now()), (Some(reason), at), "{:?}", bench.world.policy);
+    }
+}
+
+#[test]
+fn d8_a_fresh_connection_is_an_idle_one_since_accept() {
+    for (with, at, reason) in policies() {
+        let mut bench = with(bench()).drain(1000, 60_000);
+        assert_eq!((bench.run().reason, bench.now()), (Some(reason), at), "{:?}", bench.world.policy);
+    }
+}
+
+#[test]
+fn d5_half_a_head_is_finished_and_announced_long_after_the_policy_would_have_closed() {
+    let (begun, rest) = (&get("/")[..9], &get("/")[9..]);
+    for (with, ..) in policies() {
+        let mut bench = with(bench()).bytes(0, begun).drain(1000, 60_000).bytes(9000, rest);
+        bench.until(8999);
+        assert_eq!(bench.connection().state(), ConnState::Head, "{:?}", bench.world.policy);
+        let transcript = bench.run();
+        assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"), "{}", transcript.out);
+        assert_eq!(transcript.reason, Some(CloseReason::Drained));
+    }
+}
+
+#[test]
+fn d6_a_request_that_comes_while_it_is_kept_is_served_and_announced() {
+    for (with, at, _) in policies().into_iter().filter(|(_, at, _)| *at > 1000) {
+        // At its last moment, so that a policy that leaves some open has no reason to.
+        let mut bench = with(bench()).bytes(0, get("/")).drain(1000, 60_000);
+        bench = bench.bytes(at - 1, "G").bytes(at + 1, &get("/")[1..]);
+        let transcript = bench.run();
+        assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 1));
+        assert_eq!(transcript.reason, Some(CloseReason::Drained), "{:?}", bench.world.policy);
+    }
+}
+
+#[test]
+fn d6_of_pipelined_requests_all_are_served_and_the_last_announces() {
+    for (with, ..) in policies() {
+        // When the window of those that have one is over.
+        let three = get("/").repeat(3);
+        let mut bench = with(bench()).bytes(0, &three[..9]).drain(1000, 60_000).bytes(6000, &three[9..]);
+        let transcript = bench.run();
+        assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (3, 1));
+        assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"), "{}", transcript.out);
+    }
+}
+
+#[test]
+fn spread_leaves_a_connection_open_early_and_closes_it_at_its_moment() {
+    let mut bench = bench().policy(Spread(ms(4000))).drain(1000, 60_000).bytes(1000, get("/"));
+    let transcript = bench.run();
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (1, 0));
+    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DrainIdle), 3000));
+}
+
+#[test]
+fn d10_the_deadline_ends_what_a_policy_would_keep_for_longer() {
+    fn ends(policy: impl ShutdownPolicy) -> (Option<CloseReason>, u64) {
+        let patient = |limits: &mut Limits| limits.keep_alive = ms(90_000);
+        let mut bench = bench().limits(patient).policy(policy).bytes(0, get("/")).drain(1000, 8000);
+        (bench.run().reason, bench.now())
+    }
+    let expected = (Some(CloseReason::DeadlineIdle), 8000);
+    assert_eq!(ends(Finish), expected);
+    assert_eq!(ends(Grace(ms(60_000))), expected);
+    assert_eq!(ends(Spread(ms(60_000))), expected);
+}
+
+#[test]
+fn d12_a_silent_connection_is_kept_no_longer_than_without_a_policy() {
+    fn ends(header_timeout: u64, policy: impl ShutdownPolicy) -> (Option<CloseReason>, u64) {
+        let limits = |limits: &mut Limits| limits.header_timeout = ms(header_timeout);
+        let mut bench = bench().limits(limits).policy(policy).drain(1000, 60_000);
+        (bench.run().reason, bench.now())
+    }
+    for (header_timeout, at) in [(2000, 2000), (10_000, 5000)] {
+        let expected = (Some(CloseReason::IdleTimeout), at);
+        assert_eq!(ends(header_timeout, Grace(ms(30_000))), expected);
+        assert_eq!(ends(header_timeout, Spread(ms(30_000))), expected);
+    }
+}
