@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::shutdown::Drain;
+use crate::shutdown::{Drain, Phase};
 
 /// What tells a [`DrainSignal`] about the drain; the worker implements it over a descriptor.
 pub trait DrainWatch: Send + Sync + 'static {
-    /// The drain that the worker is in, if any.
+    /// The drain that the worker is in, if any; also that of a lame duck, which has not begun.
     fn drain(&self) -> Option<Drain>;
 
     /// Blocks until there is a drain or `timeout` has passed, and says whether there is one.
@@ -34,11 +34,13 @@ impl DrainSignal {
     }
 
     /// Whether the worker drains: a response without end should end itself now.
+    ///
+    /// A lame duck does not drain yet: it goes on as usual.
     pub fn is_set(&self) -> bool {
-        self.0.drain().is_some()
+        self.0.drain().is_some_and(|drain| drain.phase >= Phase::Draining)
     }
 
-    /// The drain, with its reason and deadline.
+    /// The drain, with its phase, reason and deadline. A lame duck has one, of the phase [`Phase::Lameduck`].
     pub fn drain(&self) -> Option<Drain> {
         self.0.drain()
     }

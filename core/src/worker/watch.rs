@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::Exit;
 use super::sys::{self, EXIT_MARGIN};
 use crate::app::{Counters, DrainWatch};
 use crate::order::PolicyId;
-use crate::shutdown::Drain;
+use crate::shutdown::{Drain, Phase};
 use crate::time::Time;
 
 /// The drain under way, with a descriptor that becomes readable when it begins and stays so: it is never read, and
@@ -22,8 +22,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct Watch {
     drain: Mutex<Option<(Drain, PolicyId)>>,
-    /// Spares the lock while there is no drain.
-    begun: AtomicBool,
+    /// The drain's [`Phase`], which spares the lock while there is none.
+    phase: AtomicU8,
     /// A [`Backlog`]; it only ever grows.
     backlog: AtomicU8,
     descriptor: OwnedFd,
@@ -54,19 +54,16 @@ impl Watch {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             drain: Mutex::new(None),
-            begun: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Running as u8),
             backlog: AtomicU8::new(Backlog::Empty as u8),
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             wakers: Mutex::new(Slab::new()),
         })
     }
 
-    /// The drain and its policy, if there is one.
+    /// The drain and its policy, if there is one. A lame duck serves as usual and has none yet.
     pub fn current(&self) -> Option<(Drain, PolicyId)> {
-        if !self.begun.load(Ordering::Acquire) {
-            return None;
-        }
-        *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+        self.has_come_to(Phase::Draining).then(|| *self.lock()).flatten()
     }
 
     /// What to exit with, once the worker may: nothing of its `open` connections is left (D9) and none can come (D4), or
@@ -126,6 +123,14 @@ impl Watch {
         }
     }
 
+    fn has_come_to(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Acquire) >= phase as u8
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Drain, PolicyId)>> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn backlog(&self) -> Backlog {
         const ALL: [Backlog; 4] = [Backlog::Unknown, Backlog::Coming, Backlog::Ended, Backlog::Empty];
         ALL[usize::from(self.backlog.load(Ordering::Acquire))]
@@ -133,7 +138,7 @@ impl Watch {
 
     /// Enters `drain` or joins it into the one under way; the drain after that, if anything changed.
     pub(super) fn enter(&self, drain: Drain, policy: PolicyId) -> Option<Drain> {
-        let mut current = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.lock();
         let entered = match &mut *current {
             Some((under_way, _)) => {
                 let before = *under_way;
@@ -145,8 +150,12 @@ impl Watch {
                 Some(drain)
             }
         };
-        self.begun.store(true, Ordering::Release);
+        let phase = current.map_or(Phase::Running, |(drain, _)| drain.phase);
+        self.phase.store(phase as u8, Ordering::Release);
         drop(current);
+        if phase < Phase::Draining {
+            return entered; // nobody has to do anything yet
+        }
         // An eventfd takes a one at any time; there is nothing to do about a kernel that says otherwise.
         let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
         let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,7 +173,8 @@ impl AsFd for Watch {
 
 impl DrainWatch for Watch {
     fn drain(&self) -> Option<Drain> {
-        self.current().map(|(drain, _)| drain)
+        let is_told = self.has_come_to(Phase::Lameduck);
+        is_told.then(|| self.lock().map(|(drain, _)| drain)).flatten()
     }
 
     fn register(&self, waker: &Waker, place: Option<usize>) -> usize {
@@ -187,7 +197,7 @@ impl DrainWatch for Watch {
     fn wait(&self, timeout: Duration) -> bool {
         let until = sys::now() + timeout;
         loop {
-            if self.begun.load(Ordering::Acquire) {
+            if self.has_come_to(Phase::Draining) {
                 return true;
             }
             let left = until - sys::now();

@@ -68,3 +68,19 @@ fn d10_no_backlog_is_waited_for_longer_than_the_deadline() {
     watch.backlog_comes();
     assert_eq!(exit(&watch, 0, START + GRACE), Some(Exit::Clean));
 }
+
+#[test]
+fn a_lame_duck_shows_its_drain_and_has_not_begun_it() {
+    let watch = Watch::new().unwrap();
+    let lame = Drain::new(Reason::Stop, START, START + 2 * GRACE).lameduck();
+    assert_eq!(watch.enter(lame, PolicyId::Stop), Some(lame));
+    assert_eq!((watch.current(), DrainWatch::drain(&watch)), (None, Some(lame)));
+    assert_eq!((exit(&watch, 0, START + 3 * GRACE), watch.deadline(START)), (None, None));
+    assert!(!watch.wait(Duration::ZERO), "who waits for the drain waits on");
+
+    let drain = Drain::new(Reason::Stop, START + GRACE, START + 2 * GRACE);
+    assert_eq!(watch.enter(drain, PolicyId::Stop), Some(drain));
+    assert_eq!(watch.current(), Some((drain, PolicyId::Stop)));
+    assert!(watch.wait(Duration::ZERO));
+    assert_eq!(exit(&watch, 0, START + GRACE), Some(Exit::Clean));
+}
