@@ -9,6 +9,7 @@ mod counters;
 mod drain;
 mod future;
 mod hands;
+mod quota;
 
 use std::any::Any;
 use std::error::Error;
@@ -24,6 +25,7 @@ pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};
 pub use self::hands::{Busy, Hand, Hands, Serving};
+pub use self::quota::Quota;
 use crate::conn::Connection;
 use crate::handoff::Peer;
 use crate::http1::{BodyLen, Head, ResponseHead};
@@ -220,18 +222,31 @@ pub struct Service {
     pub counters: Arc<Counters>,
     /// Where it notes what its handlers are busy with. Default: nowhere.
     pub hands: Hands,
+    /// How many requests it is meant to serve. Default: any number.
+    pub quota: Quota,
 }
 
 impl Service {
     /// An application with the worker's drain and counters.
     pub fn new(app: App, drain: DrainSignal, counters: Arc<Counters>) -> Self {
-        Self { app, drain, counters, hands: Hands::default() }
+        Self { app, drain, counters, hands: Hands::default(), quota: Quota::default() }
     }
 
     /// Notes what handlers are busy with in `hands`.
     #[must_use]
     pub fn noting(self, hands: Hands) -> Self {
         Self { hands, ..self }
+    }
+
+    /// Is meant to serve as many requests as `quota` says.
+    #[must_use]
+    pub fn limited_to(self, quota: Quota) -> Self {
+        Self { quota, ..self }
+    }
+
+    /// Counts a request whose head is complete.
+    pub(crate) fn count_request(&self) {
+        self.quota.count(self.counters.requests.next());
     }
 
     /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.

@@ -44,6 +44,35 @@ impl Default for Limits {
     }
 }
 
+/// How much is added to a number by chance, so that what happens after it does not happen everywhere at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a number is absolute or relative")]
+pub enum Jitter {
+    /// At most this.
+    Count(u64),
+    /// At most this part of the number, in percent, rounded up.
+    Percent(u8),
+}
+
+impl Jitter {
+    /// What is added to `number`: as much of the most as `draw` is of all it may be.
+    #[cfg(feature = "worker")]
+    pub(crate) fn some(self, number: u64, draw: u32) -> u64 {
+        let most = match self {
+            Self::Count(most) => most.into(),
+            Self::Percent(percent) => (u128::from(number) * u128::from(percent)).div_ceil(100),
+        };
+        (((most + 1) * u128::from(draw)) >> 32).try_into().unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Jitter {
+    /// 10 %.
+    fn default() -> Self {
+        Self::Percent(10)
+    }
+}
+
 /// Bytes of a response that may be queued and unsent before the application has to wait.
 pub const HIGH_WATER: usize = 64 * 1024;
 

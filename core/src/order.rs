@@ -36,6 +36,11 @@ pub enum Order {
 pub enum Report {
     /// The application is loaded and the worker accepts.
     Ready,
+    /// The worker should be replaced, for this reason. It serves on until it is told to drain.
+    Recycle {
+        /// Why.
+        reason: Reason,
+    },
     /// The worker or its application could not start; the process exits with `status`.
     BootFailed {
         /// 3 for the worker, 4 for the application.
@@ -87,6 +92,7 @@ const DRAIN: u8 = 1;
 const BACKLOG_END: u8 = 2;
 const READY: u8 = 1;
 const BOOT_FAILED: u8 = 2;
+const RECYCLE: u8 = 3;
 
 impl Order {
     /// The message as bytes.
@@ -130,6 +136,7 @@ impl Report {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Ready => vec![VERSION, READY],
+            Self::Recycle { reason } => vec![VERSION, RECYCLE, *reason as u8],
             Self::BootFailed { status, message } => {
                 let mut out = vec![VERSION, BOOT_FAILED, *status];
                 let end = prefix(message, MESSAGE_MAX - out.len());
@@ -152,7 +159,10 @@ impl Report {
                 status: *status,
                 message: String::from_utf8_lossy(message).into_owned(),
             }),
-            (READY | BOOT_FAILED, _) => Err(malformed),
+            (RECYCLE, [reason]) => {
+                Reason::from_u8(*reason).map(|reason| Self::Recycle { reason }).ok_or(malformed)
+            }
+            (READY | BOOT_FAILED | RECYCLE, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }

@@ -123,7 +123,7 @@ impl Session {
 
     /// Takes a complete head on: answers it here if its handler is short and all of the body has arrived.
     fn take_on(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
-        self.service.counters.requests.increment();
+        self.service.count_request();
         match &self.service.app.kind {
             Kind::Blocking(handler) if handler.is_short(&head.view()) => self.collect(head, cx),
             Kind::Blocking(_) => self.exchange = Exchange::Waiting(head),

@@ -28,10 +28,10 @@ pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
-use crate::app::{App, AppError, AppFactory, Boot, DrainSignal, LocalFuture, Service};
-use crate::config::Limits;
+use crate::app::{App, AppError, AppFactory, Boot, DrainSignal, LocalFuture, Quota, Service};
+use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
-use crate::shutdown::{Finish, ShutdownPolicy};
+use crate::shutdown::{Finish, Reason, ShutdownPolicy};
 
 mod accept_thread;
 mod acceptor;
@@ -181,7 +181,13 @@ impl WorkerCx {
         let app = catch_unwind(AssertUnwindSafe(|| block_on(factory.build(&boot))))
             .unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
         match app {
-            Ok(app) => Ok(Arc::new(Service::new(app, drain, counters).noting(self.seat.hands()))),
+            Ok(app) => {
+                let reporter = self.control.reporter();
+                let spent = move || reporter.report_recycle(Reason::RecycleRequests);
+                let quota = Quota::new(self.config.quota(Draws::new().draw()), spent);
+                let service = Service::new(app, drain, counters).noting(self.seat.hands());
+                Ok(Arc::new(service.limited_to(quota)))
+            }
             Err(error) => {
                 let message = format!("the application failed to load: {error}");
                 self.control.report_boot_failure(Exit::AppFailed.status(), message);
@@ -212,12 +218,24 @@ pub struct WorkerConfig {
     pub graceful_timeout: Duration,
     /// How long the loop may be silent before the arbiter ends the worker (D1). Default 30 s; zero: for ever.
     pub timeout: Duration,
+    /// Requests after which a worker is replaced (D15). Default 0: never.
+    pub max_requests: u64,
+    /// How many more they are at most, by chance, so that workers are not replaced all at once. Default 10 %.
+    pub max_requests_jitter: Jitter,
 }
 
 impl WorkerConfig {
     /// Whether a worker with so many connections `open` leaves further ones to others.
     pub fn is_full(&self, open: usize) -> bool {
         self.connections > 0 && open >= self.connections
+    }
+
+    /// After how many requests this worker is to be replaced; `draw` is a random number. 0: never.
+    fn quota(&self, draw: u32) -> u64 {
+        match self.max_requests {
+            0 => 0,
+            least => least.saturating_add(self.max_requests_jitter.some(least, draw)),
+        }
     }
 
     /// How often a loop beats at least, also when it has nothing to do: every second, or four times in a `timeout`
@@ -236,6 +254,8 @@ impl Default for WorkerConfig {
             connections: 1000,
             graceful_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(30),
+            max_requests: 0,
+            max_requests_jitter: Jitter::default(),
         }
     }
 }
@@ -329,3 +349,6 @@ pub enum Ownership {
     /// Given by socket activation or `fd://`: it may only be closed, also after an upgrade.
     Inherited,
 }
+
+#[cfg(test)]
+mod tests;

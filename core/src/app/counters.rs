@@ -137,7 +137,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds one.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.next();
+    }
+
+    /// Adds one, and says how far that has brought it: each number is said once.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How far it has come.

@@ -3,7 +3,10 @@ use super::*;
 fn orders() -> Vec<Order> {
     let drain =
         Drain::new(Reason::Reload, Time::from_nanos(7), Time::from_nanos(u64::MAX - 1)).with_receiver();
-    vec![Order::BacklogEnd, Order::Drain { drain, policy: PolicyId::Reload }]
+    let lameduck = Drain { phase: Phase::Lameduck, ..drain };
+    let drains = [(drain, PolicyId::Reload), (lameduck, PolicyId::Stop)];
+    let drains = drains.map(|(drain, policy)| Order::Drain { drain, policy });
+    drains.into_iter().chain([Order::BacklogEnd]).collect()
 }
 
 #[test]
@@ -11,7 +14,8 @@ fn encode_then_decode_is_identity() {
     for order in orders() {
         assert_eq!(Order::decode(&order.encode()), Ok(order));
     }
-    for report in [Report::Ready, Report::BootFailed { status: 4, message: "no such module".into() }] {
+    let failed = Report::BootFailed { status: 4, message: "no such module".into() };
+    for report in [Report::Ready, failed, Report::Recycle { reason: Reason::RecycleRequests }] {
         assert_eq!(Report::decode(&report.encode()), Ok(report));
     }
 }
@@ -25,6 +29,14 @@ fn every_prefix_and_every_extension_of_an_order_is_refused() {
         }
         bytes.push(0);
         assert!(Order::decode(&bytes).is_err(), "{order:?} with a byte too many");
+    }
+}
+
+#[test]
+fn a_report_without_a_reason_or_with_an_unknown_one_is_refused() {
+    for body in [&[][..], &[99], &[4, 4]] {
+        let bytes = [&[VERSION, RECYCLE], body].concat();
+        assert_eq!(Report::decode(&bytes), Err(DecodeError::Malformed { len: bytes.len() }));
     }
 }
 

@@ -16,6 +16,7 @@ mod futures;
 mod hand_off;
 mod handlers;
 mod policies;
+mod quota;
 mod splits;
 
 /// The application of these tests: what it does is the target's to say, what it saw goes into the log.

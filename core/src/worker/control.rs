@@ -19,7 +19,7 @@ use crate::time::Time;
 /// A worker's ear: its end of the control socket, its signals, and what they have asked for so far.
 #[derive(Debug)]
 pub struct Control {
-    orders: OwnedFd,
+    orders: Arc<OwnedFd>,
     signals: OwnedFd,
     watch: Arc<Watch>,
     graceful_timeout: Duration,
@@ -43,7 +43,7 @@ impl Control {
         let watch = Arc::new(Watch::new()?);
         sys::unblock_signals()?;
         let graceful_timeout = Duration::from_secs(30);
-        Ok(Self { orders, signals, watch, graceful_timeout, seat: None, orphaned: false })
+        Ok(Self { orders: Arc::new(orders), signals, watch, graceful_timeout, seat: None, orphaned: false })
     }
 
     /// Notes the worker's phases in `seat`.
@@ -76,6 +76,11 @@ impl Control {
         }
     }
 
+    /// Tells the arbiter what any thread of the worker may have to say.
+    pub(super) fn reporter(&self) -> Reporter {
+        Reporter(self.orders.clone())
+    }
+
     /// The descriptors to wait on for reading. After a wake-up call [`handle`](Self::handle).
     pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
         [self.orders.as_fd(), self.signals.as_fd()]
@@ -91,7 +96,8 @@ impl Control {
         &self.watch
     }
 
-    /// Takes in all that has arrived, without blocking, and says whether a drain began or was hurried.
+    /// Takes in all that has arrived, without blocking, and says whether a drain began or was hurried. A lame duck's has
+    /// not begun: there is nothing to do about it but to serve.
     pub fn handle(&mut self, now: Time) -> bool {
         let mut changed = false;
         while let Some(signal) = self.next_signal() {
@@ -100,7 +106,7 @@ impl Control {
         while let Some(order) = self.next_order() {
             changed |= match order {
                 Order::Drain { drain, policy } => {
-                    if drain.reason.is_stop() {
+                    if drain.reason.is_stop() && drain.phase >= Phase::Draining {
                         self.watch.backlog_comes();
                     }
                     self.drain(drain, policy)
@@ -123,16 +129,19 @@ impl Control {
     }
 
     fn report(&self, report: &Report) -> io::Result<()> {
-        rustix::net::send(&self.orders, &report.encode(), SendFlags::NOSIGNAL)?;
-        Ok(())
+        self.reporter().report(report)
     }
 
     fn drain(&self, drain: Drain, policy: PolicyId) -> bool {
         let Some(drain) = self.watch.enter(drain, policy) else { return false };
-        sys::arm_exit(drain.deadline);
         if let Some(seat) = &self.seat {
             seat.enter(drain.phase, Some(drain.reason));
         }
+        if drain.phase < Phase::Draining {
+            tracing::debug!(reason = %drain.reason, "a lame duck from now on");
+            return false;
+        }
+        sys::arm_exit(drain.deadline);
         tracing::debug!(reason = %drain.reason, "draining");
         true
     }
@@ -160,7 +169,7 @@ impl Control {
     fn next_order(&mut self) -> Option<Order> {
         let mut message = [0; MESSAGE_MAX];
         loop {
-            match rustix::net::recv(&self.orders, &mut message, RecvFlags::empty()) {
+            match rustix::net::recv(&*self.orders, &mut message, RecvFlags::empty()) {
                 Ok((0, _)) => self.orphaned = true,
                 Ok((n, _)) => match Order::decode(&message[..n]) {
                     Ok(order) => return Some(order),
@@ -175,5 +184,23 @@ impl Control {
             }
             return None;
         }
+    }
+}
+
+/// The worker's mouth: a way to the arbiter for whoever needs no ear.
+#[derive(Debug)]
+pub(super) struct Reporter(Arc<OwnedFd>);
+
+impl Reporter {
+    /// Tells the arbiter that this worker should be replaced.
+    pub(super) fn report_recycle(&self, reason: Reason) {
+        if let Err(error) = self.report(&Report::Recycle { reason }) {
+            tracing::debug!("cannot tell the arbiter that this worker should be replaced: {error}");
+        }
+    }
+
+    fn report(&self, report: &Report) -> io::Result<()> {
+        rustix::net::send(&*self.0, &report.encode(), SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 }
