@@ -8,9 +8,12 @@ use crate::machine::CloseReason;
 use crate::shutdown::{CloseIdle, ConnState, Finish, Grace, ShutdownPolicy, Spread};
 use crate::testing::ms;
 
+/// Gives a bench its policy.
+type With = Box<dyn Fn(Bench) -> Bench>;
+
 /// The policies, and when each ends a connection that has been idle since 0 in a drain that begins at 1000.
-fn policies() -> [(Box<dyn Fn(Bench) -> Bench>, u64, CloseReason); 5] {
-    fn with(policy: impl ShutdownPolicy + Copy) -> Box<dyn Fn(Bench) -> Bench> {
+fn policies() -> [(With, u64, CloseReason); 5] {
+    fn with(policy: impl ShutdownPolicy + Copy) -> With {
         Box::new(move |bench| bench.policy(policy))
     }
     [
