@@ -13,8 +13,8 @@
 //! # Signals
 //!
 //! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
-//! program and those of job control. TERM stops gracefully, INT within 2 s, QUIT at once; a second INT or TERM
-//! hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less. HUP, USR1, USR2 and WINCH are logged and
+//! program and those of job control. TERM stops gracefully, after the lame duck's time if there is one, which another signal
+//! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less. HUP, USR1, USR2 and WINCH are logged and
 //! ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod backlog;
@@ -90,6 +90,10 @@ pub struct ArbiterConfig {
     pub worker: WorkerConfig,
     /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
     pub boot_timeout: Duration,
+    /// How long the server serves on after TERM, before it stops; it is no part of `graceful_timeout`. Default 0: not at all.
+    pub lameduck: Duration,
+    /// Workers that are replaced at a time because they have served enough (D15). Default 1; 0 counts as 1.
+    pub recycle_concurrency: u16,
     /// Who decides during drains.
     pub policies: Policies,
 }
@@ -102,6 +106,8 @@ impl Default for ArbiterConfig {
             backlog: 2048,
             worker: WorkerConfig::default(),
             boot_timeout: Duration::from_secs(60),
+            lameduck: Duration::ZERO,
+            recycle_concurrency: 1,
             policies: Policies::default(),
         }
     }

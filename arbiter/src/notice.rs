@@ -27,6 +27,12 @@ pub(crate) enum Notice {
     Died { slot: u16, pid: Pid, death: Death, lived: Duration, again_in: Option<Duration> },
     /// A child that is no worker has ended.
     Stranger { pid: Pid, death: Death },
+    /// A worker should be replaced.
+    Spent { slot: u16, pid: Pid, reason: Reason },
+    /// A worker gets a successor, which takes over once it is ready.
+    Recycling { slot: u16, reason: Reason },
+    /// The server is to stop, and serves on until then.
+    Lameduck { left: Duration },
     /// The server stops.
     Stopping { reason: Reason, left: Duration },
     /// The stop under way was hurried.
@@ -79,6 +85,9 @@ impl Notice {
                 warn!(slot, %pid, ?lived, "worker ended with {death}");
             }
             Self::Stranger { pid, death } => debug!(%pid, "reaped a child that is no worker: {death}"),
+            Self::Spent { slot, pid, reason } => debug!(slot, %pid, %reason, "worker asks to be replaced"),
+            Self::Recycling { slot, reason } => info!(slot, %reason, "worker is replaced"),
+            Self::Lameduck { left } => info!("to stop in {left:?}, serving until then"),
             Self::Stopping { reason, left: Duration::ZERO } => info!(%reason, "stopping at once"),
             Self::Stopping { reason, left } => info!(%reason, "stopping, at most {left:?}"),
             Self::Hurried { left } => info!("stopping faster, at most {left:?}"),

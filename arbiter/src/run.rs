@@ -91,7 +91,8 @@ impl Run {
             }
         };
         let workers = config.workers.max(1);
-        let board = match Scoreboard::map(workers, config.worker.threads) {
+        let recycled = config.recycle_concurrency.max(1);
+        let board = match Scoreboard::map(workers, recycled, config.worker.threads) {
             Ok(board) => board,
             Err(error) => {
                 signals.restore();
@@ -103,8 +104,11 @@ impl Run {
             boot_timeout: config.boot_timeout,
             nap: config.worker.beat_interval(),
         };
-        let plan =
-            Plan::new(workers, config.worker.graceful_timeout).with_room(board.seats()).watching(patience);
+        let recycled = usize::from(recycled);
+        let plan = Plan::new(workers, config.worker.graceful_timeout)
+            .with_room(board.seats() - recycled, recycled)
+            .with_lameduck(config.lameduck)
+            .watching(patience);
         let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
         Ok(Self {
             config,
@@ -224,8 +228,8 @@ impl Run {
         let mut todo = VecDeque::from(self.plan.handle(event, now()));
         while let Some(action) = todo.pop_front() {
             match action {
-                Action::Spawn { slot } => {
-                    let event = self.spawn(slot)?;
+                Action::Spawn { slot, seat } => {
+                    let event = self.spawn(slot, seat)?;
                     todo.extend(self.plan.handle(event, now()));
                 }
                 Action::Send { pid, order } => {
@@ -238,17 +242,17 @@ impl Run {
                         let _ = kill_process(pid, signal);
                     }
                 }
-                Action::Look { slot } => {
-                    let at = self.board.seat(slot).map_or(Time::ZERO, |seat| seat.last_beat());
-                    todo.extend(self.plan.handle(Event::Beat { slot, at }, now()));
+                Action::Look { seat } => {
+                    let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());
+                    todo.extend(self.plan.handle(Event::Beat { seat, at }, now()));
                 }
                 Action::SaveBacklog => self.backlog = Some(Backlog::new(self.listeners.release(), now())),
                 Action::DropBacklog => {
                     let lost = abandon(self.backlog.take(), self.inbox.as_fd());
                     todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
                 }
-                Action::Describe { slot } => self.describe(slot),
-                Action::Bury { slot, clean } => self.bury(slot, clean),
+                Action::Describe { slot, seat } => self.describe(slot, seat),
+                Action::Bury { seat, clean } => self.bury(seat, clean),
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
@@ -260,37 +264,37 @@ impl Run {
         Continue(())
     }
 
-    fn spawn(&mut self, slot: u16) -> ControlFlow<Leave, Event> {
-        let failed = |error: String| Continue(Event::SpawnFailed { slot, error });
+    fn spawn(&mut self, slot: u16, number: u16) -> ControlFlow<Leave, Event> {
+        let failed = |error: String| Continue(Event::SpawnFailed { seat: number, error });
         let (link, orders) = match Link::pair() {
             Ok(pair) => pair,
             Err(error) => return failed(format!("cannot make its control socket: {error}")),
         };
-        let Some(seat) = self.board.seat(slot) else {
+        let Some(seat) = self.board.seat(number) else {
             return failed("the scoreboard has no room for it".to_owned());
         };
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
                 self.links.push((child, link));
-                Continue(Event::Spawned { slot, pid: child })
+                Continue(Event::Spawned { seat: number, pid: child })
             }
             Ok(Fork::Child { parent }) => Break(Leave::Born(Newborn { slot, seat, orders, parent })),
             Err(error) => failed(error.to_string()),
         }
     }
 
-    /// Says what the worker in `slot` is, or was, serving; nothing if that is nothing.
-    fn describe(&self, slot: u16) {
-        if let Some(entry) = self.board.seat(slot).and_then(|seat| seat.read())
+    /// Says what the worker in `seat` is, or was, serving; nothing if that is nothing.
+    fn describe(&self, slot: u16, seat: u16) {
+        if let Some(entry) = self.board.seat(seat).and_then(|seat| seat.read())
             && !entry.busy.is_empty()
         {
             Notice::Serving { slot, pid: entry.pid, busy: entry.busy, at: now() }.log();
         }
     }
 
-    /// Keeps what the dead worker of `slot` has counted, and empties its seat for the next one.
-    fn bury(&mut self, slot: u16, clean: bool) {
-        let Some(seat) = self.board.seat(slot) else { return };
+    /// Keeps what the dead worker of `seat` has counted, and empties it for the next one.
+    fn bury(&mut self, seat: u16, clean: bool) {
+        let Some(seat) = self.board.seat(seat) else { return };
         if let Some(Entry { mut counts, phase, .. }) = seat.read() {
             if !clean {
                 counts.end(phase >= Phase::Draining);
@@ -391,7 +395,7 @@ fn timespec(at: Time, now: Time) -> Timespec {
 /// The signal that says the same as an order, if one does.
 fn signal_of(order: &Order) -> Option<process::Signal> {
     match order {
-        Order::Drain { drain, .. } if drain.reason.is_stop() => {
+        Order::Drain { drain, .. } if drain.reason.is_stop() && drain.phase >= Phase::Draining => {
             let hurried = drain.deadline <= now() + QUICK_STOP;
             Some(if hurried { process::Signal::INT } else { process::Signal::TERM })
         }

@@ -169,6 +169,15 @@ impl Report {
 }
 
 impl PolicyId {
+    /// The policy of drains for `reason`.
+    pub fn of(reason: Reason) -> Self {
+        match reason {
+            reason if reason.is_stop() => Self::Stop,
+            reason if reason.is_recycle() => Self::Recycle,
+            _ => Self::Reload,
+        }
+    }
+
     fn from_u8(byte: u8) -> Option<Self> {
         Some(match byte {
             0 => Self::Stop,

@@ -66,6 +66,11 @@ impl Reason {
         matches!(self, Self::Stop | Self::QuickStop | Self::ArbiterDied)
     }
 
+    /// Whether one worker is replaced by another of the same server.
+    pub fn is_recycle(self) -> bool {
+        matches!(self, Self::RecycleRequests | Self::RecycleLifetime | Self::RecycleMemory)
+    }
+
     /// The reason that [`Reason`] as a byte stands for, if any.
     pub fn from_u8(byte: u8) -> Option<Self> {
         Some(match byte {

@@ -1,11 +1,15 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use remuda_core::order::PolicyId;
 
 use self::world::{World, pid};
+use super::member::{BACKOFF_MIN, LONG_ENOUGH};
 use super::*;
 
 mod heartbeat;
+mod lameduck;
+mod recycle;
 mod scale;
 mod world;
 
@@ -329,12 +333,12 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
     let now = Time::from_nanos(1);
     let overtaken = || {
         let mut plan = Plan::new(1, GRACEFUL);
-        assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0 }]);
+        assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0, seat: 0 }]);
         plan.handle(Event::Signal(Signal::Term), now);
         plan
     };
     let told = |mut plan: Plan| {
-        let actions = plan.handle(Event::Spawned { slot: 0, pid: pid(7) }, now);
+        let actions = plan.handle(Event::Spawned { seat: 0, pid: pid(7) }, now);
         actions.iter().filter(|action| matches!(action, Action::Send { .. })).count()
     };
     assert_eq!(told(overtaken()), 1);
@@ -342,7 +346,7 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
     assert_eq!(passed.handle(Event::BacklogOver { lost: 0 }, now), []);
     assert_eq!(told(passed), 2);
     let mut plan = overtaken();
-    let actions = plan.handle(Event::SpawnFailed { slot: 0, error: "no".into() }, now);
+    let actions = plan.handle(Event::SpawnFailed { seat: 0, error: "no".into() }, now);
     assert!(matches!(actions[..], [Action::Log(_), Action::DropBacklog]));
     assert!(matches!(plan.handle(Event::BacklogOver { lost: 0 }, now)[..], [Action::Finish(_)]));
 }
@@ -350,7 +354,7 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
 #[test]
 fn a_child_that_nobody_asked_for_is_killed() {
     let mut plan = Plan::new(1, GRACEFUL);
-    let actions = plan.handle(Event::Spawned { slot: 9, pid: pid(7) }, Time::ZERO);
+    let actions = plan.handle(Event::Spawned { seat: 9, pid: pid(7) }, Time::ZERO);
     assert_eq!(actions[0], Action::Kill { pid: pid(7) });
 }
 
@@ -364,7 +368,7 @@ fn strangers_are_reaped_and_nothing_else_happens() {
 /// A way to get somewhere.
 type Reach = fn() -> World;
 
-const PHASES: [(&str, Reach); 9] = [
+const PHASES: [(&str, Reach); 13] = [
     ("starting", || World::new(2)),
     ("half ready", || {
         let mut world = World::new(2);
@@ -387,6 +391,18 @@ const PHASES: [(&str, Reach); 9] = [
         world.signal(Signal::Ttou);
         world
     }),
+    ("recycling", recycle::recycling),
+    ("failing to recycle", || {
+        let mut world = recycle::recycling();
+        world.die(103, Death::Status(4));
+        world
+    }),
+    ("recycled", || {
+        let mut world = recycle::recycling();
+        world.report(103, Report::Ready);
+        world
+    }),
+    ("lame duck", lameduck::lame),
     ("stopping", || {
         let mut world = World::serving(2, SECOND);
         world.signal(Signal::Term);
@@ -420,14 +436,14 @@ const SIGNALS: [Signal; 9] = [
 #[test]
 fn every_event_in_every_phase_keeps_the_promises() {
     let deaths = [Death::Status(0), Death::Status(3), Death::Status(4), Death::Status(6), Death::Signal(9)];
-    let reports = [Report::Ready, boot_failed(3), boot_failed(4)];
+    let reports = [Report::Ready, boot_failed(3), boot_failed(4), recycle::SPENT];
     let signals = SIGNALS.map(Event::Signal);
     let known = [102, 99].into_iter().flat_map(|raw| {
         let said = reports.clone().map(|report| Event::Report { pid: pid(raw), report });
         said.into_iter().chain(deaths.map(|death| Event::Exited { pid: pid(raw), death }))
     });
     let spawns =
-        [Event::Spawned { slot: 0, pid: pid(99) }, Event::SpawnFailed { slot: 0, error: "no".into() }];
+        [Event::Spawned { seat: 0, pid: pid(99) }, Event::SpawnFailed { seat: 0, error: "no".into() }];
     let events: Vec<_> = signals.into_iter().chain(known).chain(spawns).chain([Event::Tick]).collect();
     for (phase, reach) in PHASES {
         for event in &events {
@@ -438,6 +454,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
                 Event::Exited { pid, death } if world.living.contains_key(&pid.as_raw_nonzero().get()) => {
                     world.die(pid.as_raw_nonzero().get(), *death);
                 }
+                Event::Report { pid, report } => world.report(pid.as_raw_nonzero().get(), report.clone()),
                 other => drop(world.feed(other.clone())),
             }
             if finished.is_some() {
@@ -445,7 +462,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
                 continue;
             }
             world.signal(Signal::Term);
-            world.pass(GRACEFUL + KILL_MARGIN);
+            world.pass(lameduck::LAMEDUCK + GRACEFUL + KILL_MARGIN);
             assert!(world.outcome.is_some(), "{event:?} in {phase}: never finishes");
         }
     }
@@ -471,6 +488,7 @@ enum Happening {
     Pass(u64),
     Signal(usize),
     Ready(usize),
+    Spent(usize),
     BootFailed(usize, u8),
     Die(usize, Death),
     Stranger(i32),
@@ -486,6 +504,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => (0..40_000u64).prop_map(Happening::Pass),
         1 => (0..SIGNALS.len()).prop_map(Happening::Signal),
         6 => any::<usize>().prop_map(Happening::Ready),
+        4 => any::<usize>().prop_map(Happening::Spent),
         1 => (any::<usize>(), 0..6u8).prop_map(|(which, status)| Happening::BootFailed(which, status)),
         5 => (any::<usize>(), death).prop_map(|(which, death)| Happening::Die(which, death)),
         1 => (1..100).prop_map(Happening::Stranger),
@@ -500,9 +519,10 @@ proptest! {
     #[test]
     fn whatever_happens_the_promises_hold_and_a_stop_finishes(
         workers in 1..6u16,
+        lameduck in 0..2u32,
         happenings in prop::collection::vec(happening(), 0..60),
     ) {
-        let mut world = World::of(workers, heartbeat::PATIENCE);
+        let mut world = World::lame(workers, heartbeat::PATIENCE, lameduck * lameduck::LAMEDUCK);
         for happening in happenings {
             if world.outcome.is_some() {
                 break;
@@ -513,6 +533,7 @@ proptest! {
                 Happening::Pass(millis) => world.pass(Duration::from_millis(millis)),
                 Happening::Signal(which) => drop(world.signal(SIGNALS[which])),
                 Happening::Ready(which) => choose(which).into_iter().for_each(|pid| world.report(pid, Report::Ready)),
+                Happening::Spent(which) => choose(which).into_iter().for_each(|pid| world.report(pid, recycle::SPENT)),
                 Happening::BootFailed(which, status) => {
                     choose(which).into_iter().for_each(|pid| world.report(pid, boot_failed(status)));
                 }
@@ -528,13 +549,13 @@ proptest! {
             }
             if world.listening && !world.exhausted {
                 let due = world.plan.deadline().is_some();
-                prop_assert!(world.staying() == world.target || due, "an empty slot waits for something");
+                prop_assert!(world.staying() >= world.target || due, "an empty slot waits for something");
             }
             prop_assert!(world.target >= 1);
         }
         if world.outcome.is_none() {
             world.signal(Signal::Term);
-            world.pass(GRACEFUL + KILL_MARGIN);
+            world.pass(lameduck::LAMEDUCK + GRACEFUL + KILL_MARGIN);
         }
         prop_assert!(world.outcome.is_some());
         prop_assert_eq!(world.plan.deadline(), None);

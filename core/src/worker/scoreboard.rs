@@ -29,14 +29,14 @@ pub struct Scoreboard {
 }
 
 impl Scoreboard {
-    /// Seats for `workers` processes and some more, with room for what the loop and `threads` threads of each are
-    /// busy with. Shared with all processes forked from now on, and never unmapped.
+    /// Seats for `workers` processes and some more, and for those `recycled` at a time, with room for what the loop and
+    /// `threads` threads of each are busy with. Shared with all processes forked from now on, and never unmapped.
     ///
     /// # Errors
     ///
     /// As mmap(2).
-    pub fn map(workers: u16, threads: usize) -> io::Result<Self> {
-        let seats = ROOM.max(workers.into());
+    pub fn map(workers: u16, recycled: u16, threads: usize) -> io::Result<Self> {
+        let seats = ROOM.max(workers.into()) + usize::from(recycled);
         Ok(Self { slots: sys::share(seats)?, hands: sys::share(seats * (1 + threads))? })
     }
 
@@ -45,9 +45,9 @@ impl Scoreboard {
         self.slots.len()
     }
 
-    /// The seat of the worker in `slot`, if there is room for it.
-    pub fn seat(&self, slot: u16) -> Option<Seat> {
-        let index = usize::from(slot);
+    /// The seat with that number, from 0, if there is one. It says nothing of the slot that its worker has.
+    pub fn seat(&self, number: u16) -> Option<Seat> {
+        let index = usize::from(number);
         let each = self.hands.len() / self.slots.len();
         let slot = self.slots.get(index)?;
         Some(Seat { slot, hands: Hands::new(&self.hands[index * each..][..each]) })

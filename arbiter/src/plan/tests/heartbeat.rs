@@ -67,7 +67,7 @@ fn d1_a_silence_is_counted_from_the_last_beat() {
 fn d1_other_events_never_judge_by_an_old_beat() {
     let mut world = serving();
     // The arbiter wakes up for a child just when it should look at its workers again.
-    let at = world.plan.slots.iter().filter_map(|slot| slot.silent_at(&PATIENCE)).min().unwrap();
+    let at = world.plan.members.iter().filter_map(|member| member.silent_at(&PATIENCE)).min().unwrap();
     while world.plan.deadline().is_some_and(|next| next < at) {
         world.now = world.plan.deadline().unwrap();
         world.plan.handle(Event::Tick, world.now);
@@ -156,20 +156,23 @@ fn a_worker_that_fails_is_described_before_its_seat_is_given_away() {
         world.living.remove(&101);
         let actions = world.feed(Event::Exited { pid: pid(101), death });
         let at = |wanted: Action| actions.iter().position(|action| *action == wanted);
-        assert_eq!(at(Action::Describe { slot: 0 }).is_some(), described);
-        let buried = at(Action::Bury { slot: 0, clean: !described });
-        assert!(at(Action::Describe { slot: 0 }) < buried && buried < at(Action::Spawn { slot: 0 }));
+        assert_eq!(at(Action::Describe { slot: 0, seat: 0 }).is_some(), described);
+        let buried = at(Action::Bury { seat: 0, clean: !described });
+        assert!(
+            at(Action::Describe { slot: 0, seat: 0 }) < buried
+                && buried < at(Action::Spawn { slot: 0, seat: 0 })
+        );
     }
 }
 
 #[test]
 fn a_beat_of_nobody_is_nothing() {
     let mut world = serving();
-    assert_eq!(world.feed(Event::Beat { slot: 9, at: Time::ZERO }), []);
+    assert_eq!(world.feed(Event::Beat { seat: 9, at: Time::ZERO }), []);
     world.living.remove(&102);
     world.exhausted = true;
     world.feed(Event::Exited { pid: pid(102), death: Death::Signal(9) });
-    assert_eq!(world.feed(Event::Beat { slot: 1, at: Time::ZERO }), []);
+    assert_eq!(world.feed(Event::Beat { seat: 1, at: Time::ZERO }), []);
 }
 
 #[test]
@@ -179,5 +182,5 @@ fn who_is_aborted_already_is_not_judged_again() {
     world.silence(101);
     world.pass(PATIENCE.timeout);
     assert_eq!(world.aborted, BTreeSet::from([101]));
-    assert_eq!(world.feed(Event::Beat { slot: 0, at: Time::ZERO }), []);
+    assert_eq!(world.feed(Event::Beat { seat: 0, at: Time::ZERO }), []);
 }

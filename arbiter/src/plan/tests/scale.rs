@@ -20,7 +20,10 @@ fn shrinking() -> World {
 fn ttin_spawns_one_more_at_once() {
     for mut world in [World::serving(2, SECOND), World::new(2)] {
         let actions = world.signal(Signal::Ttin);
-        assert_eq!(actions[..2], [Action::Log(Notice::Scaled { workers: 3 }), Action::Spawn { slot: 2 }]);
+        assert_eq!(
+            actions[..2],
+            [Action::Log(Notice::Scaled { workers: 3 }), Action::Spawn { slot: 2, seat: 2 }]
+        );
         assert_eq!(world.in_slot(2), Some(103));
     }
 }
@@ -113,15 +116,14 @@ fn there_is_no_more_room_than_the_scoreboard_has() {
 }
 
 #[test]
-fn a_slot_is_free_again_once_its_worker_has_left() {
+fn the_slot_of_who_is_leaving_is_free_and_its_seat_is_not() {
     let mut world = shrinking();
-    world.signal(Signal::Ttin);
-    assert_eq!((world.in_slot(2), world.in_slot(3)), (Some(103), Some(104)));
-    world.die(103, Death::Status(0));
-    world.signal(Signal::Ttin);
-    assert_eq!(world.in_slot(2), Some(105));
+    let actions = world.signal(Signal::Ttin);
+    assert!(actions.contains(&Action::Spawn { slot: 2, seat: 3 }));
     world.signal(Signal::Ttou);
     assert_eq!(world.leaving, BTreeSet::from([103, 104]), "the last slot goes first");
+    world.die(103, Death::Status(0));
+    assert!(world.signal(Signal::Ttin).contains(&Action::Spawn { slot: 2, seat: 2 }));
 }
 
 #[test]
@@ -144,13 +146,13 @@ fn a_spawn_that_is_not_needed_any_more_is_told_or_forgotten() {
         plan.handle(Event::Signal(Signal::Ttou), now);
         plan
     };
-    let actions = overtaken().handle(Event::Spawned { slot: 1, pid: pid(7) }, now);
+    let actions = overtaken().handle(Event::Spawned { seat: 1, pid: pid(7) }, now);
     let Some(Action::Send { order: Order::Drain { drain, .. }, .. }) = actions.last() else {
         panic!("{actions:?}")
     };
     assert_eq!(drain.reason, Reason::ScaleDown);
     let mut plan = overtaken();
-    let actions = plan.handle(Event::SpawnFailed { slot: 1, error: "no".into() }, now);
+    let actions = plan.handle(Event::SpawnFailed { seat: 1, error: "no".into() }, now);
     assert_eq!(actions, [Action::Log(Notice::NotStarted { slot: 1, error: "no".into(), again_in: None })]);
     assert_eq!(plan.deadline(), None);
 }

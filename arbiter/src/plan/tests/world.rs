@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use remuda_core::shutdown::Phase::Lameduck as LAMEDUCK;
+
 use super::*;
 
-/// More workers than this there cannot be.
+/// More workers than this there cannot be, but for those that are recycled.
 pub(super) const ROOM: usize = 8;
+
+/// As many as may be recycled at a time.
+pub(super) const RECYCLED: usize = 1;
 
 /// Does what the plan says, in virtual time, and checks its promises at every step.
 pub(super) struct World {
@@ -15,8 +20,18 @@ pub(super) struct World {
     pub(super) target: usize,
     /// Who drains because fewer are, and was not told of a stop.
     pub(super) leaving: BTreeSet<i32>,
+    /// Who drains because its successor is ready, and was not told of a stop.
+    pub(super) recycled: BTreeSet<i32>,
+    /// Who has asked to be replaced.
+    spent: BTreeSet<i32>,
+    /// Who has been ready.
+    ready: BTreeSet<i32>,
+    /// Who was told that the server is to stop.
+    pub(super) lame: BTreeSet<i32>,
     /// The living, by pid: slot and the deadline that they were told.
     pub(super) living: BTreeMap<i32, (u16, Option<Time>)>,
+    /// Where they write.
+    seats: BTreeMap<i32, u16>,
     pub(super) killed: BTreeSet<i32>,
     /// Who does not beat any more, and when it last did.
     pub(super) silent: BTreeMap<i32, Time>,
@@ -37,6 +52,7 @@ pub(super) struct World {
     /// The living that were told of the backlog's end.
     pub(super) told_end: BTreeSet<i32>,
     quit: bool,
+    is_lame: bool,
     pub(super) announced: bool,
     pub(super) outcome: Option<Outcome>,
     pub(super) log: Vec<Notice>,
@@ -49,11 +65,22 @@ impl World {
 
     /// A server whose workers may not be silent for longer than `patience` says.
     pub(super) fn of(workers: u16, patience: Patience) -> Self {
+        Self::lame(workers, patience, Duration::ZERO)
+    }
+
+    /// The same that goes on for so long once TERM has come.
+    pub(super) fn lame(workers: u16, patience: Patience, lameduck: Duration) -> Self {
+        let plan = Plan::new(workers, GRACEFUL).with_room(ROOM, RECYCLED);
         let mut world = Self {
-            plan: Plan::new(workers, GRACEFUL).with_room(ROOM).watching(patience),
+            plan: plan.watching(patience).with_lameduck(lameduck),
             now: Time::from_nanos(1_000_000_000_000),
             target: workers.into(),
             leaving: BTreeSet::new(),
+            recycled: BTreeSet::new(),
+            spent: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            lame: BTreeSet::new(),
+            seats: BTreeMap::new(),
             living: BTreeMap::new(),
             killed: BTreeSet::new(),
             silent: BTreeMap::new(),
@@ -68,6 +95,7 @@ impl World {
             passing: false,
             told_end: BTreeSet::new(),
             quit: false,
+            is_lame: false,
             announced: false,
             outcome: None,
             log: Vec::new(),
@@ -113,26 +141,45 @@ impl World {
     fn perform(&mut self, action: &Action) -> Option<Event> {
         assert_eq!(self.outcome, None, "Finish is the last action");
         match action {
-            Action::Spawn { slot } => {
+            Action::Spawn { slot, seat } => {
                 assert!(self.listening, "no spawn in a stop");
-                assert!(usize::from(*slot) < ROOM);
-                assert!(self.living.values().all(|(taken, _)| taken != slot), "one worker a slot");
+                assert!(usize::from(*seat) < ROOM + RECYCLED);
+                assert_eq!(self.in_seat(*seat), None, "one worker a seat");
                 if self.exhausted {
-                    return Some(Event::SpawnFailed { slot: *slot, error: "no memory".into() });
+                    return Some(Event::SpawnFailed { seat: *seat, error: "no memory".into() });
                 }
                 self.next_pid += 1;
                 self.living.insert(self.next_pid, (*slot, None));
-                assert!(self.staying() <= self.target, "no more than asked for");
-                return Some(Event::Spawned { slot: *slot, pid: pid(self.next_pid) });
+                self.seats.insert(self.next_pid, *seat);
+                let spent = self.living.keys().filter(|raw| self.spent.contains(raw)).count();
+                let most = self.target + spent.min(RECYCLED);
+                assert!(self.living.len() - self.count(&self.leaving) <= most, "no more than asked for");
+                return Some(Event::Spawned { seat: *seat, pid: pid(self.next_pid) });
             }
             Action::Send { pid, order } => {
                 let pid = pid.as_raw_nonzero().get();
                 let (_, told) = self.living.get_mut(&pid).expect("orders go to the living");
                 match order {
+                    Order::Drain { drain, policy: PolicyId::Stop } if drain.phase == LAMEDUCK => {
+                        assert!(self.listening && told.is_none() && drain.reason == Reason::Stop);
+                        assert!(self.lame.insert(pid), "told once");
+                    }
+                    Order::Drain { drain, policy: PolicyId::Recycle } => {
+                        let expected = Drain::new(Reason::RecycleRequests, self.now, self.now + GRACEFUL);
+                        assert_eq!(*drain, expected);
+                        assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
+                        assert!(self.spent.contains(&pid), "nobody else is recycled");
+                        *told = Some(drain.deadline);
+                        self.recycled.insert(pid);
+                        let (slot, _) = self.living[&pid];
+                        let heir = self.in_slot(slot).expect("somebody comes in its place");
+                        assert!(self.ready.contains(&heir), "who is recycled leaves when that one is ready");
+                    }
                     Order::Drain { drain, policy: PolicyId::Stop } => {
                         assert!(!drain.receiver && drain.reason.is_stop());
                         // Who is leaving has to hear of a stop, even where that leaves its deadline as it is.
                         self.leaving.remove(&pid);
+                        self.recycled.remove(&pid);
                         assert!(told.is_none_or(|before| drain.deadline <= before), "deadlines move closer");
                         *told = Some(drain.deadline);
                     }
@@ -160,23 +207,23 @@ impl World {
                     assert!(self.quit || self.now >= deadline + KILL_MARGIN, "not killed early");
                 }
             }
-            Action::Look { slot } => {
-                let pid = self.in_slot(*slot).expect("looks at the living");
+            Action::Look { seat } => {
+                let pid = self.in_seat(*seat).expect("looks at the living");
                 let at = self.silent.get(&pid).copied().unwrap_or(self.now);
-                return Some(Event::Beat { slot: *slot, at });
+                return Some(Event::Beat { seat: *seat, at });
             }
             Action::Abort { pid } => {
                 assert!(self.aborted.insert(pid.as_raw_nonzero().get()), "aborted once");
             }
-            Action::Describe { slot } => self.described.push(*slot),
-            Action::Bury { slot, .. } => {
-                assert_eq!(self.in_slot(*slot), None, "buried alive");
-                self.buried.push(*slot);
+            Action::Describe { slot, .. } => self.described.push(*slot),
+            Action::Bury { seat, .. } => {
+                assert_eq!(self.in_seat(*seat), None, "buried alive");
+                self.buried.push(*seat);
             }
             Action::SaveBacklog => {
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
-                let told = |raw: &i32| self.living[raw].1.is_some() && !self.leaving.contains(raw);
-                assert!(self.living.keys().all(told), "workers are told first");
+                assert!(self.living.values().all(|(_, told)| told.is_some()), "workers are told first");
+                assert_eq!(self.count(&self.leaving) + self.count(&self.recycled), 0, "all of them");
                 self.passing = true;
             }
             Action::DropBacklog => {
@@ -189,8 +236,10 @@ impl World {
                 assert!(!std::mem::replace(&mut self.announced, true), "announced once");
             }
             Action::Log(notice) => {
-                if let Notice::Scaled { workers } = notice {
-                    assert_eq!(*workers, self.target);
+                match notice {
+                    Notice::Scaled { workers } => assert_eq!(*workers, self.target),
+                    Notice::Lameduck { .. } => self.is_lame = true,
+                    _ => {}
                 }
                 self.log.push(notice.clone());
             }
@@ -206,8 +255,9 @@ impl World {
     pub(super) fn signal(&mut self, signal: Signal) -> Vec<Action> {
         self.quit |= signal == Signal::Quit;
         match signal {
-            Signal::Ttin if self.listening && self.target + self.living.len() - self.staying() < ROOM => {
-                self.target += 1;
+            _ if self.is_lame => {}
+            Signal::Ttin if self.listening && self.target + self.count(&self.leaving) < ROOM => {
+                self.target += 1
             }
             Signal::Ttou if self.listening => self.target = 1.max(self.target - 1),
             _ => {}
@@ -216,6 +266,11 @@ impl World {
     }
 
     pub(super) fn report(&mut self, raw: i32, report: Report) {
+        match report {
+            Report::Ready => drop(self.ready.insert(raw)),
+            Report::Recycle { .. } => drop(self.spent.insert(raw)),
+            _ => {}
+        }
         self.feed(Event::Report { pid: pid(raw), report });
     }
 
@@ -265,15 +320,26 @@ impl World {
 
     /// How many live and are not leaving.
     pub(super) fn staying(&self) -> usize {
-        self.living.len() - self.living.keys().filter(|raw| self.leaving.contains(raw)).count()
+        self.living.len() - self.count(&self.leaving) - self.count(&self.recycled)
+    }
+
+    /// How many of these live.
+    fn count(&self, of: &BTreeSet<i32>) -> usize {
+        self.living.keys().filter(|raw| of.contains(raw)).count()
     }
 
     pub(super) fn pids(&self) -> Vec<i32> {
         self.living.keys().copied().collect()
     }
 
+    /// The first in a slot that is not leaving.
     pub(super) fn in_slot(&self, slot: u16) -> Option<i32> {
-        self.living.iter().find(|(_, (of, _))| *of == slot).map(|(raw, _)| *raw)
+        let leaves = |raw: &i32| self.leaving.contains(raw) || self.recycled.contains(raw);
+        self.living.iter().find(|(raw, (of, _))| *of == slot && !leaves(raw)).map(|(raw, _)| *raw)
+    }
+
+    fn in_seat(&self, seat: u16) -> Option<i32> {
+        self.living.keys().find(|raw| self.seats[raw] == seat).copied()
     }
 
     /// How long slot 0 stays empty.

@@ -4,7 +4,7 @@ use crate::shutdown::Drain;
 
 #[test]
 fn a_seat_says_what_its_worker_wrote() {
-    let board = Scoreboard::map(2, 3).unwrap();
+    let board = Scoreboard::map(2, 1, 3).unwrap();
     let seat = board.seat(1).unwrap();
     assert_eq!(seat.read(), None, "nobody sits there");
     seat.sit(5);
@@ -24,7 +24,7 @@ fn a_seat_says_what_its_worker_wrote() {
 
 #[test]
 fn a_successor_finds_its_seat_empty() {
-    let board = Scoreboard::map(1, 1).unwrap();
+    let board = Scoreboard::map(1, 1, 1).unwrap();
     let seat = board.seat(0).unwrap();
     seat.sit(1);
     seat.enter(Phase::Running, Some(Reason::Stop));
@@ -43,15 +43,15 @@ fn a_successor_finds_its_seat_empty() {
 
 #[test]
 fn there_is_room_for_more_workers_than_at_the_start_and_no_seat_beyond() {
-    let board = Scoreboard::map(1, 4).unwrap();
-    assert!(board.seat(ROOM as u16 - 1).is_some() && board.seat(ROOM as u16).is_none());
-    let large = Scoreboard::map(2000, 0).unwrap();
-    assert!(large.seat(1999).is_some() && large.seat(2000).is_none());
+    let board = Scoreboard::map(1, 1, 4).unwrap();
+    assert!(board.seat(ROOM as u16).is_some() && board.seat(ROOM as u16 + 1).is_none());
+    let large = Scoreboard::map(2000, 8, 0).unwrap();
+    assert!(large.seat(2007).is_some() && large.seat(2008).is_none());
 }
 
 #[test]
 fn a_beat_after_the_deadline_shows_that_the_worker_closes() {
-    let board = Scoreboard::map(1, 1).unwrap();
+    let board = Scoreboard::map(1, 1, 1).unwrap();
     let (seat, watch) = (board.seat(0).unwrap(), Watch::new().unwrap());
     seat.sit(1);
     watch.enter(Drain::new(Reason::Stop, Time::ZERO, Time::from_nanos(50)), PolicyId::Stop);

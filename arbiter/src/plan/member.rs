@@ -1,0 +1,202 @@
+//! One worker, or the place of one that is to come: what it is there for, and how far it has come.
+
+use std::time::Duration;
+
+use remuda_core::order::{Order, PolicyId};
+use remuda_core::shutdown::{Drain, Reason};
+use remuda_core::time::Time;
+use rustix::process::Pid;
+
+use super::{Action, KILL_MARGIN, Patience};
+
+/// A worker that was ready for this long is replaced at once; after a shorter life the slot waits.
+pub(super) const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+/// The wait after a first short life; it doubles with each further one (D17).
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest wait.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Member {
+    /// What the worker shows as its place. Who comes in its place has the same.
+    pub(super) slot: u16,
+    /// Where it writes on the scoreboard. No two members have the same.
+    pub(super) seat: u16,
+    pub(super) role: Role,
+    pub(super) state: State,
+    /// Short lives in a row.
+    failures: u32,
+}
+
+/// What a worker is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// It is one of those that are asked for, and the only one of its slot.
+    Holder,
+    /// It takes the slot over from its holder once it is ready.
+    Successor { reason: Reason },
+    /// It drains until then at most, and nobody is spawned in its place.
+    Leaver { reason: Reason, deadline: Time },
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// There is no process until `at`.
+    Due {
+        at: Time,
+    },
+    /// A spawn was asked for.
+    Spawning,
+    Alive(Life),
+}
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) pid: Pid,
+    pub(super) born: Time,
+    pub(super) ready: Option<Time>,
+    /// Up to when it is known to be well: its silence counts from here.
+    pub(super) well: Time,
+    /// An [`Action::Look`] was not answered yet.
+    pub(super) looking: bool,
+    /// It was silent for too long, was aborted, and is killed then.
+    pub(super) aborted: Option<Time>,
+    pub(super) killed: bool,
+    /// Since when, and why, it should be replaced.
+    pub(super) spent: Option<(Time, Reason)>,
+}
+
+impl Member {
+    /// A place for a worker that is spawned then.
+    pub(super) fn due(slot: u16, seat: u16, role: Role, at: Time) -> Self {
+        Self { slot, seat, role, state: State::Due { at }, failures: 0 }
+    }
+
+    /// Its process is there.
+    pub(super) fn is_born(&mut self, pid: Pid, now: Time) {
+        self.state = State::Alive(Life {
+            pid,
+            born: now,
+            ready: None,
+            well: now,
+            looking: false,
+            aborted: None,
+            killed: false,
+            spent: None,
+        });
+    }
+
+    /// How long to wait after a life or a boot that is over, which it counts if it was short.
+    pub(super) fn back_off(&mut self, long_enough: bool) -> Duration {
+        if long_enough {
+            self.failures = 0;
+            return Duration::ZERO;
+        }
+        let delay = BACKOFF_MIN.saturating_mul(2u32.saturating_pow(self.failures)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+
+    /// Takes a slot that is without a worker; it is spawned then if that is sooner than it was due.
+    pub(super) fn inherit(&mut self, at: Time) {
+        self.role = Role::Holder;
+        if let State::Due { at: due } = &mut self.state {
+            *due = at.min(*due);
+        }
+    }
+
+    pub(super) fn life(&mut self) -> Option<&mut Life> {
+        match &mut self.state {
+            State::Alive(life) => Some(life),
+            _ => None,
+        }
+    }
+
+    fn alive(&self) -> Option<&Life> {
+        match &self.state {
+            State::Alive(life) => Some(life),
+            _ => None,
+        }
+    }
+
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.alive().map(|life| life.pid)
+    }
+
+    /// What it has to hear, if it is leaving.
+    pub(super) fn leave_order(&self, now: Time) -> Option<Action> {
+        match (self.pid(), self.role) {
+            (Some(pid), Role::Leaver { reason, deadline }) => {
+                let (drain, policy) = (Drain::new(reason, now, deadline), PolicyId::of(reason));
+                Some(Action::Send { pid, order: Order::Drain { drain, policy } })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is one of those that are asked for.
+    pub(super) fn is_holder(&self) -> bool {
+        self.role == Role::Holder
+    }
+
+    /// Whether it is there only because a worker is recycled.
+    pub(super) fn is_recycled(&self) -> bool {
+        matches!(self.role, Role::Successor { reason } | Role::Leaver { reason, .. } if reason.is_recycle())
+    }
+
+    /// By when it has to have left, if it is leaving.
+    pub(super) fn leaves_by(&self) -> Option<Time> {
+        match self.role {
+            Role::Leaver { deadline, .. } => Some(deadline),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.alive().is_some_and(|life| life.ready.is_some())
+    }
+
+    pub(super) fn is_spawning(&self) -> bool {
+        matches!(self.state, State::Spawning)
+    }
+
+    /// When it is to be spawned.
+    pub(super) fn due_at(&self) -> Option<Time> {
+        match self.state {
+            State::Due { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Since when, and why, it should be replaced.
+    pub(super) fn spent(&self) -> Option<(Time, Reason)> {
+        self.alive().and_then(|life| life.spent)
+    }
+
+    /// When it has been silent for too long, or is killed for that.
+    pub(super) fn silent_at(&self, patience: &Patience) -> Option<Time> {
+        self.alive().and_then(|life| life.silent_at(patience))
+    }
+
+    /// When it has outlived its deadline: that of a stop, if there is one, or its own.
+    pub(super) fn kill_at(&self, stop_kills_at: Option<Time>) -> Option<Time> {
+        let is_left = self.alive().is_some_and(|life| !life.killed);
+        let own = self.leaves_by().map(|deadline| deadline + KILL_MARGIN);
+        [stop_kills_at, own].into_iter().flatten().min().filter(|_| is_left)
+    }
+}
+
+impl Life {
+    /// When it has been silent for too long or, if it was aborted for that, when it is killed.
+    pub(super) fn silent_at(&self, patience: &Patience) -> Option<Time> {
+        let bound = if self.ready.is_some() { patience.timeout } else { patience.boot_timeout };
+        match self.aborted {
+            _ if self.killed => None,
+            None if bound.is_zero() => None,
+            None => Some(self.well + bound),
+            at => at,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Who comes and who goes: one worker more, one less, and one for another.
+//!
+//! A worker is replaced in one way, whatever the reason: a successor is spawned beside it and, once that is ready, has its
+//! slot, while it drains itself. How many may be replaced at a time is a matter of the reason.
+
+use remuda_core::shutdown::Reason;
+use remuda_core::time::Time;
+
+use super::member::{Member, Role, State};
+use super::{Action, Plan};
+use crate::notice::Notice;
+
+impl Plan {
+    /// One worker more, in the first slot that has none.
+    pub(super) fn grow(&mut self, now: Time, todo: &mut Vec<Action>) {
+        if self.members.len() - self.recycled() >= self.room {
+            todo.push(Action::Log(Notice::TooMany { room: self.room }));
+            return;
+        }
+        let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
+        self.add(slot, Role::Holder, now);
+        todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
+    }
+
+    /// One worker less: the one in the last slot that has one.
+    pub(super) fn shrink(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let workers = self.workers();
+        let holders = self.members.iter().filter(|member| member.is_holder());
+        let Some(slot) = holders.map(|member| member.slot).max().filter(|_| workers > 1) else {
+            todo.push(Action::Log(Notice::TooFew));
+            return;
+        };
+        todo.push(Action::Log(Notice::Scaled { workers: workers - 1 }));
+        // Also who was to come in its place.
+        for index in (0..self.members.len()).rev() {
+            if self.members[index].slot == slot && self.members[index].leaves_by().is_none() {
+                self.dismiss(index, Reason::ScaleDown, now, todo);
+            }
+        }
+        self.become_ready(todo);
+    }
+
+    /// Spawns successors for those that have waited longest, as many as may be recycled at a time.
+    pub(super) fn recycle(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let seats = self.room + self.recycle_concurrency;
+        while self.recycled() < self.recycle_concurrency && self.members.len() < seats {
+            let waiting = (0..self.members.len()).filter(|index| self.successor_of(*index).is_none());
+            let waiting = waiting.map(|index| &self.members[index]).filter(|member| member.is_holder());
+            let next =
+                waiting.filter_map(|member| Some((member.spent()?, member))).min_by_key(|next| next.0.0);
+            let Some(((_, reason), member)) = next else { return };
+            let slot = member.slot;
+            todo.push(Action::Log(Notice::Recycling { slot, reason }));
+            self.add(slot, Role::Successor { reason }, now);
+        }
+    }
+
+    /// A successor that is ready has the slot from now on, and the worker that had it drains.
+    pub(super) fn take_over(&mut self, index: usize, now: Time, todo: &mut Vec<Action>) {
+        let Role::Successor { reason } = self.members[index].role else { return };
+        let slot = self.members[index].slot;
+        let before = self.members.iter().position(|member| member.is_holder() && member.slot == slot);
+        self.members[index].role = Role::Holder;
+        if let Some(before) = before {
+            self.dismiss(before, reason, now, todo);
+        }
+    }
+
+    /// Who is to take the slot of a holder over.
+    pub(super) fn successor_of(&self, index: usize) -> Option<usize> {
+        let Member { slot, role, .. } = &self.members[index];
+        let succeeds =
+            |member: &Member| matches!(member.role, Role::Successor { .. }) && member.slot == *slot;
+        (*role == Role::Holder).then(|| self.members.iter().position(succeeds)).flatten()
+    }
+
+    /// Tells a worker to leave, if there is one.
+    fn dismiss(&mut self, index: usize, reason: Reason, now: Time, todo: &mut Vec<Action>) {
+        if let State::Due { .. } = self.members[index].state {
+            self.members.remove(index);
+            return;
+        }
+        let member = &mut self.members[index];
+        member.role = Role::Leaver { reason, deadline: now + self.graceful_timeout };
+        todo.extend(member.leave_order(now));
+    }
+
+    fn add(&mut self, slot: u16, role: Role, now: Time) {
+        let seat = self.first_without(|member, seat| member.seat == seat);
+        self.members.push(Member::due(slot, seat, role, now));
+    }
+
+    /// The first number that no member has.
+    fn first_without(&self, has: impl Fn(&Member, u16) -> bool) -> u16 {
+        let is_free = |number: &u16| self.members.iter().all(|member| !has(member, *number));
+        (0..=u16::MAX).find(is_free).expect("there is room for fewer members than there are numbers")
+    }
+
+    /// How many there are only because workers are recycled.
+    fn recycled(&self) -> usize {
+        self.members.iter().filter(|member| member.is_recycled()).count()
+    }
+}
