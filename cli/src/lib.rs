@@ -34,10 +34,12 @@ pub use remuda_core::app::{
     App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
     DrainSignal, Handler, Incoming, RequestInfo, Responder, Short, Upgraded,
 };
-pub use remuda_core::config::Limits;
+pub use remuda_core::config::{Jitter, Limits};
 pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};
+pub use remuda_core::order::PolicyId;
 pub use remuda_core::shutdown::{
-    Announce, ConnState, ConnView, Drain, Finish, Idle, Phase, Reason, ShutdownPolicy,
+    Announce, CloseIdle, ConnState, ConnView, Drain, Finish, Grace, Idle, Phase, Reason, ShutdownPolicy,
+    Spread,
 };
 pub use remuda_core::time::Time;
 pub use remuda_core::worker::alarm::{Sleep, sleep};

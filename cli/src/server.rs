@@ -1,13 +1,17 @@
 //! From a command line to a running arbiter.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::{env, fmt};
+use std::sync::Arc;
+use std::{env, fmt, mem};
 
 use remuda_arbiter::Arbiter;
 use remuda_core::app::{App, AppError, AppFactory, Boot};
+use remuda_core::order::PolicyId;
+use remuda_core::shutdown::ShutdownPolicy;
 
 use crate::settings::{self, Action, Cause, Inputs, Invocation, Problem, Rejected, Settings};
 
@@ -40,6 +44,8 @@ pub struct Server {
     settings: Option<Settings>,
     arguments: Option<Vec<OsString>>,
     version: String,
+    named: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
+    decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
 }
 
 enum Application {
@@ -79,7 +85,14 @@ impl Server {
 
     fn of(application: Application) -> Self {
         let version = concat!("with remuda ", env!("CARGO_PKG_VERSION")).to_owned();
-        Self { application, settings: None, arguments: None, version }
+        Self {
+            application,
+            settings: None,
+            arguments: None,
+            version,
+            named: BTreeMap::new(),
+            decided: Vec::new(),
+        }
     }
 
     /// Uses these settings, and reads neither command line nor environment nor file.
@@ -92,6 +105,30 @@ impl Server {
     #[must_use]
     pub fn args<T: Into<OsString>>(self, arguments: impl IntoIterator<Item = T>) -> Self {
         Self { arguments: Some(arguments.into_iter().map(Into::into).collect()), ..self }
+    }
+
+    /// Lets the settings `drain`, `drain-reload` and `drain-recycle` call `policy` by this name. A policy of remuda's that
+    /// has it goes before.
+    ///
+    /// ```no_run
+    /// # use remuda::{App, Grace, Server};
+    /// use std::time::Duration;
+    ///
+    /// # let server = Server::new(|_| -> Result<App, remuda::AppError> { unimplemented!() });
+    /// // --drain browsers
+    /// server.policy("browsers", Grace(Duration::from_secs(3))).run();
+    /// ```
+    #[must_use]
+    pub fn policy(mut self, name: impl Into<String>, policy: impl ShutdownPolicy) -> Self {
+        self.named.insert(name.into(), Arc::new(policy));
+        self
+    }
+
+    /// Has `policy` decide about drains of this kind, whatever the settings say.
+    #[must_use]
+    pub fn drain(mut self, kind: PolicyId, policy: impl ShutdownPolicy) -> Self {
+        self.decided.push((kind, Arc::new(policy)));
+        self
     }
 
     /// What `--version` says behind the program's name. Default: the version of remuda.
@@ -109,8 +146,19 @@ impl Server {
         }
     }
 
-    /// Reads the settings. The error is the exit status, once everything there is to say has been said.
-    fn prepare(self) -> Result<Ready, u8> {
+    /// Everything that can be known before the start. The error is the exit status, once all there is to say has been
+    /// said.
+    fn prepare(mut self) -> Result<Ready, u8> {
+        let decided = mem::take(&mut self.decided);
+        let mut ready = self.read()?;
+        for (kind, policy) in decided {
+            ready.settings.arbiter.policies.set(kind, policy);
+        }
+        Ok(ready)
+    }
+
+    /// Reads the settings.
+    fn read(self) -> Result<Ready, u8> {
         if let Some(settings) = self.settings {
             let app =
                 self.application.choose(None).map_err(|error| reject("remuda", vec![refused(&error)]))?;
@@ -120,7 +168,8 @@ impl Server {
         let program = name(&arguments);
         let takes_app = matches!(self.application, Application::Named(_));
         let command = settings::command(program.clone(), self.version, takes_app);
-        let invocation = settings::read(&command, Inputs::of_process(arguments)).map_err(|error| {
+        let inputs = Inputs { custom_policies: self.named, ..Inputs::of_process(arguments) };
+        let invocation = settings::read(&command, inputs).map_err(|error| {
             // Where nobody reads, nothing is left to say it to.
             let _ = error.print();
             error.exit_code() as u8

@@ -7,9 +7,11 @@
 //! that means: [`Settings`]. Only the value that wins is read; one that is not allowed is reported together
 //! with all others, and nothing is started.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use remuda_arbiter::ArbiterConfig;
+use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::worker::Worker;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -29,6 +31,7 @@ mod kind;
 mod layers;
 mod limits;
 mod logging;
+mod policy;
 mod print;
 mod processes;
 mod shutdown;
@@ -46,6 +49,8 @@ pub struct Settings {
     pub backend: Option<Arc<dyn Worker>>,
     /// What the arbiter and its workers are told.
     pub arbiter: ArbiterConfig,
+    /// Policies of the program's own, by the names that the settings may call them by. Default: none.
+    pub custom_policies: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
     /// The least severe events that are logged. Default [`Level::INFO`].
     pub log_level: Level,
     /// Levels by part of the program, which count instead of `log_level`. Default `None`.
@@ -59,6 +64,7 @@ impl Default for Settings {
         let mut settings = Self {
             backend: None,
             arbiter: ArbiterConfig::default(),
+            custom_policies: BTreeMap::new(),
             log_level: Level::INFO,
             log_filter: None,
             log_format: LogFormat::Text,

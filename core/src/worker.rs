@@ -273,6 +273,15 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// Has `policy` decide about the drains that `id` is for.
+    pub fn set(&mut self, id: PolicyId, policy: Arc<dyn ShutdownPolicy>) {
+        match id {
+            PolicyId::Stop => self.stop = policy,
+            PolicyId::Reload => self.reload = policy,
+            PolicyId::Recycle => self.recycle = policy,
+        }
+    }
+
     /// The policy that an order names.
     pub fn get(&self, id: PolicyId) -> &Arc<dyn ShutdownPolicy> {
         match id {

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use remuda_core::app::{BodyReader, Responder, Short};
 use remuda_core::http1::{Head, ResponseHead};
+use remuda_core::shutdown::{CloseIdle, Grace};
+use remuda_core::worker::Policies;
 
 use super::*;
 use crate::IntoApp;
@@ -47,6 +51,29 @@ fn a_command_line_may_be_given() {
     assert_eq!(ready.settings.arbiter.workers, 3);
     assert_eq!(Server::new(app).args(["hello", "--check-config"]).prepare().err(), Some(0));
     assert_eq!(Server::new(app).args(["hello", "--check-config", "-w0"]).prepare().err(), Some(2));
+}
+
+#[test]
+fn a_program_s_own_policy_has_a_name_in_its_settings_alone() {
+    let server =
+        || Server::new(app).policy("mine", Grace(Duration::from_secs(7))).policy("finish", CloseIdle);
+    let ready = server().args(["hello", "--drain=mine", "--drain-reload=finish"]).prepare().ok().unwrap();
+    let Policies { stop, reload, .. } = &ready.settings.arbiter.policies;
+    assert_eq!(format!("{stop:?} {reload:?}"), "Grace(7s) Finish");
+    assert_eq!(server().args(["hello", "--drain=yours"]).prepare().err(), Some(2));
+    assert_eq!(Server::new(app).args(["hello", "--drain=mine"]).prepare().err(), Some(2));
+}
+
+#[test]
+fn a_policy_that_the_program_has_decided_on_counts_before_the_settings() {
+    let server = || Server::new(app).drain(PolicyId::Recycle, CloseIdle);
+    let told = server().args(["hello", "--drain-recycle=spread:1s", "--drain=grace:1s"]);
+    let given = server().settings(Settings::default());
+    for (server, stop) in [(told, "Grace(1s)"), (given, "Finish")] {
+        let ready = server.prepare().ok().unwrap();
+        let Policies { stop: found, recycle, .. } = &ready.settings.arbiter.policies;
+        assert_eq!((format!("{found:?}"), format!("{recycle:?}")), (stop.into(), "CloseIdle".into()));
+    }
 }
 
 #[test]

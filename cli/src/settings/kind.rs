@@ -5,12 +5,15 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use remuda_arbiter::Bind;
+use remuda_core::config::Jitter;
+use remuda_core::shutdown::ShutdownPolicy;
 use serde::Serialize;
 
-use super::{Settings, bind};
+use super::{Settings, bind, policy};
 
 /// What a setting may be.
 #[derive(Debug)]
@@ -43,6 +46,18 @@ pub enum Kind {
         among: &'static [Choice],
         /// Words that have a meaning, but not in this build.
         absent: &'static [&'static str],
+    },
+    /// A whole number, or a part of another one: `10%`.
+    Jitter {
+        /// The most that it is, as a number.
+        most: u64,
+        /// Stores it.
+        set: fn(&mut Settings, Jitter),
+    },
+    /// What a drain does to connections.
+    Policy {
+        /// Stores it.
+        set: fn(&mut Settings, Arc<dyn ShutdownPolicy>),
     },
     /// Addresses to listen on; the only kind that is a list.
     Addresses {
@@ -102,6 +117,20 @@ impl Kind {
                 (choice.choose)(settings);
                 Ok(quoted(&choice.name))
             }
+            Self::Jitter { most, set } => {
+                let text = one(written)?;
+                let jitter = match text.strip_suffix('%') {
+                    Some(part) => whole(part).filter(|n| *n <= 100).map(|n| Jitter::Percent(n as u8)),
+                    None => whole(text).filter(|n| n <= most).map(Jitter::Count),
+                };
+                set(settings, jitter.ok_or(Refusal(None))?);
+                Ok(quoted(&text))
+            }
+            Self::Policy { set } => {
+                let text = one(written)?;
+                set(settings, policy::parse(text, settings)?);
+                Ok(quoted(&text))
+            }
             Self::Addresses { set } => {
                 let binds = bind::parse_all(written)?;
                 let texts: Vec<_> = binds.iter().map(Bind::to_string).collect();
@@ -123,6 +152,8 @@ impl Kind {
             Self::Size { .. } => "BYTES",
             Self::Time { .. } => "SECONDS",
             Self::Choice { .. } => "NAME",
+            Self::Jitter { .. } => "N",
+            Self::Policy { .. } => "POLICY",
             Self::Addresses { .. } => "ADDRESS",
         }
     }
@@ -146,6 +177,8 @@ impl fmt::Display for Kind {
             Self::Choice { among, .. } => {
                 f.write_str(&among.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", "))
             }
+            Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
+            Self::Policy { .. } => f.write_str(policy::ALLOWED),
             Self::Addresses { .. } => f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N"),
         }
     }
@@ -176,7 +209,7 @@ fn size(text: &str) -> Option<u64> {
     whole(number)?.checked_mul(unit)
 }
 
-fn time(text: &str) -> Option<Duration> {
+pub(super) fn time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text);
     let seconds = match unit {
         "ms" => 0.001,

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
+use remuda_core::shutdown::ShutdownPolicy;
 use tracing_subscriber::filter::Targets;
 
 use super::error::{Cause, Problem, similar};
@@ -37,12 +39,19 @@ pub(crate) struct Inputs {
     pub(crate) variables: Vec<(OsString, OsString)>,
     /// What relative paths start from.
     pub(crate) directory: PathBuf,
+    /// What the program brings itself.
+    pub(crate) custom_policies: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
 }
 
 impl Inputs {
     /// The process's own environment and directory, with `arguments`.
     pub(crate) fn of_process(arguments: Vec<OsString>) -> Self {
-        Self { arguments, variables: env::vars_os().collect(), directory: PathBuf::new() }
+        Self {
+            arguments,
+            variables: env::vars_os().collect(),
+            directory: PathBuf::new(),
+            custom_policies: BTreeMap::new(),
+        }
     }
 }
 
@@ -106,7 +115,8 @@ pub(crate) fn read(command: &clap::Command, inputs: Inputs) -> Result<Invocation
         layers.extend(table().filter_map(|setting| Entry::of_flag(setting, line, whence)));
     }
 
-    let (mut settings, origins) = resolve(layers, file.as_ref(), &mut problems);
+    let mut settings = Settings { custom_policies: inputs.custom_policies, ..Settings::default() };
+    let origins = resolve(layers, &mut settings, file.as_ref(), &mut problems);
     settings.log_filter = log_filter(&variables, &mut problems);
     let action = if is_asked(command::CHECK) {
         Action::Check
@@ -178,9 +188,13 @@ impl Provider for Entry {
 }
 
 /// Merges the layers, lowest first, and reads what is left on top.
-fn resolve(layers: Vec<Entry>, file: Option<&File>, problems: &mut Vec<Problem>) -> (Settings, Vec<Origin>) {
+fn resolve(
+    layers: Vec<Entry>,
+    settings: &mut Settings,
+    file: Option<&File>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Origin> {
     let figment = layers.into_iter().fold(Figment::new(), Figment::merge);
-    let mut settings = Settings::default();
     let mut origins = Vec::new();
     for setting in table() {
         let texts: Vec<String> = figment
@@ -188,7 +202,7 @@ fn resolve(layers: Vec<Entry>, file: Option<&File>, problems: &mut Vec<Problem>)
             .expect("every setting has a default, and entries are strings");
         let metadata = figment.find_metadata(setting.name).expect("whatever has a value has a source");
         let whence = metadata.name.clone().into_owned();
-        match setting.kind.apply(&texts, &mut settings) {
+        match setting.kind.apply(&texts, settings) {
             Ok(value) => origins.push(Origin { setting, value, whence }),
             Err(Refusal(why)) => {
                 let cause = Cause::Value {
@@ -205,7 +219,7 @@ fn resolve(layers: Vec<Entry>, file: Option<&File>, problems: &mut Vec<Problem>)
             }
         }
     }
-    (settings, origins)
+    origins
 }
 
 /// The file to read, and what to call it.

@@ -63,7 +63,48 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Seconds until a worker must be ready before it is replaced; 0: no limit",
         about: "Longer than the application ever takes to load.",
     },
+    Setting {
+        name: "max-requests",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 0..=MOST_REQUESTS, set: |s, n| s.arbiter.worker.max_requests = n },
+        default: "0",
+        platform: None,
+        reload: true,
+        help: "Requests after which a worker is replaced; 0: never",
+        about: "Counted over all its connections. It serves on until its replacement is ready, and only then \
+                drains, as drain-recycle says. For applications that grow with time.",
+    },
+    Setting {
+        name: "max-requests-jitter",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Jitter {
+            most: MOST_REQUESTS,
+            set: |s, jitter| s.arbiter.worker.max_requests_jitter = jitter,
+        },
+        default: "10%",
+        platform: None,
+        reload: true,
+        help: "How many more requests than max-requests that is at most, by chance; 0: none",
+        about: "A number, or a part of max-requests. Each worker draws its own, so that they are not all replaced \
+                at once.",
+    },
+    Setting {
+        name: "recycle-concurrency",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 1..=64, set: |s, n| s.arbiter.recycle_concurrency = n as u16 },
+        default: "1",
+        platform: None,
+        reload: true,
+        help: "Workers that are replaced at a time because they have served enough",
+        about: "So many more than asked for there are at most; the others wait.",
+    },
 ];
+
+/// As many as anybody might mean.
+const MOST_REQUESTS: u64 = 1_000_000_000;
 
 const BACKENDS: &[Choice] = &[
     #[cfg(feature = "mio")]

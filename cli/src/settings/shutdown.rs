@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use remuda_core::shutdown::Finish;
+use remuda_core::shutdown::ShutdownPolicy;
 
-use super::kind::{Choice, Kind};
+use super::Settings;
+use super::kind::Kind;
 use super::table::{Category, Setting};
 use super::timeouts::ANY_TIME;
 
@@ -22,17 +23,49 @@ pub(super) const SETTINGS: &[Setting] = &[
                 off at once.",
     },
     Setting {
-        name: "drain",
+        name: "lameduck",
         short: None,
         category: Category::Shutdown,
-        kind: Kind::Choice { among: POLICIES, absent: &["close-idle", "grace", "spread", "handoff"] },
-        default: "finish",
+        kind: Kind::Time { allowed: ANY_TIME, set: |s, t| s.arbiter.lameduck = t },
+        default: "0",
         platform: None,
         reload: true,
+        help: "Seconds that the server serves on after TERM before it stops; 0: none",
+        about: "For whoever sends connections to notice that the server is to stop, and to send them elsewhere. \
+                Everything is as usual meanwhile, but for what the server says of itself. It is no part of the \
+                graceful timeout; another TERM, or INT, ends it.",
+    },
+    Setting {
         help: "What a stop does to idle connections",
         about: "finish: each is kept until its client speaks, its keep-alive time runs out or the stop is over; \
-                the response to what the client says announces the close.",
+                the response to what the client says announces the close. close-idle: each is closed at once. \
+                grace:1s: each is closed once it has been idle for so long. spread:10s: each is closed at a moment \
+                of its own within that time. A program may have policies of its own, by their names.",
+        ..policy("drain", |s, policy| s.arbiter.policies.stop = policy)
+    },
+    Setting {
+        help: "What a worker that leaves does to idle connections, in a reload or when there are to be fewer",
+        about: "As for drain.",
+        ..policy("drain-reload", |s, policy| s.arbiter.policies.reload = policy)
+    },
+    Setting {
+        help: "What a worker that is recycled does to idle connections",
+        about: "As for drain.",
+        ..policy("drain-recycle", |s, policy| s.arbiter.policies.recycle = policy)
     },
 ];
 
-const POLICIES: &[Choice] = &[Choice::new("finish", |s| s.arbiter.policies.stop = Arc::new(Finish))];
+/// What the policies have in common; the texts are theirs to give.
+const fn policy(name: &'static str, set: fn(&mut Settings, Arc<dyn ShutdownPolicy>)) -> Setting {
+    Setting {
+        name,
+        short: None,
+        category: Category::Shutdown,
+        kind: Kind::Policy { set },
+        default: "finish",
+        platform: None,
+        reload: true,
+        help: "",
+        about: "",
+    }
+}

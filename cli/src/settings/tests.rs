@@ -1,6 +1,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use remuda_core::config::Jitter;
+use remuda_core::worker::Policies;
+
 use super::*;
 
 /// The settings, with `name` set to `text`.
@@ -92,7 +95,20 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(worker("timeout", "9").timeout, Duration::from_secs(9));
     assert_eq!(worker("timeout", "0").timeout, Duration::ZERO);
     assert_eq!(with("boot-timeout", "90").arbiter.boot_timeout, Duration::from_secs(90));
+    assert_eq!(worker("max-requests", "1000").max_requests, 1000);
+    assert_eq!(worker("max-requests-jitter", "50").max_requests_jitter, Jitter::Count(50));
+    assert_eq!(worker("max-requests-jitter", "5%").max_requests_jitter, Jitter::Percent(5));
+    assert_eq!(with("recycle-concurrency", "3").arbiter.recycle_concurrency, 3);
+    assert_eq!(with("lameduck", "15").arbiter.lameduck, Duration::from_secs(15));
     assert_eq!(worker("graceful-timeout", "8").graceful_timeout, Duration::from_secs(8));
+
+    let policies = |name| {
+        let Policies { stop, reload, recycle, .. } = with(name, "close-idle").arbiter.policies;
+        format!("{stop:?} {reload:?} {recycle:?}")
+    };
+    assert_eq!(policies("drain"), "CloseIdle Finish Finish");
+    assert_eq!(policies("drain-reload"), "Finish CloseIdle Finish");
+    assert_eq!(policies("drain-recycle"), "Finish Finish CloseIdle");
 
     let limits = |name, text| worker(name, text).limits;
     assert_eq!(limits("keep-alive", "0.5").keep_alive, Duration::from_millis(500));

@@ -66,7 +66,21 @@ fn a_word_that_is_not_built_in_is_told_from_one_that_is_unknown() {
         assert_eq!(apply("worker-class", text), Err(absent.clone()), "{text}");
     }
     assert_eq!(apply("worker-class", "gevent"), Err(Refusal(None)));
-    assert_eq!(apply("drain", "close-idle"), Err(absent));
+}
+
+#[test]
+fn a_jitter_is_a_number_or_a_part() {
+    for text in ["0", "51", "0%", "10%", "100%"] {
+        assert_eq!(apply("max-requests-jitter", text), Ok(quoted(&text)));
+    }
+    for text in ["", "%", "101%", "-1", "1.5%", "10 %", "10%%"] {
+        assert_eq!(apply("max-requests-jitter", text), Err(Refusal(None)), "{text:?}");
+    }
+}
+
+#[test]
+fn a_policy_is_printed_as_it_was_written() {
+    assert_eq!(apply("drain", "grace:500ms").as_deref(), Ok("\"grace:500ms\""));
     assert_eq!(apply("drain", "Finish"), Err(Refusal(None)));
 }
 

@@ -24,6 +24,7 @@ impl Start<'_> {
             arguments: ["remuda"].iter().chain(self.flags).map(OsString::from).collect(),
             variables: self.variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             directory: directory.path().to_owned(),
+            custom_policies: BTreeMap::new(),
         };
         read(&command::command("remuda".into(), "1".into(), true), inputs).unwrap()
     }

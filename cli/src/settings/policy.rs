@@ -1,0 +1,41 @@
+//! Policies as they are written: a name, and for some a time behind it.
+
+use std::sync::Arc;
+
+use remuda_core::shutdown::{CloseIdle, Finish, Grace, ShutdownPolicy, Spread};
+
+use super::Settings;
+use super::kind::{Refusal, time};
+use super::timeouts::ANY_TIME;
+
+/// What is allowed, besides the names of policies that the program brings.
+pub(super) const ALLOWED: &str =
+    "finish, close-idle, grace:TIME, spread:TIME with a time as in 500ms, 30s, 2m";
+
+/// The policy that `text` stands for.
+pub(super) fn parse(text: &str, settings: &Settings) -> Result<Arc<dyn ShutdownPolicy>, Refusal> {
+    let (name, time) = text.split_once(':').map_or((text, None), |(name, time)| (name, Some(time)));
+    Ok(match (name, time) {
+        ("finish", None) => Arc::new(Finish),
+        ("close-idle", None) => Arc::new(CloseIdle),
+        ("grace", time) => Arc::new(Grace(length(name, time)?)),
+        ("spread", time) => Arc::new(Spread(length(name, time)?)),
+        _ if text == "handoff" || text.starts_with("handoff,") => {
+            return Err(Refusal(Some("which is not built in yet".into())));
+        }
+        _ => settings.custom_policies.get(text).ok_or_else(|| unknown(settings))?.clone(),
+    })
+}
+
+fn length(name: &str, text: Option<&str>) -> Result<std::time::Duration, Refusal> {
+    let allowed = text.and_then(time).filter(|time| ANY_TIME.contains(time));
+    allowed.ok_or_else(|| Refusal(Some(format!("but {name} takes a time, as in {name}:10s"))))
+}
+
+fn unknown(settings: &Settings) -> Refusal {
+    let names: Vec<_> = settings.custom_policies.keys().map(String::as_str).collect();
+    Refusal((!names.is_empty()).then(|| format!("nor is it one of this program's: {}", names.join(", "))))
+}
+
+#[cfg(test)]
+mod tests;
