@@ -109,6 +109,23 @@ macro_rules! scenarios {
                 d7_client_that_keeps_sending_sees_the_response_and_no_reset,
                 d7_lingering_ends_by_itself_and_holds_nobody_up,
                 d14_events_end_themselves;
+            policy:
+                d6_close_idle_closes_idle_connections_at_once,
+                d6_grace_serves_the_next_request_and_closes_what_stays_idle,
+                d6_spread_closes_idle_connections_one_after_the_other,
+                d6_spread_announces_once_its_window_is_over,
+                d5_no_policy_cuts_half_a_head,
+                d10_the_deadline_ends_what_a_policy_would_keep;
+            lameduck:
+                a_lame_duck_serves_as_usual_and_then_stops,
+                a_second_term_ends_the_lame_duck_and_hurries_nobody,
+                d11_int_ends_the_lame_duck,
+                a_worker_that_dies_as_a_lame_duck_is_replaced;
+            recycle:
+                d15_requests_are_counted_and_not_connections,
+                d15_recycling_loses_no_request_and_refuses_no_connect,
+                d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving,
+                d15_a_recycled_worker_is_ended_at_its_deadline;
             deadline:
                 d9_server_without_connections_exits_at_once,
                 d9_exits_with_the_last_response,

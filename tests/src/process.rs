@@ -166,6 +166,11 @@ impl Server {
             .expect("there are as many workers as were asked for")
     }
 
+    /// How many workers there are at this moment.
+    pub fn processes(&self) -> usize {
+        self.process.children().len()
+    }
+
     /// The only worker.
     #[track_caller]
     pub fn worker(&self) -> Process {

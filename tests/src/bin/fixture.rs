@@ -3,7 +3,8 @@
 //!
 //! `FIXTURE_APPLICATION` chooses between its two kinds, `blocking` and `async`; without it the backend does.
 //! `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short. A file
-//! `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from being ready.
+//! `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from being ready; with a
+//! file `fail-boot` there every worker fails to boot.
 
 use std::env;
 use std::fs;
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
 fn build(boot: &Boot) -> Result<App, AppError> {
     while fs::remove_file("stall-boot").is_ok() {
         thread::sleep(Duration::MAX);
+    }
+    if fs::exists("fail-boot").unwrap_or(false) {
+        return Err(AppError::msg("there is a file fail-boot"));
     }
     let is_async = match env::var("FIXTURE_APPLICATION").as_deref() {
         Ok("blocking") => false,

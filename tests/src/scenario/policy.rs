@@ -1,0 +1,112 @@
+//! What each policy of a drain does to an idle connection and to the next request on it, and what none may do.
+
+use std::time::Instant;
+
+use super::{get, seconds, took};
+use crate::Harness;
+use crate::client::{Client, End, PATIENCE};
+use crate::process::Server;
+
+/// All but the default.
+const POLICIES: [&str; 3] = ["close-idle", "grace:300ms", "spread:300ms"];
+
+/// Connections that have been served, and are idle.
+fn idle<const N: usize>(server: &Server) -> [Client; N] {
+    [(); N].map(|()| {
+        let mut client = server.connect();
+        assert!(!client.get("/").announces_close());
+        client
+    })
+}
+
+pub(crate) fn d6_close_idle_closes_idle_connections_at_once(harness: &Harness) {
+    let mut server = harness.serve(&["--drain", "close-idle"]);
+    let clients = idle::<5>(&server);
+    let start = server.drain();
+    for mut client in clients {
+        assert_eq!(client.end(PATIENCE), End::Fin);
+    }
+    took("the idle connections ended", start, 0.0..0.7);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_grace_serves_the_next_request_and_closes_what_stays_idle(harness: &Harness) {
+    let mut server = harness.serve(&["--drain", "grace:1s"]);
+    let answered = Instant::now();
+    let [mut speaks, mut stays] = idle(&server);
+    server.drain();
+    assert!(!speaks.has_more(seconds(0.3)), "it is kept");
+    speaks.send(get("/"));
+    speaks.last_response(200);
+    drop(speaks);
+    assert_eq!(stays.end(PATIENCE), End::Fin);
+    took("the idle connection ended", answered, 0.9..2.0);
+    drop(stays);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_spread_closes_idle_connections_one_after_the_other(harness: &Harness) {
+    const WINDOW: f64 = 2.0;
+    let mut server = harness.serve(&["--drain", "spread:2s"]);
+    let mut clients = Vec::from(idle::<40>(&server));
+    let start = server.drain();
+    let mut ends = Vec::new();
+    while !clients.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "{} connections are never closed", clients.len());
+        clients.retain_mut(|client| {
+            let open = !client.has_more(seconds(0.001));
+            if !open {
+                assert_eq!(client.end(PATIENCE), End::Fin);
+                ends.push(start.elapsed().as_secs_f64());
+            }
+            open
+        });
+    }
+    let late = ends.iter().filter(|end| **end > WINDOW / 2.0).count();
+    assert!(
+        (5..=35).contains(&late),
+        "{late} of {} connections ended in the second half: {ends:?}",
+        ends.len()
+    );
+    took("the last of them ended", start, 0.0..WINDOW + 1.0);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_spread_announces_once_its_window_is_over(harness: &Harness) {
+    let mut server = harness.serve(&["--drain", "spread:500ms"]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=1000"));
+    assert!(!client.has_more(seconds(0.2)), "it is read by now");
+    server.drain();
+    client.last_response(200);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d5_no_policy_cuts_half_a_head(harness: &Harness) {
+    for policy in POLICIES {
+        let mut server = harness.serve(&["--drain", policy]);
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.1\r\nHo");
+        server.catch_up();
+        server.drain();
+        assert!(!client.has_more(seconds(0.5)), "{policy}: nobody has asked for anything yet");
+        client.send("st: test\r\n\r\n");
+        client.last_response(200);
+        drop(client);
+        assert_eq!(server.exit(PATIENCE), 0, "{policy}");
+    }
+}
+
+pub(crate) fn d10_the_deadline_ends_what_a_policy_would_keep(harness: &Harness) {
+    for policy in ["finish", "grace:30s", "spread:1h"] {
+        let patient = ["--graceful-timeout", "1", "--keep-alive", "30", "--drain", policy];
+        let mut server = harness.serve(&patient);
+        let [mut client] = idle(&server);
+        let start = server.drain();
+        assert_eq!(client.end(PATIENCE), End::Fin);
+        took(policy, start, 0.9..2.0);
+        drop(client);
+        assert_eq!(server.exit(PATIENCE), 0, "{policy}");
+    }
+}

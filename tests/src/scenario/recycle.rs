@@ -1,0 +1,147 @@
+//! Recycling (D15): a worker that has served enough is replaced, and no client has to notice.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::{get, took};
+use crate::Harness;
+use crate::client::{Client, PATIENCE};
+use crate::process::{Server, until};
+
+/// Asks who is there until it is somebody else than `before`; a connection to it.
+#[track_caller]
+fn successor(server: &Server, before: u64) -> (u64, Client) {
+    until(PATIENCE, || {
+        let mut client = server.connect();
+        let pid = client.get("/info").number("pid");
+        (pid != before).then_some((pid, client))
+    })
+    .expect("a worker that has served enough is replaced")
+}
+
+pub(crate) fn d15_requests_are_counted_and_not_connections(harness: &Harness) {
+    let mut server = harness.serve(&["--max-requests", "20", "--max-requests-jitter", "0"]);
+    let first = server.worker();
+    let silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    let mut client = server.connect();
+    for n in 1..20 {
+        let info = client.get("/info");
+        assert_eq!((info.number("requests"), info.number("pid")), (n, first.id()));
+        assert!(!info.announces_close());
+    }
+    assert_eq!(server.worker().id(), first.id(), "nobody has had enough");
+    drop(silent);
+
+    assert!(!client.get("/").announces_close(), "it serves on until its replacement is ready");
+    let (_, mut kept) = successor(&server, first.id());
+    let info = kept.get("/info");
+    assert_eq!(info.number("slot"), 0, "it has the place of the one before");
+    // The old worker drains: what it is still asked is its last on that connection.
+    let announced = until(PATIENCE, || {
+        client.send(get("/info"));
+        let info = client.response();
+        assert_eq!((info.status, info.number("pid")), (200, first.id()));
+        info.announces_close().then_some(())
+    });
+    assert!(announced.is_some(), "the old worker never drains");
+    drop(client);
+    assert!(first.wait_gone(PATIENCE), "the old worker does not end");
+    drop(kept);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d15_recycling_loses_no_request_and_refuses_no_connect(harness: &Harness) {
+    const CLIENTS: usize = 8;
+    const REQUESTS: usize = 200;
+    const WORKERS: usize = 2;
+    let mut server = harness.serve(&["-w", "2", "--max-requests", "50"]);
+    let done = AtomicBool::new(false);
+    let (pids, most) = thread::scope(|scope| {
+        let most = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(server.processes());
+                thread::yield_now();
+            }
+            most
+        });
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(&server, REQUESTS))).collect();
+        let pids: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        let pids: HashSet<_> = pids.into_iter().flat_map(|pids| pids.expect("said above")).collect();
+        (pids, most.join().expect("it only counts"))
+    });
+    // 1600 requests at 55 at most for each worker; those at the end of a drain are not counted as anybody's.
+    assert!(pids.len() >= 10, "{} workers have served {} requests", pids.len(), CLIENTS * REQUESTS);
+    assert!(most <= WORKERS + 1, "{most} workers at a time");
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let log = server.log();
+    assert!(!log.contains("ended with signal") && !log.contains("ended with status"), "{log}");
+}
+
+/// Sends one request after the other, on connections that are used until their close is announced or, so that some are
+/// opened at any time, for a while; who has answered.
+fn ask(server: &Server, requests: usize) -> HashSet<u64> {
+    let mut pids = HashSet::new();
+    let mut client = server.connect();
+    for n in 0..requests {
+        client.send(get("/info"));
+        let response = client.try_response().unwrap_or_else(|broken| panic!("request {n} is lost: {broken}"));
+        assert_eq!(response.status, 200);
+        pids.insert(response.number("pid"));
+        if response.announces_close() || n % 16 == 15 {
+            client = server.connect();
+        }
+    }
+    pids
+}
+
+pub(crate) fn d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving(harness: &Harness) {
+    const FAILED: &str = "worker could not start";
+    let mut server = harness.serve(&["--max-requests", "3", "--max-requests-jitter", "0"]);
+    let first = server.worker();
+    let obstacle = server.dir().join("fail-boot");
+    fs::write(&obstacle, "").expect("a file can be written");
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.get("/");
+    }
+    let tried_again = until(PATIENCE, || (server.log().matches(FAILED).count() >= 3).then_some(()));
+    assert!(tried_again.is_some(), "it is not tried again");
+    for mut client in [client, server.connect()] {
+        let info = client.get("/info");
+        assert_eq!((info.number("pid"), info.announces_close()), (first.id(), false));
+    }
+    fs::remove_file(&obstacle).expect("it was written");
+    let (second, client) = successor(&server, first.id());
+    assert!(first.wait_gone(PATIENCE), "the old worker does not end");
+    assert_eq!(server.worker().id(), second);
+    drop(client);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d15_a_recycled_worker_is_ended_at_its_deadline(harness: &Harness) {
+    let args = ["--max-requests", "1", "--max-requests-jitter", "0", "--graceful-timeout", "1"];
+    let mut server = harness.serve(&args);
+    let first = server.worker();
+    let mut client = server.connect();
+    let start = Instant::now();
+    client.send(get("/stream?chunks=100&size=10&ms=100"));
+    let mut response = client.head();
+    let broken = client.try_body(&mut response).expect_err("ten seconds do not fit into one");
+    assert!(broken.is_cut_by_server(), "{broken}");
+    assert!(first.wait_gone(PATIENCE), "the old worker does not end");
+    took("the old worker ended", start, 0.9..4.0);
+    assert_ne!(server.worker().id(), first.id());
+    drop(client);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
