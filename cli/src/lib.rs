@@ -72,4 +72,5 @@ pub fn run<M, A: IntoApp<M>>(app: A) -> ExitCode {
 #[doc = include_str!("../../README.md")]
 #[doc = include_str!("../../book/src/applications.md")]
 #[doc = include_str!("../../book/src/fork-safety.md")]
+#[doc = include_str!("../../book/src/policies.md")]
 struct Pages;
