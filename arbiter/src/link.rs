@@ -21,7 +21,7 @@ pub(crate) struct Link {
     queue: VecDeque<Vec<u8>>,
 }
 
-/// Reports read from one worker before others get their turn. A worker sends two in its life.
+/// Reports read from one worker before others get their turn. A worker sends three in its life.
 const REPORTS_A_TURN: usize = 16;
 
 impl Link {

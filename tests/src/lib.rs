@@ -114,12 +114,14 @@ macro_rules! scenarios {
                 d6_grace_serves_the_next_request_and_closes_what_stays_idle,
                 d6_spread_closes_idle_connections_one_after_the_other,
                 d6_spread_announces_once_its_window_is_over,
+                d6_each_kind_of_drain_has_its_own_policy,
                 d5_no_policy_cuts_half_a_head,
                 d10_the_deadline_ends_what_a_policy_would_keep;
             lameduck:
                 a_lame_duck_serves_as_usual_and_then_stops,
                 a_second_term_ends_the_lame_duck_and_hurries_nobody,
                 d11_int_ends_the_lame_duck,
+                d18_a_lame_duck_ends_with_its_arbiter,
                 a_worker_that_dies_as_a_lame_duck_is_replaced;
             recycle:
                 d15_requests_are_counted_and_not_connections,

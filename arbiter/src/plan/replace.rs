@@ -44,12 +44,12 @@ impl Plan {
     pub(super) fn recycle(&mut self, now: Time, todo: &mut Vec<Action>) {
         let seats = self.room + self.recycle_concurrency;
         while self.recycled() < self.recycle_concurrency && self.members.len() < seats {
-            let waiting = (0..self.members.len()).filter(|index| self.successor_of(*index).is_none());
-            let waiting = waiting.map(|index| &self.members[index]).filter(|member| member.is_holder());
-            let next =
-                waiting.filter_map(|member| Some((member.spent()?, member))).min_by_key(|next| next.0.0);
-            let Some(((_, reason), member)) = next else { return };
-            let slot = member.slot;
+            let spent =
+                (0..self.members.len()).filter_map(|index| Some((self.members[index].spent()?, index)));
+            let waiting = spent
+                .filter(|(_, index)| self.members[*index].is_holder() && self.successor_of(*index).is_none());
+            let Some(((_, reason), index)) = waiting.min_by_key(|((since, _), _)| *since) else { return };
+            let slot = self.members[index].slot;
             todo.push(Action::Log(Notice::Recycling { slot, reason }));
             self.add(slot, Role::Successor { reason }, now);
         }

@@ -91,3 +91,17 @@ pub(crate) fn a_worker_that_dies_as_a_lame_duck_is_replaced(harness: &Harness) {
     drop(late);
     assert_eq!(server.exit(PATIENCE), 0);
 }
+
+pub(crate) fn d18_a_lame_duck_ends_with_its_arbiter(harness: &Harness) {
+    let server = harness.serve(&["--lameduck", "60"]);
+    let (_, mut client) = begin(&server);
+    let start = Instant::now();
+    server.arbiter().signal(Signal::KILL);
+    assert!(server.arbiter().wait_gone(PATIENCE));
+    // Whichever comes first, the request or the worker's notice of it.
+    let announced = until(PATIENCE, || client.get("/").announces_close().then_some(()));
+    assert!(announced.is_some(), "the worker never drains");
+    drop(client);
+    assert!(server.wait_no_process(PATIENCE), "a process is left");
+    took("the last process ended", start, 0.0..1.5);
+}

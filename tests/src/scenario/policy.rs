@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use super::{get, seconds, took};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
-use crate::process::Server;
+use crate::process::{Server, until};
 
 /// All but the default.
 const POLICIES: [&str; 3] = ["close-idle", "grace:300ms", "spread:300ms"];
@@ -80,6 +82,29 @@ pub(crate) fn d6_spread_announces_once_its_window_is_over(harness: &Harness) {
     server.drain();
     client.last_response(200);
     drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_each_kind_of_drain_has_its_own_policy(harness: &Harness) {
+    let recycle = ["--max-requests", "2", "--max-requests-jitter", "0", "--drain-recycle", "close-idle"];
+    let server = harness.serve(&recycle);
+    let [mut recycled] = idle(&server);
+    assert!(!recycled.get("/").announces_close());
+    assert_eq!(recycled.end(PATIENCE), End::Fin);
+
+    let mut server = harness.serve(&["-w", "2", "--drain-reload", "close-idle", "--keep-alive", "30"]);
+    // Of some on each worker, those on the one that leaves are closed, and the others are kept.
+    let mut open = Vec::from(idle::<8>(&server));
+    server.arbiter().signal(Signal::TTOU);
+    let left = until(PATIENCE, || (server.processes() == 1).then_some(()));
+    assert!(left.is_some(), "idle connections keep the worker that leaves");
+    open.retain_mut(|client| !client.has_more(seconds(0.01)));
+    assert!((1..8).contains(&open.len()), "{} of 8 connections are kept", open.len());
+    server.drain();
+    for mut client in open {
+        client.send(get("/"));
+        client.last_response(200);
+    }
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
