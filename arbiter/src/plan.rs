@@ -93,7 +93,8 @@ pub(crate) enum Event {
 /// What to do, in this order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
-    /// Fork a worker for a slot, which is what it shows, with a seat of its own on the scoreboard; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
+    /// Fork a worker that shows this slot as its place and writes in this seat of the scoreboard; answer with
+    /// [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn { slot: u16, seat: u16 },
     /// Send an order, without waiting for it to be read.
     Send { pid: Pid, order: Order },

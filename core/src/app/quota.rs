@@ -18,7 +18,7 @@ impl Quota {
     }
 
     /// The `number`-th request has begun.
-    pub(super) fn count(&self, number: u64) {
+    pub(crate) fn count(&self, number: u64) {
         if number == self.requests {
             (self.spent)();
         }

@@ -204,3 +204,6 @@ impl Reporter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
