@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod fixture;
 pub mod process;
 
 mod corpus;

@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -145,8 +146,18 @@ impl Server {
         self.address().connect(PATIENCE).expect("the server accepts connections")
     }
 
+    /// Sends `request` on `client` and waits until its handler has begun, which it does in a worker that is free.
+    #[track_caller]
+    pub fn begin(&self, client: &mut Client, request: impl AsRef<str>) {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let word = format!("<begun {}>", COUNT.fetch_add(1, Ordering::Relaxed));
+        client.send(request.as_ref().replacen("\r\n", &format!("\r\nTell: {word}\r\n"), 1));
+        assert!(self.logs(&word, PATIENCE), "the handler never began: {}", request.as_ref());
+    }
+
     /// Waits until a worker has accepted all connections opened so far and, if it is the only one, has read what
-    /// they have sent: both happen in order, so it is enough to be served after them.
+    /// they have sent: both happen in order, so it is enough to be served after them. Where a handler may be the only one
+    /// that can run, [`begin`](Self::begin) it instead.
     #[track_caller]
     pub fn catch_up(&self) {
         let mut client = self.connect();

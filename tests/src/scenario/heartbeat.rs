@@ -49,8 +49,7 @@ pub(crate) fn d1_a_hung_loop_keeps_no_new_connection_waiting(harness: &Harness) 
 pub(crate) fn d1_a_drain_longer_than_the_timeout_is_not_a_hang(harness: &Harness) {
     let mut server = harness.serve(&["--timeout", "1"]);
     let mut client = server.connect();
-    client.send(get("/sleep?ms=3000"));
-    server.catch_up();
+    server.begin(&mut client, get("/sleep?ms=3000"));
     server.drain();
     client.last_response(200);
     drop(client);
@@ -98,8 +97,7 @@ pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Har
     let mut client = server.connect();
     (0..7).for_each(|_| drop(client.get("/")));
     let mut busy = server.connect();
-    busy.send(get("/hang?ms=60000"));
-    assert!(!busy.has_more(seconds(0.5)), "it hangs, and has begun to by now");
+    server.begin(&mut busy, get("/hang?ms=60000"));
     worker.signal(Signal::KILL);
     assert!(worker.wait_gone(PATIENCE));
     replacement(&server, &[worker]);

@@ -50,9 +50,7 @@ pub(crate) fn a_worker_told_to_stop_drains_and_is_replaced(harness: &Harness) {
     let workers = server.workers(2);
     let mut idle = connection_to(&server, &workers[0]);
     let mut busy = connection_to(&server, &workers[0]);
-    busy.send(get("/sleep?ms=600"));
-    // Read by now, because this was read after it.
-    idle.get("/");
+    server.begin(&mut busy, get("/sleep?ms=600"));
     workers[0].signal(Signal::TERM);
     for _ in 0..20 {
         server.connect().get("/");
@@ -129,9 +127,9 @@ pub(crate) fn d18_response_in_flight_outlives_the_arbiter(harness: &Harness) {
     let server = harness.serve(&[]);
     let _worker = server.worker();
     let mut busy = server.connect();
-    busy.send(get("/sleep?ms=1500"));
     let mut idle = server.connect();
     idle.get("/");
+    server.begin(&mut busy, get("/sleep?ms=1500"));
     server.arbiter().signal(Signal::KILL);
     assert!(server.arbiter().wait_gone(PATIENCE));
     busy.last_response(200);

@@ -1,0 +1,96 @@
+//! The server under test: remuda's command line around its built-in application, and around what no application
+//! should do.
+//!
+//! `FIXTURE_APPLICATION` chooses between its two kinds, `blocking` and `async`; without it the backend does.
+//!
+//! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
+//! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
+//! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
+//!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use remuda::{
+    App, AppError, AsyncHandler, Body, BodyReader, Boot, Handler, Head, Incoming, Responder, ResponseHead,
+    Server, demo,
+};
+
+/// The server, for the `main` of a binary. One with a backend of its own adds that.
+pub fn server() -> Server {
+    Server::new(build)
+}
+
+fn build(boot: &Boot) -> Result<App, AppError> {
+    if Path::new("crash-boot").exists() {
+        process::abort();
+    }
+    while fs::remove_file("stall-boot").is_ok() {
+        thread::sleep(Duration::MAX);
+    }
+    if Path::new("fail-boot").exists() {
+        return Err(AppError::msg("there is a file fail-boot"));
+    }
+    let is_async = match env::var("FIXTURE_APPLICATION").as_deref() {
+        Ok("blocking") => false,
+        Ok("async") => true,
+        Err(env::VarError::NotPresent) => demo::is_async(boot),
+        other => {
+            let message = format!("FIXTURE_APPLICATION is {other:?}; allowed: blocking, async");
+            return Err(AppError::msg(message));
+        }
+    };
+    let fixture = Fixture { demo: demo::handler(boot) };
+    Ok(if is_async { App::future(fixture) } else { App::blocking(fixture) })
+}
+
+struct Fixture<H> {
+    demo: H,
+}
+
+impl<H: Handler> Handler for Fixture<H> {
+    fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+        tell(head.field("Tell"));
+        if head.path() != "/hang" {
+            return self.demo.call(head, body, out);
+        }
+        hang(head.query());
+        Ok(out.send(ResponseHead::new(200), "late\n")?)
+    }
+
+    fn is_short(&self, head: &Head<'_>) -> bool {
+        head.path() == "/hang" || self.demo.is_short(head)
+    }
+}
+
+#[async_trait(?Send)]
+impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
+    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+        tell(request.headers().get("Tell").map(|word| word.as_bytes()));
+        if request.uri().path() != "/hang" {
+            return self.demo.call(request).await;
+        }
+        hang(request.uri().query());
+        Response::new("late\n".into())
+    }
+}
+
+/// Says that the handler of a request has begun, if it asks for that.
+fn tell(word: Option<&[u8]>) {
+    if let Some(word) = word {
+        // Whoever asked notices if nothing can be said.
+        let _ = io::stdout().write_all(&[word, b"\n"].concat());
+    }
+}
+
+fn hang(query: Option<&str>) {
+    let millis = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
+    thread::sleep(Duration::from_millis(millis.unwrap_or(1000)));
+}
