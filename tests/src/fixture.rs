@@ -5,12 +5,13 @@
 //!
 //! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
+//! - `GET /deaf` upgrades, of the blocking kind, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process;
 use std::thread;
@@ -58,15 +59,22 @@ struct Fixture<H> {
 impl<H: Handler> Handler for Fixture<H> {
     fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
         tell(head.field("Tell"));
-        if head.path() != "/hang" {
-            return self.demo.call(head, body, out);
+        match head.path() {
+            "/hang" => {
+                hang(head.query());
+                Ok(out.send(ResponseHead::new(200), "late\n")?)
+            }
+            "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
+            _ => self.demo.call(head, body, out),
         }
-        hang(head.query());
-        Ok(out.send(ResponseHead::new(200), "late\n")?)
     }
 
     fn is_short(&self, head: &Head<'_>) -> bool {
-        head.path() == "/hang" || self.demo.is_short(head)
+        match head.path() {
+            "/hang" => true,
+            "/deaf" => false,
+            _ => self.demo.is_short(head),
+        }
     }
 }
 
@@ -87,6 +95,19 @@ fn tell(word: Option<&[u8]>) {
     if let Some(word) = word {
         // Whoever asked notices if nothing can be said.
         let _ = io::stdout().write_all(&[word, b"\n"].concat());
+    }
+}
+
+/// Echoes bytes until the client has no more, whatever happens to the worker.
+fn echo(mut socket: impl Read + Write) -> io::Result<()> {
+    let mut buffer = [0; 1024];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => socket.write_all(&buffer[..n]).and_then(|()| socket.flush())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -80,6 +80,7 @@ macro_rules! scenarios {
                 d12_head_timeout_holds_in_a_drain,
                 d12_fresh_connection_ends_after_the_header_timeout,
                 d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one,
+                d12_slow_and_silent_clients_hold_nobody_up,
                 a_stalled_body_ends_its_connection,
                 a_stalled_reader_ends_its_connection;
             listener:
@@ -87,7 +88,9 @@ macro_rules! scenarios {
                 d3_connect_is_refused_after_term,
                 d3_connect_is_refused_while_all_handlers_are_busy,
                 d3_unix_socket_is_refused_and_unlinked,
-                d3_inherited_listener_survives;
+                d3_every_listener_is_refused,
+                d3_inherited_listener_survives,
+                d3_inherited_unix_socket_survives;
             backlog:
                 d4_backlog_is_served_at_a_stop,
                 d4_backlog_of_a_unix_socket_is_served_at_a_stop,
@@ -103,12 +106,17 @@ macro_rules! scenarios {
                 d5_response_in_flight_is_finished_and_announces_close,
                 d5_response_whose_head_was_sent_keeps_its_connection,
                 d5_half_a_head_is_completed_and_served,
+                d5_upload_in_flight_is_finished,
                 d6_next_request_is_served_and_announced,
+                d6_whoever_speaks_in_a_drain_is_answered,
                 d6_nothing_is_read_after_an_announced_close,
                 d6_pipelined_requests_are_answered_and_the_last_announces,
                 d6_a_partial_head_counts_as_a_request,
                 d7_client_that_keeps_sending_sees_the_response_and_no_reset,
                 d7_lingering_ends_by_itself_and_holds_nobody_up,
+                d7_lingering_discards_only_so_much,
+                d7_client_that_never_closes_holds_nobody_up_in_a_drain,
+                d8_idle_age_counts_from_the_last_response,
                 d14_events_end_themselves;
             policy:
                 d6_close_idle_closes_idle_connections_at_once,
@@ -136,18 +144,27 @@ macro_rules! scenarios {
                 d9_lingering_holds_the_exit_no_longer_than_it_may,
                 d10_silent_connections_are_closed_at_the_deadline,
                 d10_response_in_flight_is_cut_at_the_deadline,
+                d10_request_without_an_answer_is_told_at_the_deadline,
+                d10_zero_seconds_cut_at_once,
                 d10_stuck_handler_does_not_hold_the_deadline,
                 d11_int_shortens_the_deadline,
                 d11_second_term_shortens_the_deadline,
+                d11_int_in_a_drain_shortens_the_deadline,
+                d11_stuck_handlers_delay_neither_int_nor_quit,
+                d11_int_drains_the_worker_that_gets_it,
+                d11_quit_ends_the_worker_that_gets_it,
                 d11_quit_ends_at_once,
                 d11_order_and_signal_of_one_stop_count_once;
             upgrade:
                 an_upgraded_connection_carries_bytes_both_ways,
-                d13_upgraded_connection_is_told_of_the_drain;
+                d13_upgraded_connection_is_told_of_the_drain,
+                d13_upgraded_connection_is_in_flight_until_the_deadline;
             heartbeat:
                 d1_hung_loop_is_found_and_replaced,
                 d1_a_hung_loop_keeps_no_new_connection_waiting,
                 d1_a_drain_longer_than_the_timeout_is_not_a_hang,
+                d1_idle_connections_in_a_drain_are_not_a_hang,
+                d1_hung_loop_is_found_in_a_drain,
                 d1_a_frozen_group_is_forgiven,
                 a_worker_that_does_not_boot_in_time_is_replaced,
                 d10_what_a_killed_worker_served_and_counted_is_known;
@@ -157,8 +174,13 @@ macro_rules! scenarios {
                 a_worker_told_to_stop_drains_and_is_replaced,
                 ttin_adds_a_worker_and_ttou_drains_one,
                 ttou_never_goes_below_one,
+                d17_a_crash_loop_is_slowed_down_and_holds_nobody_up,
+                a_stop_while_workers_boot_takes_no_longer_than_any,
+                a_term_to_a_booting_worker_is_not_the_servers,
                 d18_idle_workers_end_with_their_arbiter,
                 d18_response_in_flight_outlives_the_arbiter,
+                d18_arbiter_killed_in_a_drain_cuts_nothing,
+                d18_stuck_handlers_end_at_the_deadline_without_their_arbiter,
                 a_port_in_use_is_status_5,
                 a_bad_setting_is_status_2,
                 a_bad_settings_file_is_status_2;

@@ -6,8 +6,7 @@
 
 use std::fs;
 use std::io::{self, PipeReader, Read};
-use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +41,11 @@ impl Harness {
         Self { backend: backend.to_owned(), application: application.to_owned(), fixture }
     }
 
+    /// Whether the application is one of async handlers.
+    pub fn is_async(&self) -> bool {
+        self.application == "async"
+    }
+
     /// A server on a port of its own, once it is ready. `args` are added to its command line.
     #[track_caller]
     pub fn serve(&self, args: &[&str]) -> Server {
@@ -56,21 +60,32 @@ impl Harness {
 
     /// A server on `listener`, which it inherits, once it is ready.
     #[track_caller]
-    pub fn serve_inherited(&self, listener: &TcpListener, args: &[&str]) -> Server {
-        self.spawn(&format!("fd://{}", listener.as_raw_fd()), args, Some(listener)).ready()
+    pub fn serve_inherited(&self, listener: &impl AsFd, args: &[&str]) -> Server {
+        let fd = listener.as_fd();
+        self.spawn(private_dir(), &format!("fd://{}", fd.as_raw_fd()), args, Some(fd)).ready()
     }
 
     /// A server that may not become ready, told to listen at `bind`.
     #[track_caller]
     pub fn launch(&self, bind: &str, args: &[&str]) -> Server {
-        self.spawn(bind, args, None)
+        self.spawn(private_dir(), bind, args, None)
+    }
+
+    /// A server whose first worker boots and will never be ready.
+    #[track_caller]
+    pub fn launch_stalled(&self, args: &[&str]) -> Server {
+        let dir = private_dir();
+        let stall = dir.path().join("stall-boot");
+        fs::write(&stall, "").expect("a file can be written");
+        let server = self.spawn(dir, "127.0.0.1:0", args, None);
+        until(PATIENCE, || (!stall.exists()).then_some(())).expect("a worker boots");
+        server
     }
 
     #[track_caller]
-    fn spawn(&self, bind: &str, args: &[&str], inherit: Option<&TcpListener>) -> Server {
+    fn spawn(&self, dir: TempDir, bind: &str, args: &[&str], inherit: Option<BorrowedFd<'_>>) -> Server {
         // A worker whose arbiter dies becomes a child of this process, which reaps it.
         set_child_subreaper(Some(getpid())).expect("prctl(2) takes a subreaper");
-        let dir = tempfile::Builder::new().prefix("remuda-").tempdir().expect("a directory can be made");
         let (reader, writer) = io::pipe().expect("a pipe can be made");
         let mut command = Command::new(&self.fixture);
         command.args(["-k", &self.backend, "-b", bind]).args(args).current_dir(&dir);
@@ -364,6 +379,10 @@ impl Log {
             self.0.1.wait_timeout_while(self.state(), limit, going_on).expect("no one panics here");
         state.ended
     }
+}
+
+fn private_dir() -> TempDir {
+    tempfile::Builder::new().prefix("remuda-").tempdir().expect("a directory can be made")
 }
 
 /// Asks `find` again and again, for what gives no event; none after `limit`.

@@ -4,10 +4,14 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
+use super::process::{connection_to, replacement};
 use super::{get, seconds, took};
 use crate::Harness;
 use crate::client::{End, PATIENCE};
 use crate::process::Server;
+
+/// What blocks a thread for handlers if there is one, and what blocks the loop.
+const STUCK: [&str; 2] = ["/block?ms=60000", "/hang?ms=60000"];
 
 /// What a deadline is exceeded by at most: the kernel's timer comes 0.5 s after it, SIGKILL 1.5 s.
 const MARGIN: f64 = 1.0;
@@ -89,13 +93,42 @@ pub(crate) fn d10_response_in_flight_is_cut_at_the_deadline(harness: &Harness) {
     assert_ends(&mut server, start, 1.0, 6);
 }
 
-pub(crate) fn d10_stuck_handler_does_not_hold_the_deadline(harness: &Harness) {
-    let mut server = harness.serve(&["--graceful-timeout", "1", "-w", "2"]);
+pub(crate) fn d10_request_without_an_answer_is_told_at_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "1"]);
     let mut client = server.connect();
-    server.begin(&mut client, get("/block?ms=60000"));
+    server.begin(&mut client, get("/sleep?ms=60000"));
     let start = server.drain();
+    if harness.is_async() {
+        client.last_response(503);
+    } else {
+        let broken = client.try_response().expect_err("only its handler could have answered");
+        assert!(broken.is_cut_by_server(), "{broken}");
+    }
+    took("it ended", start, 0.9..1.0 + MARGIN);
+    drop(client);
     assert_ends(&mut server, start, 1.0, 6);
-    assert!(client.try_response().is_err());
+}
+
+pub(crate) fn d10_zero_seconds_cut_at_once(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "0"]);
+    let mut client = server.connect();
+    server.begin(&mut client, get("/sleep?ms=60000"));
+    let mut idle = server.connect();
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    assert_ends(&mut server, start, 0.0, 6);
+    assert_ne!(idle.end(PATIENCE), End::StillOpen);
+}
+
+pub(crate) fn d10_stuck_handler_does_not_hold_the_deadline(harness: &Harness) {
+    for stuck in STUCK {
+        let mut server = harness.serve(&["--graceful-timeout", "1", "-w", "2"]);
+        let mut client = server.connect();
+        server.begin(&mut client, get(stuck));
+        let start = server.drain();
+        assert_ends(&mut server, start, 1.0, 6);
+        assert!(client.try_response().is_err());
+    }
 }
 
 pub(crate) fn d11_int_shortens_the_deadline(harness: &Harness) {
@@ -115,6 +148,61 @@ pub(crate) fn d11_second_term_shortens_the_deadline(harness: &Harness) {
     let start = Instant::now();
     server.arbiter().signal(Signal::TERM);
     assert_ends(&mut server, start, 2.0, 6);
+}
+
+pub(crate) fn d11_int_in_a_drain_shortens_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    server.begin(&mut client, get("/sleep?ms=60000"));
+    server.drain();
+    let start = Instant::now();
+    server.arbiter().signal(Signal::INT);
+    assert_ends(&mut server, start, 2.0, 0);
+}
+
+pub(crate) fn d11_stuck_handlers_delay_neither_int_nor_quit(harness: &Harness) {
+    for stuck in STUCK {
+        for (signal, expected) in [(Signal::INT, 1.9..2.0 + MARGIN), (Signal::QUIT, 0.0..MARGIN)] {
+            let mut server = harness.serve(&["-w", "2"]);
+            let mut client = server.connect();
+            server.begin(&mut client, get(stuck));
+            let start = Instant::now();
+            server.arbiter().signal(signal);
+            assert_eq!(server.exit(PATIENCE), 0);
+            took("the server ended", start, expected);
+        }
+    }
+}
+
+pub(crate) fn d11_int_drains_the_worker_that_gets_it(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let [mut stuck, mut idle] = [0, 1].map(|n| connection_to(&server, &workers[n]));
+    server.begin(&mut stuck, get("/block?ms=60000"));
+    let start = Instant::now();
+    workers.iter().for_each(|worker| worker.signal(Signal::INT));
+    assert!(!idle.has_more(seconds(0.1)), "an idle connection is kept");
+    idle.send(get("/"));
+    idle.last_response(200);
+    drop(idle);
+    assert!(workers[1].wait_gone(PATIENCE));
+    took("the idle worker ended", start, 0.0..1.5);
+    assert!(workers[0].wait_gone(PATIENCE));
+    took("the stuck worker ended", start, 1.9..2.0 + MARGIN);
+    server.connect().get("/");
+}
+
+pub(crate) fn d11_quit_ends_the_worker_that_gets_it(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let [mut stuck, mut kept] = [0, 1].map(|n| connection_to(&server, &workers[n]));
+    server.begin(&mut stuck, get("/hang?ms=60000"));
+    let start = Instant::now();
+    workers[0].signal(Signal::QUIT);
+    assert!(workers[0].wait_gone(PATIENCE));
+    took("it ended", start, 0.0..MARGIN);
+    assert_eq!(kept.get("/info").number("pid"), workers[1].id());
+    connection_to(&server, &replacement(&server, &workers));
 }
 
 pub(crate) fn d11_quit_ends_at_once(harness: &Harness) {

@@ -1,10 +1,13 @@
-//! Connections in a drain: requests in flight (D5), requests that come late (D6), and how it ends (D7, D14).
+//! Connections in a drain: requests in flight (D5), requests that come late (D6), and how it ends (D7, D8, D14).
 
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{get, get_with_body, seconds, took};
+use rustix::process::Signal;
+
+use super::listener::AT_ONCE;
+use super::{get, get_with_body, post, seconds, took};
 use crate::Harness;
 use crate::client::{End, PATIENCE};
 
@@ -46,6 +49,18 @@ pub(crate) fn d5_half_a_head_is_completed_and_served(harness: &Harness) {
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
+pub(crate) fn d5_upload_in_flight_is_finished(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(post("/echo", 10) + "first");
+    server.catch_up();
+    server.drain();
+    client.send(" half");
+    assert_eq!(client.response().text(), "first half");
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
 pub(crate) fn d6_next_request_is_served_and_announced(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let mut client = server.connect();
@@ -56,6 +71,37 @@ pub(crate) fn d6_next_request_is_served_and_announced(harness: &Harness) {
     assert_eq!(client.last_response(200).text(), "Hello, World!");
     drop(client);
     assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d6_whoever_speaks_in_a_drain_is_answered(harness: &Harness) {
+    let mut server = harness.serve(&["--keep-alive", "2"]);
+    let mut busy = server.connect();
+    let mut idle: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    for client in &mut idle {
+        client.get("/");
+    }
+    let answered = Instant::now();
+    server.begin(&mut busy, get("/sleep?ms=1000"));
+    let term = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    let refused = server.address().refused(PATIENCE).expect("connects are never refused");
+    assert!(refused - term < seconds(AT_ONCE), "connects were refused after {:?}", refused - term);
+
+    thread::sleep(seconds(0.3).saturating_sub(term.elapsed()));
+    let silent = idle.split_off(25);
+    for client in &mut idle {
+        client.send(get("/"));
+    }
+    for mut client in idle {
+        client.last_response(200);
+    }
+    busy.last_response(200);
+    drop(busy);
+    for mut client in silent {
+        assert_eq!(client.end(PATIENCE), End::Fin);
+    }
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", answered, 1.9..2.8);
 }
 
 pub(crate) fn d6_nothing_is_read_after_an_announced_close(harness: &Harness) {
@@ -140,6 +186,55 @@ pub(crate) fn d7_lingering_ends_by_itself_and_holds_nobody_up(harness: &Harness)
     took("others were served", start, 0.0..0.8);
     assert!(lingering.reset(PATIENCE).is_some(), "the server never closed the connection");
     took("it was closed", start, 0.8..2.5);
+}
+
+pub(crate) fn d7_lingering_discards_only_so_much(harness: &Harness) {
+    let server = harness.serve(&["--linger", "60"]);
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    client.last_response(200);
+    let start = Instant::now();
+    let sent = client.sender().write_all(&vec![b'x'; 64 << 20]);
+    assert!(sent.is_err(), "the server reads on and on");
+    took("it was closed", start, 0.0..5.0);
+}
+
+pub(crate) fn d7_client_that_never_closes_holds_nobody_up_in_a_drain(harness: &Harness) {
+    let mut server = harness.serve(&["--linger", "1"]);
+    let [mut lingering, mut others @ ..] = [(); 6].map(|()| server.connect());
+    lingering.get("/");
+    for client in &mut others {
+        client.get("/");
+    }
+    server.drain();
+    lingering.send(get("/"));
+    lingering.last_response(200);
+    let start = Instant::now();
+    for mut client in others {
+        client.send(get("/"));
+        client.last_response(200);
+    }
+    took("others were served", start, 0.0..0.8);
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.8..2.0);
+}
+
+pub(crate) fn d8_idle_age_counts_from_the_last_response(harness: &Harness) {
+    let mut server = harness.serve(&["--keep-alive", "2"]);
+    let mut early = server.connect();
+    early.get("/");
+    let early = (early, Instant::now());
+    let mut late = server.connect();
+    late.get("/stream?chunks=9&size=10&ms=100");
+    let late = (late, Instant::now());
+    // Neither counts from the drain, which begins when one of them is nearly over.
+    thread::sleep(seconds(1.5).saturating_sub(early.1.elapsed()));
+    server.drain();
+    for (mut client, answered) in [early, late] {
+        assert_eq!(client.end(PATIENCE), End::Fin);
+        took("it ended", answered, 1.9..2.6);
+    }
+    assert_eq!(server.exit(PATIENCE), 0);
 }
 
 pub(crate) fn d14_events_end_themselves(harness: &Harness) {

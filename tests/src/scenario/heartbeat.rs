@@ -57,6 +57,27 @@ pub(crate) fn d1_a_drain_longer_than_the_timeout_is_not_a_hang(harness: &Harness
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
+pub(crate) fn d1_idle_connections_in_a_drain_are_not_a_hang(harness: &Harness) {
+    let mut server = harness.serve(&["--timeout", "1", "--keep-alive", "3"]);
+    let mut client = server.connect();
+    client.get("/");
+    server.drain();
+    assert_eq!(client.end(PATIENCE), End::Fin);
+    drop(client);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+pub(crate) fn d1_hung_loop_is_found_in_a_drain(harness: &Harness) {
+    let mut server = harness.serve(&["--timeout", "1"]);
+    let mut hung = server.connect();
+    server.begin(&mut hung, get("/hang?ms=60000"));
+    let start = server.drain();
+    assert_eq!(server.exit(PATIENCE), 6);
+    took("the server ended", start, 0.5..3.0);
+    assert_logged(&server, &["ERROR", "hangs"]);
+}
+
 pub(crate) fn d1_a_frozen_group_is_forgiven(harness: &Harness) {
     let server = harness.serve(&["-w", "2", "--timeout", "1"]);
     let workers = server.workers(2);

@@ -1,6 +1,7 @@
 //! Listeners in a drain: nothing new is accepted (D2), and who may end the socket does (D3).
 
 use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::client::{Address, End, PATIENCE};
 use crate::process::Server;
 
 /// The contract's 50 ms, and what a busy machine may add.
-const AT_ONCE: f64 = 0.25;
+pub(super) const AT_ONCE: f64 = 0.25;
 
 pub(crate) fn d2_nothing_new_is_accepted_in_a_drain(harness: &Harness) {
     // An inherited listener is left open, so a connect still succeeds and shows whether anyone accepts it.
@@ -69,6 +70,29 @@ pub(crate) fn d3_inherited_listener_survives(harness: &Harness) {
     assert_eq!(server.exit(PATIENCE), 0);
     let _client = server.connect();
     assert_eq!(accepted(&listener), 1, "connections in the queue");
+}
+
+pub(crate) fn d3_inherited_unix_socket_survives(harness: &Harness) {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let path = dir.path().join("owner.sock");
+    let listener = UnixListener::bind(&path).expect("the directory is new");
+    let mut server = harness.serve_inherited(&listener, &[]);
+    server.connect().get("/");
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let _client = UnixStream::connect(&path).expect("the socket is its owner's");
+    listener.accept().expect("it still listens");
+}
+
+pub(crate) fn d3_every_listener_is_refused(harness: &Harness) {
+    let server = harness.serve(&["-b", "unix:other.sock"]);
+    let other = Address::Unix(server.dir().join("other.sock"));
+    other.connect(PATIENCE).expect("it listens there too").get("/");
+    let mut busy = server.connect();
+    server.begin(&mut busy, get("/sleep?ms=1000"));
+    assert_refused_after_term(&server);
+    assert!(other.refused(Duration::from_secs_f64(AT_ONCE)).is_some(), "the other one still listens");
+    busy.last_response(200);
 }
 
 #[track_caller]

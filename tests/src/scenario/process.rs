@@ -111,6 +111,54 @@ pub(crate) fn ttou_never_goes_below_one(harness: &Harness) {
     assert_eq!(server.connect().get("/info").number("pid"), left.id());
 }
 
+pub(crate) fn d17_a_crash_loop_is_slowed_down_and_holds_nobody_up(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let mut kept = connection_to(&server, &workers[1]);
+    let crash = server.dir().join("crash-boot");
+    fs::write(&crash, "").expect("a file can be written");
+    workers[0].signal(Signal::KILL);
+    assert!(workers[0].wait_gone(PATIENCE));
+    let start = Instant::now();
+    while start.elapsed() < seconds(2.0) {
+        let asked = Instant::now();
+        server.connect().get("/");
+        assert_eq!(kept.get("/info").number("pid"), workers[1].id());
+        took("both were answered", asked, 0.0..1.0);
+    }
+    let crashes = server.log().matches("worker ended with").count();
+    // Pauses of 0.1, 0.2, 0.4, 0.8 and 1.6 s; the first death is the one by KILL.
+    assert!((4..=7).contains(&crashes), "{crashes} workers ended in 2 s");
+    fs::remove_file(&crash).expect("it is there");
+    connection_to(&server, &replacement(&server, &workers));
+    drop(kept);
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the server ended", start, 0.0..1.0);
+}
+
+pub(crate) fn a_stop_while_workers_boot_takes_no_longer_than_any(harness: &Harness) {
+    let mut server = harness.launch_stalled(&["--graceful-timeout", "1"]);
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    server.exit(PATIENCE);
+    took("the server ended", start, 0.0..3.0);
+}
+
+pub(crate) fn a_term_to_a_booting_worker_is_not_the_servers(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = server.workers(2);
+    let stall = server.dir().join("stall-boot");
+    fs::write(&stall, "").expect("a file can be written");
+    workers[0].signal(Signal::KILL);
+    assert!(workers[0].wait_gone(PATIENCE));
+    until(PATIENCE, || (!stall.exists()).then_some(())).expect("a replacement boots");
+    replacement(&server, &workers).signal(Signal::TERM);
+    assert!(!server.logs("stopping", seconds(0.5)), "the server stops");
+    assert_eq!(server.connect().get("/info").number("pid"), workers[1].id());
+}
+
 pub(crate) fn d18_idle_workers_end_with_their_arbiter(harness: &Harness) {
     let server = harness.serve(&["-w", "3"]);
     let workers = server.workers(3);
@@ -139,6 +187,37 @@ pub(crate) fn d18_response_in_flight_outlives_the_arbiter(harness: &Harness) {
     let start = Instant::now();
     assert!(server.wait_no_process(PATIENCE), "a process is left");
     took("the last process ended", start, 0.0..1.5);
+}
+
+pub(crate) fn d18_arbiter_killed_in_a_drain_cuts_nothing(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let _worker = server.worker();
+    let mut idle = server.connect();
+    idle.get("/");
+    let mut busy = server.connect();
+    server.begin(&mut busy, get("/sleep?ms=1500"));
+    server.drain();
+    server.arbiter().signal(Signal::KILL);
+    assert!(server.arbiter().wait_gone(PATIENCE));
+    busy.last_response(200);
+    idle.send(get("/"));
+    idle.last_response(200);
+    drop((busy, idle));
+    let start = Instant::now();
+    assert!(server.wait_no_process(PATIENCE), "a process is left");
+    took("the last process ended", start, 0.0..1.5);
+}
+
+pub(crate) fn d18_stuck_handlers_end_at_the_deadline_without_their_arbiter(harness: &Harness) {
+    for stuck in ["/block?ms=60000", "/hang?ms=60000"] {
+        let server = harness.serve(&["--graceful-timeout", "1"]);
+        let mut client = server.connect();
+        server.begin(&mut client, get(stuck));
+        let start = Instant::now();
+        server.arbiter().signal(Signal::KILL);
+        assert!(server.wait_no_process(PATIENCE), "a process is left");
+        took("the last process ended", start, 0.9..3.0);
+    }
 }
 
 pub(crate) fn a_port_in_use_is_status_5(harness: &Harness) {

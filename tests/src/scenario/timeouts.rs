@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{get, post, seconds, took};
+use super::{allow_descriptors, get, post, seconds, took};
 use crate::Harness;
 use crate::client::{End, PATIENCE};
 
@@ -65,6 +65,30 @@ pub(crate) fn d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one(harness: &H
         drop(client);
         assert_eq!(server.exit(PATIENCE), 0);
     }
+}
+
+pub(crate) fn d12_slow_and_silent_clients_hold_nobody_up(harness: &Harness) {
+    allow_descriptors(4096);
+    let server = harness.serve(&["--header-timeout", "30"]);
+    let silent: Vec<_> = (0..500).map(|_| server.connect()).collect();
+    let mut slow: Vec<_> = (0..64).map(|_| server.connect()).collect();
+    let mut other = server.connect();
+    let mut worst = Duration::ZERO;
+    for byte in &HALF_A_HEAD.as_bytes()[..3] {
+        for client in &mut slow {
+            client.send([*byte]);
+        }
+        let second = Instant::now();
+        while second.elapsed() < seconds(1.0) {
+            let asked = Instant::now();
+            other.get("/");
+            server.connect().get("/");
+            worst = worst.max(asked.elapsed());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert!(worst < seconds(0.25), "others waited for {worst:?}");
+    drop((silent, slow));
 }
 
 pub(crate) fn a_stalled_body_ends_its_connection(harness: &Harness) {

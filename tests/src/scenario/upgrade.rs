@@ -7,7 +7,7 @@ use crate::process::Server;
 
 pub(crate) fn an_upgraded_connection_carries_bytes_both_ways(harness: &Harness) {
     let server = harness.serve(&[]);
-    let mut client = upgrade(&server);
+    let mut client = upgrade(&server, "/upgrade");
     for word in ["GET / HTTP/1.1\r\n\r\n", "\0\u{1}", "end"] {
         client.send(word);
         assert_eq!(client.bytes(word.len()), word.as_bytes());
@@ -18,7 +18,7 @@ pub(crate) fn an_upgraded_connection_carries_bytes_both_ways(harness: &Harness) 
 
 pub(crate) fn d13_upgraded_connection_is_told_of_the_drain(harness: &Harness) {
     let mut server = harness.serve(&["--graceful-timeout", "10"]);
-    let mut client = upgrade(&server);
+    let mut client = upgrade(&server, "/upgrade");
     let start = server.drain();
     assert_eq!(client.end(PATIENCE), End::Fin);
     took("it ended", start, 0.0..1.5);
@@ -26,11 +26,24 @@ pub(crate) fn d13_upgraded_connection_is_told_of_the_drain(harness: &Harness) {
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
+pub(crate) fn d13_upgraded_connection_is_in_flight_until_the_deadline(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "1"]);
+    let mut client = upgrade(&server, "/deaf");
+    let start = server.drain();
+    client.send("still there");
+    assert_eq!(client.bytes(11), b"still there");
+    assert_ne!(client.end(PATIENCE), End::StillOpen);
+    took("it ended", start, 0.9..2.0);
+    assert_eq!(server.exit(PATIENCE), 6);
+}
+
 /// A connection that is upgraded to an echo of bytes, the first of which come in one piece with the request.
 #[track_caller]
-fn upgrade(server: &Server) -> Client {
+fn upgrade(server: &Server, path: &str) -> Client {
     let mut client = server.connect();
-    client.send("GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly");
+    client.send(format!(
+        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly"
+    ));
     let response = client.response();
     assert_eq!(response.status, 101, "{response:?}");
     assert_eq!(response.field("upgrade"), Some("echo"));
