@@ -2,6 +2,7 @@
 
 use remuda_conformance::conformance;
 
+mod probe;
 mod seams;
 
 conformance!(mio => "mio", "blocking");

@@ -16,6 +16,7 @@
 
 pub mod client;
 pub mod fixture;
+pub mod probe;
 pub mod process;
 
 mod corpus;

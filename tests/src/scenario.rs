@@ -27,12 +27,12 @@ pub(crate) mod timeouts;
 pub(crate) mod upgrade;
 
 /// A request for `path`.
-fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
 }
 
 /// The head of a request for `path` with `len` bytes that no handler reads (RFC 9110 §9.3.1).
-fn get_with_body(path: &str, len: usize) -> String {
+pub(crate) fn get_with_body(path: &str, len: usize) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n")
 }
 

@@ -1,0 +1,200 @@
+//! The probe: what becomes of a connection in each state when its server is told to stop, for all backends side by
+//! side.
+//!
+//! Each row of its table has a server of its own, with keep-alive 5 s and a graceful timeout of 8 s, that gets TERM at
+//! 0 s; then all of them share one, which may make no difference. What is seen has to be the same for all backends,
+//! and for blocking and async applications, with times that differ by 250 ms at most.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use remuda::settings::{Kind, find};
+use rustix::process::Signal;
+
+use self::connection::{Opened, Seen};
+use self::rows::{ROWS, Row};
+use crate::Harness;
+use crate::client::PATIENCE;
+
+pub(crate) mod connection;
+mod rows;
+
+/// What two backends may differ by, in seconds.
+const TOLERANCE: f64 = 0.25;
+
+/// Servers at a time. They mostly wait.
+const AT_ONCE: usize = 24;
+
+/// Backends that run one handler at a time, where requests wait for one another on one server.
+const ONE_HANDLER: &[&str] = &["sync"];
+
+/// The kinds of applications.
+const APPLICATIONS: [&str; 2] = ["blocking", "async"];
+
+const ARGS: &[&str] = &["--keep-alive", "5", "--graceful-timeout", "8"];
+
+/// The backends that are built in, as `-k` names them.
+pub fn backends() -> Vec<&'static str> {
+    match find("worker-class").map(|setting| &setting.kind) {
+        Some(Kind::Choice { among, .. }) => among.iter().map(|choice| choice.name).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What was seen of all rows, for all backends and both kinds of application.
+#[derive(Debug)]
+pub struct Report {
+    backends: Vec<String>,
+    seen: BTreeMap<Cell, Seen>,
+    /// The same with all rows on one server, where that is possible.
+    together: BTreeMap<Cell, Seen>,
+}
+
+/// Row, application, backend, as indices.
+type Cell = (usize, usize, usize);
+
+impl Report {
+    /// Looks at `backends`, with `fixture` as the server's program.
+    pub fn of(backends: &[&str], fixture: &Path) -> Self {
+        let columns = (0..APPLICATIONS.len()).flat_map(|app| (0..backends.len()).map(move |n| (app, n)));
+        // All at once first, because that takes as long as the longest row.
+        let jobs: Vec<(Option<usize>, usize, usize)> = columns
+            .clone()
+            .filter(|(_, n)| !ONE_HANDLER.contains(&backends[*n]))
+            .map(|(app, n)| (None, app, n))
+            .chain(columns.flat_map(|(app, n)| (0..ROWS.len()).map(move |row| (Some(row), app, n))))
+            .collect();
+        let (next, report) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), BTreeMap::new())));
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(&(row, app, n)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let harness = Harness::new(backends[n], APPLICATIONS[app], fixture);
+                        let rows = row.map_or(0..ROWS.len(), |row| row..row + 1);
+                        let seen = look(&harness, &ROWS[rows.clone()]);
+                        let mut report = report.lock().expect("no one panics here");
+                        let into = if row.is_some() { &mut report.0 } else { &mut report.1 };
+                        into.extend(rows.zip(seen).map(|(row, seen)| ((row, app, n), seen)));
+                    }
+                });
+            }
+        });
+        let (seen, together) = report.into_inner().expect("no one panics here");
+        Self { backends: backends.iter().map(|&name| name.to_owned()).collect(), seen, together }
+    }
+
+    /// What differs and should not, as sentences.
+    pub fn differences(&self) -> Vec<String> {
+        let all = self.seen.iter().map(|cell| ("", cell));
+        let together = self.together.iter().map(|cell| (", beside the others", cell));
+        let mut differences = Vec::new();
+        for (how, (&(row, app, n), seen)) in all.chain(together) {
+            let expected = self.reference(row, app);
+            if !seen.is_like(expected, TOLERANCE) {
+                differences.push(format!(
+                    "{}, {} {}{how}: {seen}; expected: {expected}",
+                    ROWS[row].name, self.backends[n], APPLICATIONS[app]
+                ));
+            }
+        }
+        differences
+    }
+
+    /// What a table printed earlier says otherwise, as sentences; its backends may be others.
+    pub fn differences_from(&self, table: &str) -> Vec<String> {
+        let lines: Vec<Vec<&str>> =
+            table.lines().skip(2).map(|line| line.split('|').map(str::trim).collect()).collect();
+        let mut differences = Vec::new();
+        for (row, Row { name, .. }) in ROWS.iter().enumerate() {
+            for (app, application) in APPLICATIONS.iter().enumerate() {
+                let expected = self.reference(row, app);
+                let line = lines.iter().find(|line| line.get(1..3) == Some(&[name, application]));
+                let is_so = line.is_some_and(|line| {
+                    line[3..7] == expected.words()
+                        && line[7..].iter().all(|times| expected.is_at(times, TOLERANCE))
+                });
+                if !is_so {
+                    differences.push(format!("{name}, {application}: {expected}; printed: {line:?}"));
+                }
+            }
+        }
+        differences
+    }
+
+    /// Which backends were not shown with all rows on one server, and why; none if all were.
+    pub fn skipped(&self) -> Option<String> {
+        let skipped: Vec<_> =
+            self.backends.iter().map(String::as_str).filter(|name| ONE_HANDLER.contains(name)).collect();
+        (!skipped.is_empty()).then(|| {
+            format!("Not shown on one server: {}, which runs one handler at a time.", skipped.join(", "))
+        })
+    }
+
+    /// What all others have to be like.
+    fn reference(&self, row: usize, app: usize) -> &Seen {
+        &self.seen[&(row, if ROWS[row].is_alike { 0 } else { app }, 0)]
+    }
+}
+
+impl fmt::Display for Report {
+    /// The table, as Markdown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "| connection at TERM | application | answers | close announced | ends by | exit status |"
+        )?;
+        self.backends.iter().try_for_each(|name| write!(f, " {name} |"))?;
+        writeln!(f, "\n|---|---|---|---|---|---|{}", "---|".repeat(self.backends.len()))?;
+        for (row, Row { name, .. }) in ROWS.iter().enumerate() {
+            for (app, application) in APPLICATIONS.iter().enumerate() {
+                let expected = self.reference(row, app);
+                write!(f, "| {name} | {application} | {} |", expected.words().join(" | "))?;
+                for n in 0..self.backends.len() {
+                    let seen = &self.seen[&(row, app, n)];
+                    match seen.is_like(expected, TOLERANCE) {
+                        true => write!(f, " {} |", seen.times())?,
+                        false => write!(f, " **{seen}** |")?,
+                    }
+                }
+                f.write_char('\n')?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is seen of `rows` on one server.
+fn look(harness: &Harness, rows: &[Row]) -> Vec<Seen> {
+    // Each row may need a handler thread, unless there is only one handler anyway.
+    let threads = rows.len().to_string();
+    let threads: &[&str] = if rows.len() > 1 { &["--threads", &threads] } else { &[] };
+    let mut server = harness.serve(&[ARGS, threads].concat());
+    let opened: Vec<Opened> = rows.iter().map(|row| (row.open)(&server)).collect();
+    let start = Instant::now();
+    server.arbiter().signal(Signal::TERM);
+    let mut seen = watch(opened, start);
+    let (status, gone) = (server.exit(PATIENCE), start.elapsed().as_secs_f64());
+    for seen in &mut seen {
+        seen.status = Some(status);
+        // Beside others this is when the last of them ended.
+        seen.gone = (rows.len() == 1).then_some(gone);
+    }
+    seen
+}
+
+/// Follows all of them to their ends.
+pub(crate) fn watch(opened: Vec<Opened>, start: Instant) -> Vec<Seen> {
+    thread::scope(|scope| {
+        let watching: Vec<_> =
+            opened.into_iter().map(|opened| scope.spawn(move || opened.watch(start))).collect();
+        watching.into_iter().map(|seen| seen.join().expect("whoever watches does not panic")).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests;

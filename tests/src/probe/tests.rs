@@ -1,0 +1,80 @@
+//! What counts as a difference.
+
+use super::*;
+use crate::client::End;
+
+/// Two backends for which every row shows the same.
+fn report() -> Report {
+    let seen = Seen {
+        answers: vec![200],
+        cut: false,
+        announced: true,
+        answered: Some(1.0),
+        end: End::Fin,
+        ended: 2.0,
+        status: Some(0),
+        gone: Some(2.0),
+    };
+    let cells = (0..ROWS.len())
+        .flat_map(|row| [0, 1].into_iter().flat_map(move |app| [(row, app, 0), (row, app, 1)]));
+    let seen: BTreeMap<Cell, Seen> = cells.map(|cell| (cell, seen.clone())).collect();
+    Report { backends: vec!["sync".into(), "other".into()], together: seen.clone(), seen }
+}
+
+/// How many differences there are once `change` was made to one cell.
+fn differences(cell: Cell, change: fn(&mut Seen)) -> usize {
+    let mut report = report();
+    change(report.seen.get_mut(&cell).expect("it is there"));
+    report.differences().len()
+}
+
+#[test]
+fn times_may_differ_by_250_ms() {
+    assert_eq!(differences((2, 1, 1), |seen| seen.ended = 2.2), 0);
+    assert_eq!(differences((2, 1, 1), |seen| seen.ended = 2.3), 1);
+    assert_eq!(differences((2, 1, 1), |seen| seen.gone = Some(2.3)), 1);
+}
+
+#[test]
+fn what_is_seen_may_not_differ() {
+    assert_eq!(differences((2, 0, 1), |seen| seen.announced = false), 1);
+    assert_eq!(differences((2, 1, 0), |seen| seen.end = End::Reset), 1);
+    assert_eq!(differences((2, 1, 0), |seen| seen.cut = true), 1);
+    assert_eq!(differences((2, 1, 0), |seen| seen.status = Some(6)), 1);
+}
+
+#[test]
+fn company_may_make_no_difference() {
+    let mut report = report();
+    report.together.get_mut(&(3, 0, 0)).expect("it is there").answers.clear();
+    assert_eq!(report.differences().len(), 1, "{:?}", report.differences());
+}
+
+#[test]
+fn kinds_of_application_may_differ_only_where_a_row_says_so() {
+    let upgraded = ROWS.iter().position(|row| !row.is_alike).expect("one may");
+    let refuse = |seen: &mut Seen| seen.answers = vec![501];
+    let mut report = report();
+    for (&(row, app, _), seen) in report.seen.iter_mut().chain(&mut report.together) {
+        if (row, app) == (upgraded, 1) {
+            refuse(seen);
+        }
+    }
+    assert_eq!(report.differences(), [""; 0]);
+    assert_eq!(differences((upgraded, 1, 1), refuse), 1);
+}
+
+#[test]
+fn a_table_that_was_printed_is_compared() {
+    let report = report();
+    let table = report.to_string();
+    assert_eq!(report.differences_from(&table), [""; 0]);
+    assert_eq!(report.differences_from(&table.replacen("2.0 |", "3.0 |", 1)).len(), 1);
+    assert_eq!(report.differences_from(&table.replacen("yes", "no", 1)).len(), 1);
+    assert_eq!(report.differences_from("").len(), ROWS.len() * APPLICATIONS.len());
+}
+
+#[test]
+fn a_backend_with_one_handler_is_skipped_by_name() {
+    assert!(report().skipped().expect("sync is").contains("sync,"));
+}
