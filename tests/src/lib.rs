@@ -156,6 +156,10 @@ macro_rules! scenarios {
                 d11_quit_ends_the_worker_that_gets_it,
                 d11_quit_ends_at_once,
                 d11_order_and_signal_of_one_stop_count_once;
+            policies:
+                finish_at_term,
+                finish_at_int,
+                finish_at_ttou;
             upgrade:
                 an_upgraded_connection_carries_bytes_both_ways,
                 d13_upgraded_connection_is_told_of_the_drain,

@@ -277,6 +277,6 @@ pub(super) fn replacement(server: &Server, before: &[Process]) -> Process {
 }
 
 /// The one of `now` that is not among `before`.
-fn newcomer(now: Vec<Process>, before: &[Process]) -> Option<Process> {
+pub(super) fn newcomer(now: Vec<Process>, before: &[Process]) -> Option<Process> {
     now.into_iter().find(|process| before.iter().all(|old| old.id() != process.id()))
 }
