@@ -41,6 +41,11 @@ impl Harness {
         Self { backend: backend.to_owned(), application: application.to_owned(), fixture }
     }
 
+    /// The backend, as `-k` names it.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
     /// Whether the application is one of async handlers.
     pub fn is_async(&self) -> bool {
         self.application == "async"

@@ -1,0 +1,90 @@
+//! A proxy in front of a server, as a process in a private directory.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use remuda_conformance::client::{Address, PATIENCE};
+use remuda_conformance::process::until;
+use tempfile::TempDir;
+
+/// A proxy. Dropping it ends it.
+pub(crate) struct Front {
+    process: Child,
+    address: Address,
+    dir: TempDir,
+}
+
+impl Front {
+    /// nginx in one process, with a pool of connections to `upstream` and no second try. One that it does not use it closes.
+    pub(crate) fn nginx(upstream: &Address) -> Self {
+        let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
+        let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
+        let config = format!(
+            "daemon off; master_process off; pid nginx.pid; error_log error.log warn;
+            events {{ worker_connections 1024; }}
+            http {{
+                access_log off;
+                {paths}
+                upstream app {{ server {upstream}; keepalive 32; keepalive_timeout 1s; }}
+                server {{
+                    listen unix:front.sock;
+                    location / {{
+                        proxy_pass http://app;
+                        proxy_http_version 1.1;
+                        proxy_set_header Connection \"\";
+                        proxy_next_upstream off;
+                    }}
+                }}
+            }}"
+        );
+        Self::start("nginx", &["-p", ".", "-e", "error.log", "-c", "front.conf"], &config)
+    }
+
+    /// HAProxy in one process, which uses a connection to `upstream` again whenever it can, and tries nothing twice.
+    pub(crate) fn haproxy(upstream: &Address) -> Self {
+        let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
+        let config = format!(
+            "defaults
+                mode http
+                timeout connect 5s
+                timeout client 30s
+                timeout server 30s
+                retries 0
+                http-reuse always
+            listen front
+                bind unix@front.sock
+                server app {upstream} pool-purge-delay 500ms\n"
+        );
+        Self::start("haproxy", &["-db", "-f", "front.conf"], &config)
+    }
+
+    fn start(program: &str, args: &[&str], config: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        fs::write(dir.path().join("front.conf"), config).expect("a file can be written");
+        let address = Address::Unix(dir.path().join("front.sock"));
+        let mut command = Command::new(program);
+        command.args(args).current_dir(&dir).stdin(Stdio::null());
+        let process = command.spawn().unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
+        let front = Self { process, address, dir };
+        until(PATIENCE, || front.address.connect(PATIENCE).ok()).expect("it becomes ready");
+        front
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What nginx has written to its error log.
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(self.dir.path().join("error.log")).expect("nginx has a log")
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        // It has nothing to keep.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

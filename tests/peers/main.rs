@@ -1,0 +1,71 @@
+//! Programs that others wrote, as peers of every backend that is built in: nginx and HAProxy in front, with connections
+//! that they keep; and `ab`.
+//!
+//! They come as Debian packages (`nginx`, `haproxy`, `apache2-utils`), so that only `.ci/run` asks for this:
+//! `cargo test -p remuda-conformance --features peers --test peers`. A program that is missing is a failure.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use remuda_conformance::Harness;
+use remuda_conformance::client::Address;
+use remuda_conformance::probe::backends;
+
+use self::front::Front;
+
+mod front;
+mod load;
+
+#[test]
+fn nginx_in_front_sees_no_error_while_workers_come_and_go() {
+    for harness in servers() {
+        let server = harness.serve(BEHIND);
+        let nginx = Front::nginx(server.address());
+        load::while_workers_come_and_go(&server, nginx.address());
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
+fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
+    for harness in servers() {
+        let server = harness.serve(BEHIND);
+        let haproxy = Front::haproxy(server.address());
+        load::while_workers_come_and_go(&server, haproxy.address());
+    }
+}
+
+/// It is the server's business when its connections end, but an idle one must not end while a request is on its way.
+const BEHIND: &[&str] = &["-w", "2", "--keep-alive", "60"];
+
+#[test]
+fn ab_loses_no_request() {
+    for harness in servers() {
+        for _ in 0..5 {
+            let threads: &[&str] = if harness.backend() == "sync" { &[] } else { &["--threads", "20"] };
+            let server = harness.serve(&[&["--keep-alive", "2", "--workers", "4"], threads].concat());
+            let Address::Inet(address) = server.address() else { unreachable!("it has a port") };
+            let mut ab = Command::new("ab");
+            ab.args(["-n", "10000", "-c", "20", "-s", "1", "-k", "-r", &format!("http://{address}/")]);
+            let output = ab.output().expect("ab is installed (Debian: apache2-utils)");
+            let said = String::from_utf8_lossy(&output.stdout);
+            let number = |label: &str| said.lines().find_map(|line| line.strip_prefix(label)).map(str::trim);
+            assert_eq!(number("Complete requests:"), Some("10000"), "{harness:?}: {output:?}");
+            assert_eq!(number("Failed requests:"), Some("0"), "{harness:?}: {output:?}");
+            assert_eq!(number("Non-2xx responses:"), None, "{harness:?}: {output:?}");
+        }
+    }
+}
+
+/// Every backend with both kinds of application, one at a time: they are all there is on the machine.
+fn servers() -> impl Iterator<Item = Harness> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone: MutexGuard<'_, ()> = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Path::new(env!("CARGO_BIN_EXE_fixture"));
+    let all = backends().into_iter().flat_map(|name| ["blocking", "async"].map(|kind| (name, kind)));
+    all.map(move |(name, kind)| {
+        let _alone = &alone;
+        Harness::new(name, kind, fixture)
+    })
+}
