@@ -17,7 +17,7 @@ run *args:
 # write what is generated in the book anew, then build it if mdbook is there
 book:
     BLESS=1 cargo test -p remuda --test book the_settings_page
-    BLESS=1 cargo test -p remuda-conformance --test it the_probe
+    BLESS=1 cargo test -p remuda-conformance --test probe
     if command -v mdbook > /dev/null; then mdbook build book; else echo "mdbook is not installed: cargo install mdbook"; fi
 
 # all that has to hold before a change is shared

@@ -2,7 +2,6 @@
 
 use remuda_conformance::conformance;
 
-mod probe;
 mod seams;
 
 conformance!(mio => "mio", "blocking");

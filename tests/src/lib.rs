@@ -168,7 +168,7 @@ macro_rules! scenarios {
                 d1_hung_loop_is_found_and_replaced,
                 d1_a_hung_loop_keeps_no_new_connection_waiting,
                 d1_a_drain_longer_than_the_timeout_is_not_a_hang,
-                d1_idle_connections_in_a_drain_are_not_a_hang,
+                d1_an_idle_connection_in_a_drain_is_not_a_hang,
                 d1_hung_loop_is_found_in_a_drain,
                 d1_a_frozen_group_is_forgiven,
                 a_worker_that_does_not_boot_in_time_is_replaced,

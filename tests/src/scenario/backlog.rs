@@ -1,7 +1,7 @@
 //! Connections that nobody has accepted when the server stops (D4), and stops under load.
 
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::listener::accepted;
 use super::{allow_descriptors, get, seconds};
 use crate::Harness;
 use crate::client::{Address, Broken, Client, End, PATIENCE};
-use crate::process::{Process, Server};
+use crate::process::{Process, Server, until};
 
 /// Connections in a backlog.
 const WAITING: usize = 200;
@@ -155,36 +155,43 @@ fn answered(waiting: Vec<Client>) {
 #[track_caller]
 fn stop_under_load(mut server: Server, request: &str) {
     const CLIENTS: usize = 20;
-    let (address, stopping) = (server.address().clone(), AtomicBool::new(false));
-    let outcomes: Vec<_> = thread::scope(|scope| {
-        let clients: Vec<_> =
-            (0..CLIENTS).map(|_| scope.spawn(|| ask_until_refused(&address, request, &stopping))).collect();
-        thread::sleep(seconds(0.3));
+    let address = server.address().clone();
+    let (answers, stopping) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let lost: Vec<_> = thread::scope(|scope| {
+        let ask = || ask_until_refused(&address, request, &answers, &stopping);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
+        let answered = || (answers.load(Ordering::Relaxed) > 10 * CLIENTS).then_some(());
+        let is_load = until(PATIENCE, answered).is_some();
         stopping.store(true, Ordering::Relaxed);
         server.arbiter().signal(Signal::TERM);
-        clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect()
+        assert!(is_load, "{answers:?} requests are no load");
+        clients
+            .into_iter()
+            .filter_map(|client| client.join().expect("a client does not panic").err())
+            .collect()
     });
-    let answers: usize = outcomes.iter().flatten().sum();
-    let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    assert!(lost.is_empty(), "{} requests lost next to {answers} answered: {}", lost.len(), lost[0]);
-    assert!(answers > 10 * CLIENTS, "{answers} requests are no load");
+    assert!(lost.is_empty(), "{} requests lost next to {answers:?} answered: {}", lost.len(), lost[0]);
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-/// How many answers there were before a connect was refused, or what was lost.
-fn ask_until_refused(address: &Address, request: &str, stopping: &AtomicBool) -> Result<usize, Broken> {
-    let mut answers = 0;
+/// Counts answers until a connect is refused; the error is what was lost.
+fn ask_until_refused(
+    address: &Address,
+    request: &str,
+    answers: &AtomicUsize,
+    stopping: &AtomicBool,
+) -> Result<(), Broken> {
     loop {
         let mut client = match address.connect(PATIENCE) {
             Ok(client) => client,
-            Err(_) if stopping.load(Ordering::Relaxed) => return Ok(answers),
+            Err(_) if stopping.load(Ordering::Relaxed) => return Ok(()),
             Err(error) => panic!("a server that serves refused a connect: {error}"),
         };
         loop {
             client.send(request);
             let response = client.try_response()?;
             assert_eq!(response.status, 200);
-            answers += 1;
+            answers.fetch_add(1, Ordering::Relaxed);
             if response.announces_close() {
                 break;
             }

@@ -1,6 +1,7 @@
-//! The probe over all backends that are built in, and the book's copy of its table.
+//! The probe over all backends that are built in, and the book's copy of its table. A binary of its own, since times are
+//! compared: nothing else runs beside it.
 //!
-//! `BLESS=1 cargo test -p remuda-conformance probe` writes the table into the book.
+//! `BLESS=1 cargo test -p remuda-conformance --test probe` writes the table into the book.
 
 use std::io::{self, Write};
 use std::path::Path;
