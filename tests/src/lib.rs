@@ -156,7 +156,7 @@ macro_rules! scenarios {
                 d11_quit_ends_the_worker_that_gets_it,
                 d11_quit_ends_at_once,
                 d11_order_and_signal_of_one_stop_count_once;
-            policies:
+            matrix:
                 finish_at_term,
                 finish_at_int,
                 finish_at_ttou;
