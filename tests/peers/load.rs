@@ -15,12 +15,13 @@ const CLIENTS: usize = 48;
 const ROUNDS: usize = 5;
 const WORKING: Duration = Duration::from_millis(200);
 
+/// How long workers are recycled.
+const LOADED: Duration = Duration::from_secs(4);
+
 /// Nothing but 200 comes through `front` while the workers of `server` come and go, and each of them has served.
 #[track_caller]
 pub(crate) fn while_workers_come_and_go(server: &Server, front: &Address) {
-    let over = AtomicBool::new(false);
-    let (workers, requests) = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(front, &over))).collect();
+    let workers = under_load(front, || {
         for _ in 0..ROUNDS {
             server.arbiter().signal(Signal::TTIN);
             // The oldest has connections that are used again and again; what takes its place gets them.
@@ -33,6 +34,24 @@ pub(crate) fn while_workers_come_and_go(server: &Server, front: &Address) {
             server.arbiter().signal(Signal::TTOU);
             server.workers(2);
         }
+    });
+    assert!(workers > ROUNDS, "only {workers} workers have served");
+}
+
+/// Nothing but 200 comes through `front` for some seconds, by many workers.
+#[track_caller]
+pub(crate) fn while_workers_are_recycled(front: &Address) {
+    let workers = under_load(front, || thread::sleep(LOADED));
+    assert!(workers > ROUNDS, "only {workers} workers have served");
+}
+
+/// Lets clients ask while something `happens`; the number of workers that have answered.
+#[track_caller]
+fn under_load(front: &Address, happens: impl FnOnce()) -> usize {
+    let over = AtomicBool::new(false);
+    let (workers, requests) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(front, &over))).collect();
+        happens();
         over.store(true, Ordering::Relaxed);
         let mut workers = HashSet::new();
         let mut requests = 0;
@@ -44,7 +63,7 @@ pub(crate) fn while_workers_come_and_go(server: &Server, front: &Address) {
         (workers, requests)
     });
     assert!(requests > 10 * CLIENTS, "{requests} requests are no load");
-    assert!(workers.len() > ROUNDS, "only {} workers have served {requests} requests", workers.len());
+    workers.len()
 }
 
 /// One request after the other, on one connection as long as that is possible: by which workers, and how many.

@@ -28,23 +28,45 @@ fn nginx_in_front_sees_no_error_while_workers_come_and_go() {
 }
 
 #[test]
+fn nginx_in_front_sees_no_error_while_workers_are_recycled() {
+    for harness in servers() {
+        let server = harness.serve(&[BEHIND, RECYCLING].concat());
+        let nginx = Front::nginx(server.address());
+        load::while_workers_are_recycled(nginx.address());
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
+fn haproxy_in_front_sees_no_error_while_workers_are_recycled() {
+    for harness in servers() {
+        let server = harness.serve(&[BEHIND, RECYCLING].concat());
+        load::while_workers_are_recycled(Front::haproxy(server.address()).address());
+    }
+}
+
+#[test]
 fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
     for harness in servers() {
         let server = harness.serve(BEHIND);
-        let haproxy = Front::haproxy(server.address());
-        load::while_workers_come_and_go(&server, haproxy.address());
+        load::while_workers_come_and_go(&server, Front::haproxy(server.address()).address());
     }
 }
 
 /// It is the server's business when its connections end, but an idle one must not end while a request is on its way.
 const BEHIND: &[&str] = &["-w", "2", "--keep-alive", "60"];
 
+const RECYCLING: &[&str] = &["--max-requests", "300"];
+
+/// The options of the report that this project began with (gunicorn's issue 1236), the threads apart.
+const AS_REPORTED: &[&str] = &["--max-requests", "512", "--keep-alive", "2", "--workers", "4"];
+
 #[test]
-fn ab_loses_no_request() {
+fn ab_loses_no_request_to_recycling() {
     for harness in servers() {
         for _ in 0..5 {
             let threads: &[&str] = if harness.backend() == "sync" { &[] } else { &["--threads", "20"] };
-            let server = harness.serve(&[&["--keep-alive", "2", "--workers", "4"], threads].concat());
+            let server = harness.serve(&[AS_REPORTED, threads].concat());
             let Address::Inet(address) = server.address() else { unreachable!("it has a port") };
             let mut ab = Command::new("ab");
             ab.args(["-n", "10000", "-c", "20", "-s", "1", "-k", "-r", &format!("http://{address}/")]);
@@ -63,9 +85,9 @@ fn servers() -> impl Iterator<Item = Harness> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone: MutexGuard<'_, ()> = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let fixture = Path::new(env!("CARGO_BIN_EXE_fixture"));
-    let all = backends().into_iter().flat_map(|name| ["blocking", "async"].map(|kind| (name, kind)));
+    let all = backends().into_iter().flat_map(|name| ["blocking", "async"].map(|kind| (name.clone(), kind)));
     all.map(move |(name, kind)| {
         let _alone = &alone;
-        Harness::new(name, kind, fixture)
+        Harness::new(&name, kind, fixture)
     })
 }

@@ -159,7 +159,20 @@ macro_rules! scenarios {
             matrix:
                 finish_at_term,
                 finish_at_int,
-                finish_at_ttou;
+                finish_at_ttou,
+                finish_at_recycling,
+                close_idle_at_term,
+                close_idle_at_int,
+                close_idle_at_ttou,
+                close_idle_at_recycling,
+                grace_at_term,
+                grace_at_int,
+                grace_at_ttou,
+                grace_at_recycling,
+                spread_at_term,
+                spread_at_int,
+                spread_at_ttou,
+                spread_at_recycling;
             upgrade:
                 an_upgraded_connection_carries_bytes_both_ways,
                 d13_upgraded_connection_is_told_of_the_drain,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use remuda::settings::{Kind, find};
+use remuda::settings::find;
 use rustix::process::Signal;
 
 use self::connection::{Opened, Seen};
@@ -39,11 +39,9 @@ const APPLICATIONS: [&str; 2] = ["blocking", "async"];
 const ARGS: &[&str] = &["--keep-alive", "5", "--graceful-timeout", "8"];
 
 /// The backends that are built in, as `-k` names them.
-pub fn backends() -> Vec<&'static str> {
-    match find("worker-class").map(|setting| &setting.kind) {
-        Some(Kind::Choice { among, .. }) => among.iter().map(|choice| choice.name).collect(),
-        _ => Vec::new(),
-    }
+pub fn backends() -> Vec<String> {
+    let allowed = find("worker-class").expect("there is such a setting").kind.to_string();
+    allowed.split(", ").map(str::to_owned).collect()
 }
 
 /// What was seen of all rows, for all backends and both kinds of application.
@@ -66,17 +64,17 @@ impl Report {
     ///
     /// Where only times differ, what is being compared is looked at again, three times in all: a busy machine makes something
     /// late now and then, a backend always.
-    pub fn of(backends: &[&str], fixture: &Path) -> Self {
+    pub fn of(backends: &[String], fixture: &Path) -> Self {
         let columns = (0..APPLICATIONS.len()).flat_map(|app| (0..backends.len()).map(move |n| (app, n)));
         // Those with all rows first, because they take the longest.
         let mut jobs: Vec<Job> = columns
             .clone()
-            .filter(|(_, n)| !ONE_HANDLER.contains(&backends[*n]))
+            .filter(|(_, n)| !ONE_HANDLER.contains(&&*backends[*n]))
             .map(|(app, n)| (None, app, n))
             .chain(columns.flat_map(|(app, n)| (0..ROWS.len()).map(move |row| (Some(row), app, n))))
             .collect();
-        let backends = backends.iter().map(|&name| name.to_owned()).collect();
-        let mut report = Self { backends, seen: BTreeMap::new(), together: BTreeMap::new() };
+        let mut report =
+            Self { backends: backends.to_vec(), seen: BTreeMap::new(), together: BTreeMap::new() };
         for _ in 0..3 {
             report.look(&jobs, fixture);
             jobs = report.late();

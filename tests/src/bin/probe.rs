@@ -13,7 +13,6 @@ fn main() -> ExitCode {
         return fixture::server().run();
     }
     let named: Vec<String> = env::args().skip(1).collect();
-    let named: Vec<&str> = named.iter().map(String::as_str).collect();
     let backends = if named.is_empty() { probe::backends() } else { named };
     let report = env::current_exe().map(|program| probe::Report::of(&backends, &program));
     let result = report.and_then(|report| {

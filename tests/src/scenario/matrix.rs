@@ -14,7 +14,7 @@ use super::{get, seconds};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::probe::connection::{Opened, Seen};
-use crate::process::{Process, Server};
+use crate::process::{Process, Server, until};
 
 /// A policy, and what it makes of each of [`ROWS`].
 struct Policy {
@@ -38,6 +38,26 @@ enum Way {
     Term,
     Int,
     Ttou,
+    /// It has served what it may (D15).
+    Recycle,
+}
+
+impl Way {
+    /// How many of [`ROWS`] there are. Where the request in flight is what recycles its worker, nobody knows whether the
+    /// drain or the head of its response comes first.
+    fn rows(self) -> usize {
+        match self {
+            Self::Recycle => ROWS.len() - 1,
+            _ => ROWS.len(),
+        }
+    }
+
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Recycle => &["--max-requests", "2", "--max-requests-jitter", "0"],
+            _ => &[],
+        }
+    }
 }
 
 /// Longer than the deadline that INT gives, so that it is seen.
@@ -46,6 +66,9 @@ const ARGS: &[&str] = &["--keep-alive", "2.5", "--graceful-timeout", "10"];
 /// The deadline that INT gives (D11).
 const HURRY: f64 = 2.0;
 
+/// How much later than it began a drain may be noticed to have.
+const EARLY: f64 = 0.2;
+
 /// What a busy machine may add.
 const LATE: f64 = 0.4;
 
@@ -53,8 +76,8 @@ const LATE: f64 = 0.4;
 const ROWS: [fn(&Server, Client) -> Opened; 5] = [
     // Idle.
     |_, client| Opened::new(client),
-    // Idle, speaks after 0.8 s.
-    |_, client| Opened::new(client).saying(0.8, get("/")),
+    // Idle, speaks after 0.6 s.
+    |_, client| Opened::new(client).saying(0.6, get("/")),
     // Half a head, completed after 0.7 s. It was read together with the request before.
     |_, mut client| {
         client.send(get("/") + "GET / HTTP/1.1\r\nHo");
@@ -74,8 +97,39 @@ const ROWS: [fn(&Server, Client) -> Opened; 5] = [
     },
 ];
 
-const FINISH: Policy =
-    Policy { args: &[], fates: [silent(2.5..2.5), told(0.8), told(0.7), told(0.5), untold(3.0..3.0)] };
+/// Every drain, whatever its reason, by the same policy.
+macro_rules! all_by {
+    ($policy:literal) => {
+        &["--drain", $policy, "--drain-reload", $policy, "--drain-recycle", $policy]
+    };
+}
+
+const FINISH: Policy = Policy {
+    args: all_by!("finish"),
+    fates: [silent(2.5..2.5), told(0.6), told(0.7), told(0.5), untold(3.0..3.0)],
+};
+
+const CLOSE_IDLE: Policy = Policy {
+    args: all_by!("close-idle"),
+    fates: [silent(0.0..0.0), silent(0.0..0.0), told(0.7), told(0.5), untold(0.5..0.5)],
+};
+
+const GRACE: Policy = Policy {
+    args: all_by!("grace:1s"),
+    fates: [silent(1.0..1.0), told(0.6), told(0.7), told(0.5), untold(1.5..1.5)],
+};
+
+/// The moment at which a connection is closed is its own, and so is whether it is told before.
+const SPREAD: Policy = Policy {
+    args: all_by!("spread:2s"),
+    fates: [
+        silent(0.0..2.0),
+        Fate { answered: None, announced: None, ended: 0.0..2.0 },
+        Fate { answered: Some(true), announced: None, ended: 0.7..2.0 },
+        Fate { answered: Some(true), announced: None, ended: 0.5..2.0 },
+        untold(0.5..2.0),
+    ],
+};
 
 /// It is not asked anything, and ends then.
 const fn silent(ended: Range<f64>) -> Fate {
@@ -104,12 +158,28 @@ cells! {
     finish_at_term: FINISH, Term;
     finish_at_int: FINISH, Int;
     finish_at_ttou: FINISH, Ttou;
+    finish_at_recycling: FINISH, Recycle;
+    close_idle_at_term: CLOSE_IDLE, Term;
+    close_idle_at_int: CLOSE_IDLE, Int;
+    close_idle_at_ttou: CLOSE_IDLE, Ttou;
+    close_idle_at_recycling: CLOSE_IDLE, Recycle;
+    grace_at_term: GRACE, Term;
+    grace_at_int: GRACE, Int;
+    grace_at_ttou: GRACE, Ttou;
+    grace_at_recycling: GRACE, Recycle;
+    spread_at_term: SPREAD, Term;
+    spread_at_int: SPREAD, Int;
+    spread_at_ttou: SPREAD, Ttou;
+    spread_at_recycling: SPREAD, Recycle;
 }
 
 fn cell(harness: &Harness, policy: &Policy, way: Way) {
     thread::scope(|scope| {
-        let rows: Vec<_> =
-            ROWS.iter().map(|open| scope.spawn(|| Draining::of(harness, policy, way).watch(*open))).collect();
+        let rows: Vec<_> = ROWS
+            .iter()
+            .take(way.rows())
+            .map(|open| scope.spawn(|| Draining::of(harness, policy, way).watch(*open)))
+            .collect();
         for (n, (row, fate)) in rows.into_iter().zip(&policy.fates).enumerate() {
             let seen = row.join().expect("whoever watches does not panic");
             fate.check(n, way, &seen);
@@ -126,7 +196,7 @@ struct Draining {
 
 impl Draining {
     fn of(harness: &Harness, policy: &Policy, way: Way) -> Self {
-        let server = harness.serve(&[ARGS, policy.args].concat());
+        let server = harness.serve(&[ARGS, policy.args, way.args()].concat());
         let first = server.worker();
         if way != Way::Ttou {
             return Self { server, worker: first, way };
@@ -138,18 +208,35 @@ impl Draining {
 
     fn watch(mut self, open: fn(&Server, Client) -> Opened) -> Seen {
         let opened = open(&self.server, connection_to(&self.server, &self.worker));
+        let start = self.begin();
+        let seen = opened.watch(start);
+        assert!(self.worker.wait_gone(seconds(1.0)), "the worker outlives its connections: {seen}");
+        if matches!(self.way, Way::Term | Way::Int) {
+            assert_eq!(self.server.exit(PATIENCE), 0);
+        }
+        seen
+    }
+
+    /// Makes the worker drain, and says since when it does.
+    fn begin(&self) -> Instant {
         let start = Instant::now();
         self.server.arbiter().signal(match self.way {
             Way::Term => Signal::TERM,
             Way::Int => Signal::INT,
             Way::Ttou => Signal::TTOU,
+            Way::Recycle => {
+                // If nobody else's request was the last that it may serve, the first of these is. The last of them may be
+                // one of the new connections that the policy closes.
+                let replaced = || {
+                    let mut client = self.server.connect();
+                    client.send(get("/info"));
+                    let served_by = client.try_response().ok()?.number("pid");
+                    (served_by != self.worker.id()).then(Instant::now)
+                };
+                return until(PATIENCE, replaced).expect("a worker that has served enough is replaced");
+            }
         });
-        let seen = opened.watch(start);
-        assert!(self.worker.wait_gone(seconds(1.0)), "the worker outlives its connections: {seen}");
-        if self.way != Way::Ttou {
-            assert_eq!(self.server.exit(PATIENCE), 0);
-        }
-        seen
+        start
     }
 }
 
@@ -157,7 +244,7 @@ impl Fate {
     #[track_caller]
     fn check(&self, row: usize, way: Way, seen: &Seen) {
         let deadline = if way == Way::Int { HURRY } else { f64::INFINITY };
-        let ended = self.ended.start.min(deadline) - 0.1..self.ended.end.min(deadline) + LATE;
+        let ended = self.ended.start.min(deadline) - EARLY..self.ended.end.min(deadline) + LATE;
         let answered = !seen.answers.is_empty();
         let as_expected = self.answered.is_none_or(|expected| expected == answered)
             && seen.answers.iter().all(|status| *status == 200)
