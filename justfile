@@ -10,6 +10,14 @@ check:
 test *args:
     cargo test --workspace {{ args }}
 
+# what connections in every state see of a stop, for all backends or those named: `just probe mio`
+probe *backends:
+    cargo run --release -p remuda-conformance --bin probe {{ backends }}
+
+# nginx, HAProxy and ab against every backend; they have to be installed
+peers:
+    cargo test -p remuda-conformance --features peers --test peers
+
 # serve the built-in application: `just run -w 4`
 run *args:
     cargo run --release -- {{ args }}

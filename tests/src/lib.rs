@@ -6,9 +6,11 @@
 //! a number shows what HTTP/1.1 or the command line promise.
 //!
 //! [`conformance!`] makes a module with one test for each scenario out of the name of a backend. The package that
-//! uses it has a binary called `fixture`, which serves the built-in application with that backend and takes
-//! remuda's command line. What a backend cannot do it says in a table of deviations, with the reason; one that
-//! holds no longer fails the run.
+//! uses it has a binary called `fixture`, which is [`fixture::server`] with that backend and takes remuda's command
+//! line. What a backend cannot do it says in a table of deviations, with the reason; one that holds no longer fails
+//! the run.
+//!
+//! [`probe`] puts backends side by side: what becomes of a connection in each state, and when.
 //!
 //! The suite does not look inside: what can be shown in virtual time is shown where it is written.
 
