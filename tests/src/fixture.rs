@@ -5,7 +5,7 @@
 //!
 //! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
-//! - `GET /deaf` upgrades, of the blocking kind, and takes no notice of a drain.
+//! - `GET /deaf` upgrades, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
 
@@ -80,13 +80,20 @@ impl<H: Handler> Handler for Fixture<H> {
 
 #[async_trait(?Send)]
 impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
-    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn call(&self, mut request: Request<Incoming>) -> Response<Body> {
         tell(request.headers().get("Tell").map(|word| word.as_bytes()));
-        if request.uri().path() != "/hang" {
-            return self.demo.call(request).await;
+        match request.uri().path() {
+            "/hang" => {
+                hang(request.uri().query());
+                Response::new("late\n".into())
+            }
+            "/deaf" => {
+                let echo = request.body_mut().upgrade().map(Body::new).unwrap_or_default();
+                let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
+                response.expect("a status and a field of ours are valid")
+            }
+            _ => self.demo.call(request).await,
         }
-        hang(request.uri().query());
-        Response::new("late\n".into())
     }
 }
 
