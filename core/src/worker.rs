@@ -42,6 +42,7 @@ mod crew;
 mod draws;
 pub mod handoff;
 pub mod intake;
+pub mod leave;
 mod scoreboard;
 mod socket;
 pub mod sys;

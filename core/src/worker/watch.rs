@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use slab::Slab;
 
-use super::Exit;
-use super::sys::{self, EXIT_MARGIN};
+use super::leave::{self, Backlog};
+use super::{Exit, sys};
 use crate::app::{Counters, DrainWatch};
 use crate::order::PolicyId;
 use crate::shutdown::{Drain, Phase};
@@ -30,25 +30,6 @@ pub struct Watch {
     /// Futures that wait for the drain.
     wakers: Mutex<Slab<Waker>>,
 }
-
-/// What a worker knows of the connections that a stop passes on (D4).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-enum Backlog {
-    /// No order of the arbiter's has spoken of a stop.
-    Unknown,
-    /// It has, so connections may come.
-    Coming,
-    /// The last one is in the inbox, or nobody is left to put one there.
-    Ended,
-    /// And the inbox was seen empty since; or there is no inbox.
-    Empty,
-}
-
-/// How long a worker that was told to stop by a signal waits for the arbiter's word on it, if it has nothing else to do.
-/// A signal to the whole group, or to each process in turn, is a stop of the server, whose order comes in this time and
-/// may bring connections; one to this worker alone is not, and the arbiter does not know of it.
-const ORDER_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Watch {
     pub(super) fn new() -> io::Result<Self> {
@@ -70,24 +51,13 @@ impl Watch {
     /// the deadline has left it only what handlers do not give back (D10).
     pub fn exit(&self, open: usize, counters: &Counters, now: Time) -> Option<Exit> {
         let (drain, _) = self.current()?;
-        let may_come = !drain.is_over(now) && self.awaits_backlog(&drain, now);
-        match (open, counters.cut.get()) {
-            (0, _) if may_come => None,
-            (0, 0) => Some(Exit::Clean),
-            (0, _) => Some(Exit::CutOff),
-            _ => (now >= drain.deadline + EXIT_MARGIN).then_some(Exit::CutOff),
-        }
+        leave::exit(&drain, self.backlog(), open, counters.cut.get(), now)
     }
 
     /// When [`exit`](Self::exit) should be asked again if nothing happens before.
     pub fn deadline(&self, now: Time) -> Option<Time> {
         let (drain, _) = self.current()?;
-        let patience = drain.since + ORDER_PATIENCE;
-        Some(match self.backlog() {
-            Backlog::Unknown if drain.reason.is_stop() && now < patience => patience.min(drain.deadline),
-            _ if now < drain.deadline => drain.deadline,
-            _ => drain.deadline + EXIT_MARGIN,
-        })
+        Some(leave::ask_again(&drain, self.backlog(), now))
     }
 
     /// There is an inbox, so a stop may bring connections.
@@ -113,14 +83,6 @@ impl Watch {
     /// The inbox was seen empty after the backlog had ended.
     pub(super) fn backlog_is_empty(&self) {
         self.backlog.fetch_max(Backlog::Empty as u8, Ordering::AcqRel);
-    }
-
-    fn awaits_backlog(&self, drain: &Drain, now: Time) -> bool {
-        match self.backlog() {
-            Backlog::Unknown => drain.reason.is_stop() && now < drain.since + ORDER_PATIENCE,
-            Backlog::Coming | Backlog::Ended => true,
-            Backlog::Empty => false,
-        }
     }
 
     fn has_come_to(&self, phase: Phase) -> bool {

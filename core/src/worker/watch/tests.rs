@@ -1,5 +1,6 @@
 use super::*;
 use crate::shutdown::Reason;
+use crate::worker::leave::ORDER_PATIENCE;
 
 const START: Time = Time::from_nanos(1_000_000_000);
 const GRACE: Duration = Duration::from_secs(30);
