@@ -22,6 +22,8 @@ mod link;
 mod listener;
 mod notice;
 mod plan;
+#[doc(hidden)]
+pub mod rehearsal;
 mod run;
 mod sys;
 

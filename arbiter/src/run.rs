@@ -90,8 +90,7 @@ impl Run {
                 return Err(error.into());
             }
         };
-        let workers = config.workers.max(1);
-        let recycled = config.recycle_concurrency.max(1);
+        let (workers, recycled) = (config.workers.max(1), config.recycle_concurrency.max(1));
         let board = match Scoreboard::map(workers, recycled, config.worker.threads) {
             Ok(board) => board,
             Err(error) => {
@@ -99,16 +98,7 @@ impl Run {
                 return Err(Outcome::internal("map the scoreboard", &error));
             }
         };
-        let patience = Patience {
-            timeout: config.worker.timeout,
-            boot_timeout: config.boot_timeout,
-            nap: config.worker.beat_interval(),
-        };
-        let recycled = usize::from(recycled);
-        let plan = Plan::new(workers, config.worker.graceful_timeout)
-            .with_room(board.seats() - recycled, recycled)
-            .with_lameduck(config.lameduck)
-            .watching(patience);
+        let plan = plan(&config, board.seats());
         let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
         Ok(Self {
             config,
@@ -345,6 +335,20 @@ impl Run {
     }
 }
 
+/// The plan of a server with room for `seats` workers.
+pub(crate) fn plan(config: &ArbiterConfig, seats: usize) -> Plan {
+    let patience = Patience {
+        timeout: config.worker.timeout,
+        boot_timeout: config.boot_timeout,
+        nap: config.worker.beat_interval(),
+    };
+    let recycled = usize::from(config.recycle_concurrency.max(1));
+    Plan::new(config.workers.max(1), config.worker.graceful_timeout)
+        .with_room(seats - recycled, recycled)
+        .with_lameduck(config.lameduck)
+        .watching(patience)
+}
+
 /// What all workers have counted, of all generations.
 fn report(tally: &Tally) {
     let Tally { requests, finished, announced, idle_closed, handed, aborted, cut, panics, .. } = *tally;
@@ -363,7 +367,7 @@ fn report(tally: &Tally) {
 
 const CHILD: i32 = process::Signal::CHILD.as_raw();
 
-fn signal(number: i32) -> Option<Signal> {
+pub(crate) fn signal(number: i32) -> Option<Signal> {
     use process::Signal as Number;
     Some(match Number::from_named_raw(number)? {
         Number::TERM => Signal::Term,
