@@ -6,6 +6,7 @@
 
 use std::{io, mem};
 
+use crate::conn::Connection;
 use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
 use crate::time::Time;
 
@@ -24,7 +25,8 @@ pub struct Io<T> {
 }
 
 impl<T: Transport> Io<T> {
-    /// A transport about which nothing is known: both directions are tried.
+    /// A transport about which nothing is known: both directions are tried. What has arrived is read before the machine's
+    /// first step, so that a drain does not take a connection for silent whose request is here already.
     pub fn new(transport: T) -> Self {
         Self {
             transport,
@@ -32,7 +34,7 @@ impl<T: Transport> Io<T> {
             writable: true,
             read_closed: false,
             broken: false,
-            awaited: Interest::NONE,
+            awaited: Interest { read: true, write: false },
         }
     }
 
@@ -131,6 +133,26 @@ pub fn pump<T: Transport>(
         moved |= io.read(wire, now)?;
     }
     Ok(moved)
+}
+
+/// Goes on with a connection for whose bytes a blocking handler waits, and says what has to be waited for if nothing
+/// could be moved. As in [`drive`], what has arrived by a deadline is in time.
+///
+/// # Errors
+///
+/// The connection has ended.
+pub fn advance<T: Transport>(
+    connection: &mut Connection,
+    io: &mut Io<T>,
+    cx: &Cx<'_>,
+) -> io::Result<Option<Interest>> {
+    let moved = pump(connection, io, connection.interest(), cx.now)
+        .inspect_err(|_| connection.end(CloseReason::TransportFailed))?;
+    connection.handle_time(cx);
+    if connection.is_ending() {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok(Some(connection.interest()).filter(|interest| !moved && !interest.is_none()))
 }
 
 /// What a backend has to do for a machine.

@@ -20,7 +20,7 @@ use crate::conn::Connection;
 use crate::handoff::{Origin, Peer};
 use crate::http1::HttpDate;
 use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
-use crate::pump::{Io, Outcome, Readiness, drive, pump};
+use crate::pump::{Io, Outcome, Readiness, advance, drive};
 use crate::session::Session;
 use crate::shutdown::{Drain, Finish, Reason, ShutdownPolicy};
 use crate::time::Time;
@@ -334,14 +334,7 @@ impl Turn for BenchTurn<'_> {
 
     fn advance(&mut self, connection: &mut Connection) -> io::Result<()> {
         *self.peak_unsent = connection.unsent().max(*self.peak_unsent);
-        connection.handle_time(&self.world.cx());
-        if connection.is_ending() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        let interest = connection.interest();
-        let moved = pump(connection, self.io, interest, self.world.now)
-            .inspect_err(|_| connection.end(CloseReason::TransportFailed))?;
-        if !moved && !interest.is_none() {
+        if let Some(interest) = advance(connection, self.io, &self.world.cx())? {
             let deadline = connection.deadline(&self.world.cx());
             match self.world.wait(interest, deadline, Time::MAX) {
                 Some(readiness) => self.io.ready(readiness),

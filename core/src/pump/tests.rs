@@ -198,10 +198,21 @@ fn what_a_machine_says_reaches_the_backend() {
 #[test]
 fn a_machine_that_yields_sends_what_it_has_and_reads_nothing() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b"response"));
+    machine.says = Some(Step::Yield);
+    driven(&mut machine, &mut io);
     pipe.0.borrow_mut().incoming.extend(b"request");
     machine.says = Some(Step::Yield);
     driven(&mut machine, &mut io);
     assert_eq!((machine.unsent.len(), machine.read.len()), (0, 0));
+}
+
+#[test]
+fn what_has_arrived_is_read_before_the_first_step() {
+    let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
+    pipe.0.borrow_mut().incoming.extend(b"request");
+    machine.says = Some(Step::Close(CloseReason::DrainIdle));
+    driven(&mut machine, &mut io);
+    assert_eq!(machine.read, b"request");
 }
 
 #[test]

@@ -13,9 +13,9 @@ use super::watch::Watch;
 use crate::app::Turn;
 use crate::config::Limits;
 use crate::conn::Connection;
-use crate::machine::{CloseReason, Cx, Interest, Transport, Wants};
+use crate::machine::{Cx, Interest, Transport, Wants};
 use crate::order::PolicyId;
-use crate::pump::{Io, Readiness, pump};
+use crate::pump::{Io, Readiness, advance};
 use crate::shutdown::Drain;
 
 /// What all threads of a worker share.
@@ -100,15 +100,8 @@ impl<T: Transport + AsFd> Turn for BlockingTurn<'_, T> {
 
     fn advance(&mut self, connection: &mut Connection) -> io::Result<()> {
         self.refresh();
-        connection.handle_time(&self.shared.cx(&self.clock, self.drain.as_ref()));
-        if connection.is_ending() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        let interest = connection.interest();
-        let moved = pump(connection, self.io, interest, self.clock.now()).inspect_err(|_| {
-            connection.end(CloseReason::TransportFailed);
-        })?;
-        if !moved && !interest.is_none() {
+        let cx = self.shared.cx(&self.clock, self.drain.as_ref());
+        if let Some(interest) = advance(connection, self.io, &cx)? {
             match self.io.transport().wants(interest) {
                 Wants::Io(interest) => self.wait(connection, interest)?,
                 Wants::Ready => self.io.ready(Readiness { readable: true, ..Readiness::default() }),

@@ -95,6 +95,17 @@ fn a_body_has_all_the_time_while_the_application_does_not_ask_for_it() {
 }
 
 #[test]
+fn a_piece_of_a_body_that_has_arrived_by_its_deadline_is_in_time() {
+    for short in [false, true] {
+        let mut bench = bench_of(short)
+            .limits(|limits| limits.body_timeout = ms(5000))
+            .bytes(0, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab")
+            .bytes(5000, "cd");
+        assert!(bench.until(5001).out().ends_with("abcd"), "{short}");
+    }
+}
+
+#[test]
 fn a_body_that_nobody_reads_has_the_body_timeout() {
     let mut bench =
         bench().bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").bytes(20_000, "half");

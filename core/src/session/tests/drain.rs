@@ -80,6 +80,15 @@ fn d5_a_head_that_has_begun_is_finished_whatever_the_policy_says() {
 }
 
 #[test]
+fn d4_a_request_that_came_with_its_connection_is_served_whatever_the_policy_says() {
+    let mut bench = bench().policy(CLOSE_AT_ONCE);
+    bench.pipe.0.borrow_mut().incoming.extend(get("/").bytes());
+    bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(60_000)));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("Connection: close\r\n\r\nhello"), "{}", transcript.out);
+}
+
+#[test]
 fn a_policy_closes_what_is_idle_or_fresh_at_once() {
     for script in [String::new(), get("/")] {
         let mut bench = bench().policy(CLOSE_AT_ONCE).bytes(0, script).drain(1000, 60_000);
