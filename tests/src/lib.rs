@@ -20,6 +20,7 @@ pub mod client;
 pub mod fixture;
 pub mod probe;
 pub mod process;
+pub mod simulation;
 
 mod corpus;
 mod scenario;

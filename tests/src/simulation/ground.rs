@@ -1,0 +1,245 @@
+//! What all parts of one simulation share: the time, the trace, the first breach of a rule, and what the application
+//! has noted. It is shared with handlers, which have to be `Send` and `Sync`; all of it runs on one thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use remuda_core::app::DrainWatch;
+use remuda_core::order::PolicyId;
+use remuda_core::shutdown::Drain;
+use remuda_core::time::Time;
+
+/// When every simulation begins: not at zero, so that what is measured from there is found out.
+pub(super) const START: Time = Time::from_nanos(1_000_000_000_000);
+
+pub(super) fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A rule that was broken.
+#[derive(Clone, Debug)]
+pub(super) struct Breach {
+    pub(super) rule: &'static str,
+    pub(super) what: String,
+}
+
+/// What a handler wants to wait for in the next thing that it asks of its connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nap {
+    pub(super) until: Time,
+    /// Or until the worker drains.
+    pub(super) or_drain: bool,
+}
+
+/// The head of a response, as the application knows of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) at: Time,
+    /// The drain of its worker then.
+    pub(super) drain: Option<Drain>,
+    /// Bytes of its connection that had been read by then.
+    pub(super) read: u64,
+}
+
+pub(super) struct Ground {
+    now: AtomicU64,
+    notes: Mutex<Notes>,
+    traced: bool,
+}
+
+#[derive(Default)]
+struct Notes {
+    breach: Option<Breach>,
+    trace: Vec<String>,
+    nap: Option<Nap>,
+    answered: BTreeMap<u32, Answered>,
+    /// Connections on which a handler is at work.
+    at_work: BTreeSet<u32>,
+    /// Connections whose transport has changed.
+    touched: Vec<u32>,
+    /// Bytes read from each connection.
+    read: BTreeMap<u32, u64>,
+}
+
+impl Ground {
+    pub(super) fn new(traced: bool) -> Arc<Self> {
+        let now = AtomicU64::new(START.as_nanos());
+        Arc::new(Self { now, notes: Mutex::default(), traced })
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::from_nanos(self.now.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_now(&self, now: Time) {
+        self.now.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Adds a line to the trace, if anybody wants one.
+    pub(super) fn trace(&self, line: impl FnOnce() -> String) {
+        if self.traced {
+            let at = self.now().since(START);
+            let line = format!("{:>11.6} {}", at.as_secs_f64(), line());
+            self.notes().trace.push(line);
+        }
+    }
+
+    /// A rule is broken; the first one counts.
+    pub(super) fn breach(&self, rule: &'static str, what: impl fmt::Display) {
+        self.trace(|| format!("BREACH of {rule}: {what}"));
+        self.notes().breach.get_or_insert_with(|| Breach { rule, what: what.to_string() });
+    }
+
+    /// Holds `kept` against a rule.
+    pub(super) fn hold(&self, rule: &'static str, kept: bool, what: impl FnOnce() -> String) {
+        if !kept {
+            self.breach(rule, what());
+        }
+    }
+
+    pub(super) fn broken(&self) -> Option<Breach> {
+        self.notes().breach.clone()
+    }
+
+    pub(super) fn take_trace(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes().trace)
+    }
+
+    pub(super) fn nap(&self, nap: Nap) {
+        self.notes().nap = Some(nap);
+    }
+
+    pub(super) fn take_nap(&self) -> Option<Nap> {
+        self.notes().nap.take()
+    }
+
+    pub(super) fn begin_work(&self, conn: u32) {
+        self.notes().at_work.insert(conn);
+    }
+
+    pub(super) fn end_work(&self, conn: u32) {
+        self.notes().at_work.remove(&conn);
+    }
+
+    pub(super) fn is_at_work(&self, conn: u32) -> bool {
+        self.notes().at_work.contains(&conn)
+    }
+
+    pub(super) fn answer(&self, id: u32, drain: Option<Drain>) {
+        let at = self.now();
+        let mut notes = self.notes();
+        let read = notes.read.get(&(id / 16)).copied().unwrap_or_default();
+        let again = notes.answered.insert(id, Answered { at, drain, read }).is_some();
+        drop(notes);
+        self.hold("once", !again, || format!("request {id} was answered twice"));
+    }
+
+    pub(super) fn answered(&self, id: u32) -> Option<Answered> {
+        self.notes().answered.get(&id).copied()
+    }
+
+    pub(super) fn touch(&self, conn: u32) {
+        self.notes().touched.push(conn);
+    }
+
+    pub(super) fn take_touched(&self) -> Vec<u32> {
+        std::mem::take(&mut self.notes().touched)
+    }
+
+    pub(super) fn has_read(&self, conn: u32, n: usize) {
+        *self.notes().read.entry(conn).or_default() += n as u64;
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The drain of one worker, as its handlers and its loop see it.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    drain: Mutex<Option<(Drain, PolicyId)>>,
+    wakers: Mutex<BTreeMap<usize, Waker>>,
+}
+
+impl Shown {
+    pub(super) fn current(&self) -> Option<(Drain, PolicyId)> {
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters `drain`, or joins it into the one under way; whether that changed anything.
+    pub(super) fn enter(&self, drain: Drain, policy: PolicyId) -> bool {
+        let mut current = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *current;
+        match &mut *current {
+            Some((under_way, _)) => under_way.merge(drain),
+            none => *none = Some((drain, policy)),
+        }
+        let changed = before != *current;
+        drop(current);
+        let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let wakers: Vec<_> = wakers.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+        changed
+    }
+}
+
+impl DrainWatch for Shown {
+    fn drain(&self) -> Option<Drain> {
+        self.current().map(|(drain, _)| drain)
+    }
+
+    fn wait(&self, _: Duration) -> bool {
+        self.current().is_some()
+    }
+
+    fn register(&self, waker: &Waker, place: Option<usize>) -> usize {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = place.unwrap_or_else(|| wakers.last_key_value().map_or(0, |(last, _)| last + 1));
+        wakers.insert(place, waker.clone());
+        place
+    }
+
+    fn deregister(&self, place: usize) {
+        let waker = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+        drop(waker);
+    }
+}
+
+/// The alarms of one worker's loop.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(Mutex<Set>);
+
+/// The last number given, and the alarms by when they are due and by number.
+type Set = (u64, BTreeMap<(Time, u64), Waker>);
+
+impl Alarms {
+    pub(super) fn set(&self, at: Time, waker: &Waker) -> (Time, u64) {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.0 += 1;
+        let key = (at, alarms.0);
+        alarms.1.insert(key, waker.clone());
+        key
+    }
+
+    pub(super) fn forget(&self, key: (Time, u64)) {
+        let waker = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&key);
+        drop(waker);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.1.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(super) fn ring(&self, now: Time) {
+        while self.deadline().is_some_and(|at| at <= now) {
+            let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.pop_first();
+            first.into_iter().for_each(|(_, waker)| waker.wake());
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The arbiter's hands in this world, and the rules that hold for processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use remuda_arbiter::Outcome;
+use remuda_arbiter::rehearsal::{Rehearsal, Stage};
+use remuda_core::order::Order;
+use remuda_core::shutdown::Drain;
+use remuda_core::time::Time;
+use remuda_core::worker::sys::{EXIT_MARGIN, QUICK_STOP};
+
+use super::ground::{Ground, START, ms};
+use super::process::{Boot, Process};
+use super::script::{Script, signals};
+use super::world::{Event, Told, World};
+
+/// How long after its deadline a worker may be killed (D10).
+const KILL_MARGIN: Duration = Duration::from_millis(1500);
+
+/// What anything may take in addition: latencies of wake-ups.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// A worker that served for this long is replaced at once (D17).
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+/// Workers above the target that replace others, at most (D15).
+const RECYCLING: usize = 1;
+
+/// What the processes of a server have gone through.
+#[derive(Debug)]
+pub(super) struct Fates {
+    next_pid: i32,
+    timeout: Duration,
+    boot_timeout: Duration,
+    graceful: Duration,
+    beat_interval: Duration,
+    target: usize,
+    stopping: bool,
+    quit: bool,
+    pub(super) thawed: Time,
+    /// The end of the last freeze that was long enough to be seen.
+    forgiven: Time,
+    pub(super) bad_boots: Vec<Option<u8>>,
+    pub(super) no_forks_until: Time,
+    pub(super) orphaned: Option<Time>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) passing: bool,
+    aborted: BTreeMap<i32, Time>,
+    killed: BTreeSet<i32>,
+    /// Short lives in a row of each slot, and when the last one was reaped.
+    short: BTreeMap<u16, (u32, Time)>,
+    /// Of the dead: slot, since when they served, and whether they were to go.
+    lives: BTreeMap<i32, (u16, Option<Time>, bool)>,
+    /// Timers that were set, to set none twice.
+    set: BTreeSet<(i32, u32, Time)>,
+    stop_deadline: Option<Time>,
+}
+
+impl Fates {
+    pub(super) fn new(script: &Script, beat_interval: Duration) -> Self {
+        Self {
+            next_pid: 100,
+            timeout: script.timeout,
+            boot_timeout: script.boot_timeout,
+            graceful: script.graceful,
+            beat_interval,
+            target: script.workers.into(),
+            stopping: false,
+            quit: false,
+            thawed: START,
+            forgiven: START,
+            bad_boots: Vec::new(),
+            no_forks_until: START,
+            orphaned: None,
+            outcome: None,
+            passing: false,
+            aborted: BTreeMap::new(),
+            killed: BTreeSet::new(),
+            short: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            set: BTreeSet::new(),
+            stop_deadline: None,
+        }
+    }
+
+    /// Timers of a worker that are not set yet.
+    pub(super) fn due(&mut self, pid: i32, armed: Time, hands: Vec<(u32, Time)>) -> Vec<(Time, Event)> {
+        let mut due = Vec::new();
+        if armed < Time::MAX && self.set.insert((pid, u32::MAX, armed)) {
+            due.push((armed, Event::Timer(pid)));
+        }
+        for (conn, at) in hands {
+            if self.set.insert((pid, conn, at)) {
+                due.push((at, Event::Hand(pid, conn)));
+            }
+        }
+        due
+    }
+
+    /// A worker has ended.
+    pub(super) fn ended(&mut self, process: &Process, status: ExitStatus, ground: &Ground) {
+        let now = ground.now();
+        if let Some(drain) = process.drain() {
+            // Only a stop comes as a signal, too; of another drain a loop that does not turn hears nothing.
+            let heard = process.hangs_until.max(process.ready_at.unwrap_or(now));
+            let late = drain.deadline.max(self.thawed).max(heard) + EXIT_MARGIN + SLACK;
+            let by_itself = status.signal().is_none();
+            ground.hold("d10_deadline", !by_itself || now <= late, || {
+                format!(
+                    "worker {} ended itself at {now:?}, its deadline was {:?}",
+                    process.pid, drain.deadline
+                )
+            });
+        }
+        // A slot that is given up and asked for again begins anew.
+        let since = process.ready_at.filter(|_| process.told.is_none());
+        self.lives.insert(process.pid, (process.slot, since, process.told.is_some()));
+    }
+
+    /// Nobody runs until `thaws`. A short freeze looks like a busy machine, and is not forgiven.
+    pub(super) fn freeze(&mut self, thaws: Time, length: Duration) {
+        self.thawed = self.thawed.max(thaws);
+        if length > 2 * self.beat_interval {
+            self.forgiven = self.forgiven.max(thaws);
+        }
+    }
+}
+
+impl World {
+    /// The arbiter takes in what it was told, and does what is due.
+    pub(super) fn arbitrate(&mut self) {
+        let Some(mut arbiter) = self.arbiter.take() else { return };
+        let now = self.now();
+        arbiter.tick(now, self);
+        // As in its loop: signals before reports, and those before deaths.
+        let mut told: Vec<Told> = std::mem::take(&mut self.told).into();
+        told.sort_by_key(|told| match told {
+            Told::Signal(_) => 0,
+            Told::BacklogOver(_) => 1,
+            Told::Report(..) => 2,
+            Told::Exited(..) => 3,
+        });
+        for told in told {
+            self.pass_on(&mut arbiter, told);
+        }
+        if self.fates.outcome.is_none()
+            && let Some(at) = arbiter.deadline()
+        {
+            self.at(at.max(now + Duration::from_micros(1)), Event::Arbiter);
+        }
+        self.arbiter = Some(arbiter);
+    }
+
+    fn pass_on(&mut self, arbiter: &mut Rehearsal, told: Told) {
+        let now = self.now();
+        if self.fates.outcome.is_some() {
+            return;
+        }
+        self.ground.trace(|| format!("arbiter  hears {told:?}"));
+        match told {
+            Told::Signal(signal) => {
+                self.expect(signal);
+                arbiter.signal(signal, now, self);
+            }
+            Told::Report(pid, report) => arbiter.report(pid, report, now, self),
+            Told::Exited(pid, status) => {
+                if let Some(&(slot, since, told)) = self.fates.lives.get(&pid) {
+                    let long = told || since.is_some_and(|at| now.since(at) + SLACK >= LONG_ENOUGH);
+                    let before = self.fates.short.get(&slot).map_or(0, |(count, _)| *count);
+                    self.fates.short.insert(slot, (if long { 0 } else { before + 1 }, now));
+                }
+                arbiter.exited(pid, status, now, self);
+            }
+            Told::BacklogOver(lost) => arbiter.backlog_over(lost, now, self),
+        }
+    }
+
+    /// What a signal means for how many workers there may be.
+    fn expect(&mut self, signal: i32) {
+        let fates = &mut self.fates;
+        match signal {
+            signals::TTIN if !fates.stopping => fates.target += 1,
+            signals::TTOU if !fates.stopping => fates.target = 1.max(fates.target - 1),
+            signals::QUIT => fates.quit = true,
+            _ => {}
+        }
+        let grace = match signal {
+            signals::TERM if !fates.stopping => fates.graceful,
+            signals::TERM | signals::INT => fates.graceful.min(QUICK_STOP),
+            signals::QUIT => Duration::ZERO,
+            _ => return,
+        };
+        let deadline = self.ground.now() + grace;
+        let before = fates.stop_deadline.unwrap_or(Time::MAX);
+        fates.stop_deadline = Some(before.min(deadline));
+    }
+
+    /// What holds after every step.
+    pub(super) fn check(&self) {
+        let now = self.now();
+        let (ground, fates) = (&self.ground, &self.fates);
+        for process in self.processes.values() {
+            let pid = process.pid;
+            if let Some(drain) = process.drain() {
+                let late = drain.deadline.max(fates.thawed) + KILL_MARGIN + SLACK;
+                ground.hold("d10_deadline", now <= late, || {
+                    format!("worker {pid} lives past its deadline {:?}", drain.deadline)
+                });
+                let idle = process.open() == 0 && now >= process.hangs_until && process.is_serving();
+                let awaited = fates.passing || !self.inbox.is_empty() || !self.passing.is_empty();
+                let since = process.well.max(drain.since).max(fates.thawed);
+                let patience = ms(500) + fates.beat_interval + SLACK;
+                ground.hold("d9_exit_when_empty", !idle || awaited || now <= since + patience, || {
+                    format!("worker {pid} lives on with nothing open")
+                });
+            }
+            let bound = if process.ready_at.is_some() { fates.timeout } else { fates.boot_timeout };
+            let watched =
+                fates.orphaned.is_none() && !fates.aborted.contains_key(&pid) && !fates.killed.contains(&pid);
+            let silent = now.since(process.well.max(fates.thawed));
+            ground.hold("d1_heartbeat", !watched || silent <= 2 * bound + SLACK, || {
+                format!("worker {pid} has been silent for {silent:?} and lives")
+            });
+        }
+        if let Some(deadline) = fates.stop_deadline
+            && fates.outcome.is_none()
+            && fates.orphaned.is_none()
+        {
+            let late = deadline.max(fates.thawed) + KILL_MARGIN + SLACK;
+            ground.hold("d10_deadline", now <= late, || "the server outlives its stop".to_owned());
+        }
+        if let Some(since) = fates.orphaned {
+            let hung = self.processes.values().map(|process| process.hangs_until).max().unwrap_or(since);
+            let booting = self.processes.values().any(|process| !process.is_serving());
+            let late = since.max(fates.thawed).max(hung) + ms(1000) + fates.graceful + EXIT_MARGIN + SLACK;
+            ground.hold("d18_arbiters_death", booting || self.processes.is_empty() || now <= late, || {
+                "workers live on without an arbiter".to_owned()
+            });
+        }
+    }
+
+    fn staying(&self) -> usize {
+        self.processes.values().filter(|process| process.told.is_none()).count()
+    }
+}
+
+impl Stage for World {
+    fn spawn(&mut self, slot: u16) -> Result<i32, String> {
+        let now = self.now();
+        let ground = self.ground.clone();
+        ground.hold("d3_nothing_is_spawned_in_a_stop", !self.fates.stopping, || format!("slot {slot}"));
+        ground.hold("one_worker_a_slot", self.processes.values().all(|process| process.slot != slot), || {
+            format!("slot {slot}")
+        });
+        if let Some((count, since)) = self.fates.short.get(&slot).filter(|(count, _)| *count > 0) {
+            let least = ms(100).saturating_mul(1 << (count - 1).min(8)).min(Duration::from_secs(30));
+            let waited = now.since(*since);
+            ground.hold("d17_crash_loop", waited >= least, || {
+                format!("slot {slot} is filled {waited:?} after short life {count}, not {least:?}")
+            });
+        }
+        if now < self.fates.no_forks_until {
+            return Err("no memory".to_owned());
+        }
+        self.fates.next_pid += 1;
+        let pid = self.fates.next_pid;
+        let took = if self.rng.u8(..) < 16 { self.rng.u64(0..4000) } else { self.rng.u64(0..50) };
+        let boot = match self.fates.bad_boots.pop() {
+            Some(Some(status)) => Boot::Fails(now + ms(took), status),
+            Some(None) => Boot::Hangs,
+            None => Boot::Ready(now + ms(took)),
+        };
+        ground.trace(|| format!("arbiter  forks {pid} for slot {slot}: {boot:?}"));
+        let process = Process::new(pid, slot, boot, &self.script, &ground, self.fates.beat_interval);
+        self.processes.insert(pid, process);
+        let staying = self.staying();
+        let target = self.fates.target;
+        ground.hold("d15_never_more_than_asked_for", staying <= target + RECYCLING, || {
+            format!("{staying} workers, {target} are asked for")
+        });
+        self.soon(Event::Turn(pid));
+        Ok(pid)
+    }
+
+    fn send(&mut self, pid: i32, order: Order) {
+        let now = self.now();
+        self.ground.trace(|| format!("arbiter  tells {pid} {order:?}"));
+        let signal = match &order {
+            Order::Drain { drain, .. } => {
+                if drain.reason.is_stop() {
+                    self.fates.stopping = true;
+                }
+                self.note(pid, *drain);
+                let hurried = drain.deadline <= now + QUICK_STOP;
+                let signal = if hurried { signals::INT } else { signals::TERM };
+                drain.reason.is_stop().then_some(signal)
+            }
+            _ => None,
+        };
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.orders.push_back(order);
+        self.soon(Event::Turn(pid));
+        if let Some(signal) = signal {
+            self.signal(pid, signal);
+        }
+    }
+
+    fn last_beat(&mut self, slot: u16) -> Time {
+        let process = self.processes.values().find(|process| process.slot == slot);
+        process.and_then(|process| process.beat).unwrap_or(Time::ZERO)
+    }
+
+    fn abort(&mut self, pid: i32) {
+        let now = self.now();
+        self.ground.trace(|| format!("arbiter  aborts {pid}"));
+        let again = self.fates.aborted.insert(pid, now).is_some();
+        self.ground.hold("d1_heartbeat", !again, || format!("worker {pid} is aborted twice"));
+        if let Some(process) = self.processes.get(&pid) {
+            let silent = now.since(process.well.max(self.fates.forgiven));
+            let bound = match process.ready_at {
+                Some(_) => self.fates.timeout,
+                None => self.fates.boot_timeout,
+            };
+            self.ground.hold("d1_heartbeat", silent + SLACK >= bound, || {
+                format!("worker {pid} is aborted after {silent:?}")
+            });
+        }
+        if self.rng.u8(0..4) > 0 {
+            self.end(pid, ExitStatus::from_raw(signals::ABRT));
+        }
+    }
+
+    fn kill(&mut self, pid: i32) {
+        let now = self.now();
+        self.ground.trace(|| format!("arbiter  kills {pid}"));
+        let again = !self.fates.killed.insert(pid);
+        self.ground.hold("d10_deadline", !again, || format!("worker {pid} is killed twice"));
+        if let Some(process) = self.processes.get(&pid) {
+            let aborted = self.fates.aborted.contains_key(&pid);
+            let over = process.told.is_some_and(|drain| now >= drain.deadline + KILL_MARGIN);
+            self.ground.hold("d10_deadline", aborted || over || self.fates.quit, || {
+                format!("worker {pid} is killed early: {:?}", process.told)
+            });
+        }
+        self.end(pid, ExitStatus::from_raw(signals::KILL));
+    }
+
+    fn save_backlog(&mut self) {
+        self.ground.hold("d3_close_the_listener", self.listening, || "ended twice".to_owned());
+        let untold = self.processes.values().any(|process| !process.told_stop);
+        self.ground.hold("d4_backlog", !untold, || "workers are told first".to_owned());
+        self.listening = false;
+        self.fates.stopping = true;
+        self.passing = std::mem::take(&mut self.accept);
+        self.fates.passing = true;
+        self.soon(Event::Passed);
+    }
+
+    fn drop_backlog(&mut self) -> usize {
+        let lost: Vec<u32> =
+            self.passing.drain(..).chain(self.inbox.drain(..).map(|(conn, _)| conn)).collect();
+        self.fates.passing = false;
+        self.lose(&lost);
+        lost.len()
+    }
+
+    fn ready(&mut self) {
+        self.ground.trace(|| "arbiter  is ready".to_owned());
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.ground.trace(|| format!("arbiter  has finished: {outcome}"));
+        self.ground.hold("ends", self.processes.is_empty() && self.fates.outcome.is_none(), || {
+            "finished while workers live".to_owned()
+        });
+        self.fates.outcome = Some(outcome);
+    }
+}
+
+impl World {
+    /// A worker is told to drain.
+    fn note(&mut self, pid: i32, drain: Drain) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let closer = process.told.is_none_or(|before| drain.deadline <= before.deadline);
+        self.ground
+            .hold("d11_hurry", closer, || format!("worker {pid} is told {drain:?} after {:?}", process.told));
+        process.told = Some(drain);
+        process.told_stop |= drain.reason.is_stop();
+    }
+}
