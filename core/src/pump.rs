@@ -217,7 +217,11 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
                 Err(error) => Err(error),
             },
             Step::HalfClose => io.transport.close_write().map(|()| true),
-            Step::Run => return Outcome::Run,
+            Step::Run => {
+                // What arrives while a handler runs is read before the next step, as after a wait.
+                io.awaited = Interest { read: true, write: false };
+                return Outcome::Run;
+            }
             Step::HandOff => return Outcome::HandOff,
             Step::Upgrade => return Outcome::Upgrade,
             Step::Close(reason) => return Outcome::Close(reason),

@@ -207,6 +207,18 @@ fn a_machine_that_yields_sends_what_it_has_and_reads_nothing() {
 }
 
 #[test]
+fn what_has_arrived_while_a_handler_ran_is_read_before_the_next_step() {
+    let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
+    machine.says = Some(Step::Run);
+    assert_eq!(driven(&mut machine, &mut io), Outcome::Run);
+    pipe.0.borrow_mut().incoming.extend(b"request");
+    io.ready(Readiness { readable: true, ..Readiness::default() });
+    machine.says = Some(Step::Close(CloseReason::DrainIdle));
+    driven(&mut machine, &mut io);
+    assert_eq!(machine.read, b"request");
+}
+
+#[test]
 fn what_has_arrived_is_read_before_the_first_step() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     pipe.0.borrow_mut().incoming.extend(b"request");
