@@ -18,6 +18,10 @@ probe *backends:
 peers:
     cargo test -p remuda-conformance --features peers --test peers
 
+# play schedules in virtual time: `just simulate --schedules 100000`, `just simulate --seed 4711 --trace`
+simulate *args:
+    cargo run --release -p remuda-conformance --bin simulate -- {{ args }}
+
 # serve the built-in application: `just run -w 4`
 run *args:
     cargo run --release -- {{ args }}
