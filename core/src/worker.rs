@@ -7,10 +7,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -28,7 +30,7 @@ pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
-use crate::app::{App, AppError, AppFactory, Boot, DrainSignal, LocalFuture, Quota, Service};
+use crate::app::{AppError, AppFactory, Boot, DrainSignal, Quota, Service};
 use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, Reason, ShutdownPolicy};
@@ -46,6 +48,7 @@ pub mod leave;
 mod scoreboard;
 mod socket;
 pub mod sys;
+pub mod task_loop;
 mod tokio_context;
 mod turn;
 mod watch;
@@ -71,7 +74,7 @@ pub trait Worker: fmt::Debug + Send + Sync + 'static {
 }
 
 /// Waits for `future` on a thread that has no runtime, with the alarms of that thread.
-pub fn block_on<T>(mut future: LocalFuture<T>) -> T {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 
     impl Wake for Unpark {
@@ -81,6 +84,7 @@ pub fn block_on<T>(mut future: LocalFuture<T>) -> T {
     }
 
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
@@ -164,24 +168,22 @@ impl WorkerCx {
         Self { inbox, outbox: Some(outbox), ..self }
     }
 
-    /// Builds the application for `backend`; `block_on` waits for it as the backend does.
+    /// Builds the application for `backend`, whose loop waits for it.
     ///
     /// # Errors
     ///
     /// What to exit with if that fails; the arbiter has been told why.
-    pub fn build(
-        &self,
-        backend: &'static str,
-        factory: &AppFactory,
-        block_on: impl FnOnce(LocalFuture<Result<App, AppError>>) -> Result<App, AppError>,
-    ) -> Result<Arc<Service>, Exit> {
+    pub async fn build(&self, backend: &'static str, factory: &AppFactory) -> Result<Arc<Service>, Exit> {
         let drain = DrainSignal::new(self.control.watch().clone());
         let counters = self.seat.counters();
         let boot = Boot::new(self.slot, self.generation, backend, drain.clone(), counters.clone());
         alarm::attend();
-        let app = catch_unwind(AssertUnwindSafe(|| block_on(factory.build(&boot))))
-            .unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
-        match app {
+        let mut building = pin!(async { factory.build(&boot).await });
+        let app = poll_fn(|task| {
+            catch_unwind(AssertUnwindSafe(|| building.as_mut().poll(task)))
+                .unwrap_or_else(|_| Poll::Ready(Err(AppError::msg("it panicked, as said above"))))
+        });
+        match app.await {
             Ok(app) => {
                 let reporter = self.control.reporter();
                 let spent = move || reporter.report_recycle(Reason::RecycleRequests);

@@ -23,7 +23,7 @@ use crate::time::Time;
 ///
 /// Dropping it forgets the alarm.
 pub fn sleep(length: Duration) -> Sleep {
-    Sleep { until: sys::now() + length, number: None }
+    Sleep { until: sys::now() + length, alarm: Alarm::default() }
 }
 
 /// The future of [`sleep`].
@@ -31,8 +31,7 @@ pub fn sleep(length: Duration) -> Sleep {
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Sleep {
     until: Time,
-    /// Which alarm it has, on the thread that polled it.
-    number: Option<u64>,
+    alarm: Alarm,
 }
 
 impl Future for Sleep {
@@ -42,26 +41,46 @@ impl Future for Sleep {
         if sys::now() >= self.until {
             return Poll::Ready(());
         }
-        let waker = cx.waker().clone();
-        let (until, number) = (self.until, self.number);
-        let (number, replaced, driver) = ALARMS.with_borrow_mut(|alarms| {
-            assert!(alarms.attended, "remuda::sleep was awaited outside a worker's loop");
-            alarms.set(until, number, waker)
-        });
-        self.number = Some(number);
-        drop(replaced);
-        if let Some(driver) = driver {
-            driver.wake();
-        }
+        let until = self.until;
+        self.alarm.set(until, cx.waker());
         Poll::Pending
     }
 }
 
-impl Drop for Sleep {
+/// An alarm of the thread that sets it, which can be set again. Dropping it forgets it.
+#[derive(Debug, Default)]
+pub(super) struct Alarm(Option<Key>);
+
+/// By when an alarm is due, then by when it was first set.
+type Key = (Time, u64);
+
+impl Alarm {
+    /// Has `task` woken at `at` and not before.
+    pub(super) fn set(&mut self, at: Time, task: &Waker) {
+        let (key, replaced, driver) = ALARMS.with_borrow_mut(|alarms| alarms.set(at, self.0, task.clone()));
+        self.0 = Some(key);
+        drop(replaced);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// Has `task` woken at `at` or before: a later time leaves the alarm as it is set, and the task finds out when it is
+    /// woken too early. So a connection in use does not touch its alarm.
+    ///
+    /// It is for tasks that are always woken alike: an alarm that is left as it is keeps its waker.
+    pub(super) fn set_by(&mut self, at: Time, now: Time, task: &Waker) {
+        if !self.0.is_some_and(|(set_for, _)| now < set_for && set_for <= at) {
+            self.set(at, task);
+        }
+    }
+}
+
+impl Drop for Alarm {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
+        if let Some(key) = self.0 {
             // The thread may be ending, and its alarms with it.
-            let forgotten = ALARMS.try_with(|alarms| alarms.borrow_mut().set.remove(&(self.until, number)));
+            let forgotten = ALARMS.try_with(|alarms| alarms.borrow_mut().set.remove(&key));
             drop(forgotten);
         }
     }
@@ -84,9 +103,13 @@ pub fn ring(now: Time) {
     }
 }
 
-/// Has `waker` woken when an alarm is set that is due before all others: for loops that sleep in another runtime.
-pub fn on_sooner(waker: &Waker) {
-    let former = ALARMS.with_borrow_mut(|alarms| alarms.driver.replace(waker.clone()));
+/// Has `driver` woken whenever an alarm is set that is due before `at`: for loops that wait until then.
+pub(super) fn on_sooner(at: Time, driver: &Waker) {
+    let former = ALARMS.with_borrow_mut(|alarms| {
+        alarms.awaited = at;
+        let known = alarms.driver.as_ref().is_some_and(|known| known.will_wake(driver));
+        (!known).then(|| alarms.driver.replace(driver.clone()))
+    });
     drop(former);
 }
 
@@ -97,24 +120,28 @@ thread_local! {
 /// The alarms of a thread. No waker is woken or dropped while they are borrowed: what that sets off may come back here.
 #[derive(Default)]
 struct Alarms {
-    /// By when they are due, then by when they were set.
-    set: BTreeMap<(Time, u64), Waker>,
+    set: BTreeMap<Key, Waker>,
     /// The last number given.
     last: u64,
     attended: bool,
     driver: Option<Waker>,
+    /// Until when the driver waits.
+    awaited: Time,
 }
 
 impl Alarms {
-    /// Sets the alarm with `number`, or a new one: its number, the waker it had, and whom to tell that it is the next.
-    fn set(&mut self, until: Time, number: Option<u64>, waker: Waker) -> (u64, Option<Waker>, Option<Waker>) {
-        let number = number.unwrap_or_else(|| {
-            self.last += 1;
-            self.last
-        });
-        let key = (until, number);
-        let sooner = self.set.first_key_value().is_none_or(|(first, _)| key < *first);
-        (number, self.set.insert(key, waker), self.driver.clone().filter(|_| sooner))
+    /// Sets an alarm that was set as `former`, or never: its key, the waker it had, and whom to tell that it is sooner.
+    fn set(&mut self, at: Time, former: Option<Key>, waker: Waker) -> (Key, Option<Waker>, Option<Waker>) {
+        assert!(self.attended, "remuda::sleep was awaited outside a worker's loop");
+        let replaced = former.and_then(|key| self.set.remove(&key));
+        let number = former.map_or_else(|| self.next_number(), |(_, number)| number);
+        self.set.insert((at, number), waker);
+        ((at, number), replaced, self.driver.as_ref().filter(|_| at < self.awaited).cloned())
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
     }
 
     fn next_due(&mut self, now: Time) -> Option<Waker> {

@@ -9,7 +9,7 @@ use std::io;
 pub use self::imp::Entered;
 
 /// The runtime, or none.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TokioContext(Option<imp::Handle>);
 
 impl TokioContext {
@@ -21,6 +21,12 @@ impl TokioContext {
     /// The runtime or its thread could not be made, or this build has none.
     pub fn new(wanted: bool) -> io::Result<Self> {
         wanted.then(imp::start).transpose().map(Self)
+    }
+
+    /// The runtime that this is called in: for backends that are one.
+    #[cfg(feature = "tokio-context")]
+    pub fn current() -> Self {
+        Self(Some(imp::Handle::current()))
     }
 
     /// Lets this thread find the runtime until the guard is dropped.
@@ -66,7 +72,7 @@ mod imp {
     #[derive(Debug)]
     pub struct Entered<'a>(PhantomData<&'a Handle>);
 
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     pub(super) enum Handle {}
 
     impl Handle {

@@ -46,7 +46,7 @@ impl Worker for Mio {
             Err(error) => return cx.cannot_start(&error),
         };
         let _entered = context.enter();
-        let service = match cx.build(self.name(), &boot, block_on) {
+        let service = match block_on(cx.build(self.name(), &boot)) {
             Ok(service) => service,
             Err(exit) => return exit,
         };

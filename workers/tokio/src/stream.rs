@@ -1,4 +1,4 @@
-//! A socket that the runtime watches, as a transport: on its task, and on a thread that may block.
+//! A socket that the runtime watches, as a transport.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::task::{Context, Poll};
 
 use remuda_core::machine::{Interest, Transport, Wants};
-use remuda_core::worker::Socket;
+use remuda_core::pump::Readiness;
+use remuda_core::worker::{Socket, task_loop};
 use tokio::io::Interest as Direction;
 use tokio::net::UnixStream;
 
@@ -25,25 +26,6 @@ impl Stream {
     /// As epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         UnixStream::from_std(StdUnixStream::from(socket)).map(Self)
-    }
-
-    /// Whether something can be tried in a direction of `interest`; if nothing can, `task` is woken when that changes.
-    pub(crate) fn poll_ready(&self, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
-        // An error is the runtime's end, and found by the next call.
-        let read = interest.read && self.0.poll_read_ready(task).is_ready();
-        let write = interest.write && self.0.poll_write_ready(task).is_ready();
-        if read || write { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Waits until the peer is gone in both directions, or the socket has failed.
-    pub(crate) async fn gone(&self) {
-        // Nobody sends urgent data: of this direction, the runtime reports the end alone.
-        let end = Direction::ERROR | Direction::PRIORITY;
-        let _ = self.0.ready(end).await;
-        let both = self.0.ready(end | Direction::WRITABLE).await;
-        if both.is_ok_and(|ready| !ready.is_error() && !ready.is_write_closed()) {
-            let _ = self.0.ready(Direction::ERROR).await;
-        }
     }
 
     /// Calls if the socket is ready, and lets the runtime forget that after a call that moved less than `offered`, as
@@ -66,6 +48,30 @@ impl Stream {
     }
 }
 
+impl task_loop::Stream for Stream {
+    fn poll_ready(&self, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
+        // An error is the runtime's end, and found by the next call.
+        let read = interest.read && self.0.poll_read_ready(task).is_ready();
+        let write = interest.write && self.0.poll_write_ready(task).is_ready();
+        if read || write { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The runtime knows what is ready; every wake-up is a reason to ask it.
+    fn readiness(&self) -> Readiness {
+        Readiness { readable: true, writable: true, ..Readiness::default() }
+    }
+
+    async fn gone(&self) {
+        // Nobody sends urgent data: of this direction, the runtime reports the end alone.
+        let end = Direction::ERROR | Direction::PRIORITY;
+        let _ = self.0.ready(end).await;
+        let both = self.0.ready(end | Direction::WRITABLE).await;
+        if both.is_ok_and(|ready| !ready.is_error() && !ready.is_write_closed()) {
+            let _ = self.0.ready(Direction::ERROR).await;
+        }
+    }
+}
+
 impl Transport for Stream {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.call(Direction::READABLE, buffer.len(), |socket| socket.try_read(buffer))
@@ -85,37 +91,8 @@ impl Transport for Stream {
     }
 }
 
-/// The same socket on a thread that waits with poll(2). It does not ask the runtime, which may be late to know; what
-/// the runtime hears meanwhile it keeps for the stream's return.
-#[derive(Debug)]
-pub(crate) struct Away(pub(crate) Stream);
-
-impl Away {
-    fn socket(&self) -> Socket<BorrowedFd<'_>> {
-        Socket::new(self.as_fd())
-    }
-}
-
-impl AsFd for Away {
+impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
-    }
-}
-
-impl Transport for Away {
-    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket().try_read(buffer)
-    }
-
-    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket().try_write(slices)
-    }
-
-    fn close_write(&mut self) -> io::Result<()> {
-        self.socket().close_write()
-    }
-
-    fn wants(&self, interest: Interest) -> Wants {
-        Wants::Io(interest)
+        self.0.as_fd()
     }
 }

@@ -51,7 +51,7 @@ fn who_is_due_is_woken_in_order_and_once() {
 fn who_is_due_at_the_same_time_is_woken_in_turn() {
     attend();
     let (notes, until) = (Arc::default(), sys::now() + HOUR);
-    let mut sleeps = [1, 2, 3].map(|n| (n, Sleep { until, number: None }));
+    let mut sleeps = [1, 2, 3].map(|n| (n, Sleep { until, alarm: Alarm::default() }));
     for (n, sleep) in &mut sleeps {
         assert!(poll(sleep, &noted(*n, &notes)).is_pending());
     }
@@ -100,16 +100,33 @@ fn sleeping_outside_a_loop_says_so() {
 }
 
 #[test]
-fn a_loop_in_another_runtime_is_told_of_what_comes_sooner_and_of_nothing_else() {
+fn a_loop_that_waits_is_told_of_what_comes_sooner_and_of_nothing_else() {
     attend();
     let notes = Arc::default();
-    on_sooner(&noted(7, &notes));
-    let mut sleeps = [2, 3, 1].map(|n| sleep(HOUR * n));
-    let told = sleeps.each_mut().map(|sleep| {
-        assert!(poll(sleep, Waker::noop()).is_pending());
+    on_sooner(sys::now() + HOUR * 2, &noted(7, &notes));
+    let told = [3, 1, 4].map(|n| {
+        assert!(poll(&mut sleep(HOUR * n), Waker::noop()).is_pending());
         taken(&notes).len()
     });
-    assert_eq!(told, [1, 0, 1]);
+    assert_eq!(told, [0, 1, 0]);
+}
+
+#[test]
+fn an_alarm_that_is_set_for_later_is_left_until_it_has_rung() {
+    attend();
+    let notes = Arc::default();
+    let (mut alarm, waker, now) = (Alarm::default(), noted(1, &notes), sys::now());
+    alarm.set_by(now + HOUR, now, &waker);
+    alarm.set_by(now + HOUR * 2, now, &waker);
+    assert_eq!(deadline(), Some(now + HOUR));
+    alarm.set_by(now + HOUR / 2, now, &waker);
+    assert_eq!(deadline(), Some(now + HOUR / 2));
+    ring(now + HOUR / 2);
+    assert_eq!((taken(&notes), deadline()), (vec![1], None));
+    alarm.set_by(now + HOUR * 2, now + HOUR / 2, &waker);
+    assert_eq!(deadline(), Some(now + HOUR * 2));
+    drop(alarm);
+    assert_eq!(deadline(), None);
 }
 
 #[test]
