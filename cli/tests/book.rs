@@ -3,7 +3,8 @@
 //!
 //! `BLESS=1 cargo test -p remuda --test book` writes the generated part of the settings page. (It is no variable of
 //! the form `REMUDA_*`: those are settings.)
-#![cfg(feature = "mio")] // the pages are about the default build
+// The pages are about the default build.
+#![cfg(all(feature = "mio", feature = "smol", feature = "tokio", not(feature = "async-std")))]
 
 use std::collections::BTreeSet;
 use std::env;

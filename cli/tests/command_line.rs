@@ -67,11 +67,13 @@ fn a_bad_value_of_a_flag_is_refused() {
     ]);
 }
 
+#[cfg(not(feature = "async-std"))]
 #[test]
-fn a_backend_that_is_not_built_in_is_refused_with_those_that_are() {
-    Place::new().remuda(&["-k", "smol"], &[]).is_refused_with(&[
-        r#"remuda: worker-class is "smol" (flag --worker-class), which is not built in; allowed: mio, tokio"#,
-    ]);
+fn a_backend_that_is_not_built_in_is_refused_with_how_to_get_it() {
+    Place::new().remuda(&["-k", "async-std"], &[]).is_refused_with(&[concat!(
+        r#"remuda: worker-class is "async-std" (flag --worker-class), which is not built in "#,
+        "(it is with the feature async-std of remuda); allowed: mio, smol, tokio",
+    )]);
 }
 
 #[test]

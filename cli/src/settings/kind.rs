@@ -42,7 +42,7 @@ pub enum Kind {
     },
     /// One of several words.
     Choice {
-        /// The words.
+        /// The words, those of features that are not built in among them.
         among: &'static [Choice],
         /// Words that have a meaning, but not in this build.
         absent: &'static [&'static str],
@@ -72,11 +72,17 @@ pub enum Kind {
 pub struct Choice {
     /// The word.
     pub name: &'static str,
-    choose: fn(&mut Settings),
+    /// `None`: a feature of this name would have to be built in.
+    choose: Option<fn(&mut Settings)>,
 }
 
 impl Choice {
     pub(crate) const fn new(name: &'static str, choose: fn(&mut Settings)) -> Self {
+        Self { name, choose: Some(choose) }
+    }
+
+    /// A word that can be chosen where the feature `name` is built in.
+    pub(crate) const fn of_feature(name: &'static str, choose: Option<fn(&mut Settings)>) -> Self {
         Self { name, choose }
     }
 }
@@ -114,7 +120,10 @@ impl Kind {
                 let choice = among.iter().find(|choice| choice.name == word).ok_or_else(|| {
                     Refusal(absent.contains(&word).then(|| "which is not built in".to_owned()))
                 })?;
-                (choice.choose)(settings);
+                let choose = choice.choose.ok_or_else(|| {
+                    Refusal(Some(format!("which is not built in (it is with the feature {word} of remuda)")))
+                })?;
+                choose(settings);
                 Ok(quoted(&choice.name))
             }
             Self::Jitter { most, set } => {
@@ -173,9 +182,12 @@ impl fmt::Display for Kind {
                 let (from, to) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
                 write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
             }
-            Self::Choice { among: [], .. } => f.write_str("nothing in this build"),
             Self::Choice { among, .. } => {
-                f.write_str(&among.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", "))
+                let allowed = among.iter().filter(|choice| choice.choose.is_some());
+                match allowed.map(|choice| choice.name).collect::<Vec<_>>() {
+                    none if none.is_empty() => f.write_str("nothing in this build"),
+                    names => f.write_str(&names.join(", ")),
+                }
             }
             Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
             Self::Policy { .. } => f.write_str(policy::ALLOWED),

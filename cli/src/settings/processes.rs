@@ -1,5 +1,6 @@
 //! Workers and their threads.
 
+use super::Settings;
 use super::kind::{Choice, Kind};
 use super::table::{Category, Platform, Setting};
 use super::timeouts::ANY_TIME;
@@ -9,7 +10,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "worker-class",
         short: Some('k'),
         category: Category::Processes,
-        kind: Kind::Choice { among: BACKENDS, absent: &["sync", "threaded", "gthread", "smol", "async-std"] },
+        kind: Kind::Choice { among: BACKENDS, absent: &["sync", "threaded", "gthread"] },
         default: "tokio",
         platform: None,
         reload: true,
@@ -106,9 +107,20 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// As many as anybody might mean.
 const MOST_REQUESTS: u64 = 1_000_000_000;
 
+/// A backend that is built in with the feature of its name.
+macro_rules! backend {
+    ($name:literal, $backend:path) => {{
+        #[cfg(feature = $name)]
+        const CHOOSE: Option<fn(&mut Settings)> = Some(|s| s.backend = Some(std::sync::Arc::new($backend)));
+        #[cfg(not(feature = $name))]
+        const CHOOSE: Option<fn(&mut Settings)> = None;
+        Choice::of_feature($name, CHOOSE)
+    }};
+}
+
 const BACKENDS: &[Choice] = &[
-    #[cfg(feature = "mio")]
-    Choice::new("mio", |s| s.backend = Some(std::sync::Arc::new(remuda_mio::Mio))),
-    #[cfg(feature = "tokio")]
-    Choice::new("tokio", |s| s.backend = Some(std::sync::Arc::new(remuda_tokio::Tokio))),
+    backend!("async-std", remuda_async_std::AsyncStd),
+    backend!("mio", remuda_mio::Mio),
+    backend!("smol", remuda_smol::Smol),
+    backend!("tokio", remuda_tokio::Tokio),
 ];
