@@ -16,11 +16,12 @@ mod measure;
 mod server;
 
 /// Everything there is to compare. Nobody closes a connection that waits while the others have their turns. The first is what the others' CPU time is divided by.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::new("hyper", "bench-hyper", &["ADDRESS"]),
     Kind::new("hyper-timer", "bench-hyper", &["ADDRESS", "timer"]),
     Kind::new("hello-tokio", "bench-hello", &["-k", "tokio", "-b", "ADDRESS", "--keep-alive", "600"]),
     Kind::new("hello-mio", "bench-hello", &["-k", "mio", "-b", "ADDRESS", "--keep-alive", "600"]),
+    Kind::new("hello-smol", "bench-hello", &["-k", "smol", "-b", "ADDRESS", "--keep-alive", "600"]),
     Kind::new("axum-hyper", "bench-axum-hyper", &["ADDRESS"]),
     Kind::new("axum-tokio", "bench-axum", &["-k", "tokio", "-b", "ADDRESS", "--keep-alive", "600"]),
     Kind::new("axum-mio", "bench-axum", &["-k", "mio", "-b", "ADDRESS", "--keep-alive", "600"]),
