@@ -105,10 +105,10 @@ impl Report {
     fn late(&self) -> Vec<Job> {
         let mut late = BTreeSet::new();
         for (is_alone, (&(row, app, n), seen)) in self.all() {
-            let expected = self.reference(row, app);
+            let expected = self.reference(row);
             if seen.words() == expected.words() && !seen.is_like(expected, TOLERANCE) {
                 late.insert((is_alone.then_some(row), app, n));
-                late.insert((Some(row), self.reference_app(row, app), 0));
+                late.insert((Some(row), 0, 0));
             }
         }
         late.into_iter().collect()
@@ -124,7 +124,7 @@ impl Report {
     pub fn differences(&self) -> Vec<String> {
         let mut differences = Vec::new();
         for (is_alone, (&(row, app, n), seen)) in self.all() {
-            let expected = self.reference(row, app);
+            let expected = self.reference(row);
             let how = if is_alone { "" } else { ", beside the others" };
             if !seen.is_like(expected, TOLERANCE) {
                 differences.push(format!(
@@ -142,9 +142,9 @@ impl Report {
             table.lines().skip(2).map(|line| line.split('|').map(str::trim).collect()).collect();
         let mut differences = Vec::new();
         for (row, Row { name, .. }) in ROWS.iter().enumerate() {
-            for (app, application) in APPLICATIONS.iter().enumerate() {
-                let expected = self.reference(row, app);
-                let line = lines.iter().find(|line| line.get(1..3) == Some(&[name, application]));
+            for application in APPLICATIONS {
+                let expected = self.reference(row);
+                let line = lines.iter().find(|line| line.get(1..3) == Some(&[*name, application]));
                 let is_so = line.is_some_and(|line| {
                     line[3..7] == expected.words()
                         && line[7..].iter().all(|times| expected.is_at(times, TOLERANCE))
@@ -167,12 +167,8 @@ impl Report {
     }
 
     /// What all others have to be like.
-    fn reference(&self, row: usize, app: usize) -> &Seen {
-        &self.seen[&(row, self.reference_app(row, app), 0)]
-    }
-
-    fn reference_app(&self, row: usize, app: usize) -> usize {
-        if ROWS[row].is_alike { 0 } else { app }
+    fn reference(&self, row: usize) -> &Seen {
+        &self.seen[&(row, 0, 0)]
     }
 }
 
@@ -187,7 +183,7 @@ impl fmt::Display for Report {
         writeln!(f, "\n|---|---|---|---|---|---|{}", "---|".repeat(self.backends.len()))?;
         for (row, Row { name, .. }) in ROWS.iter().enumerate() {
             for (app, application) in APPLICATIONS.iter().enumerate() {
-                let expected = self.reference(row, app);
+                let expected = self.reference(row);
                 write!(f, "| {name} | {application} | {} |", expected.words().join(" | "))?;
                 for n in 0..self.backends.len() {
                     let seen = &self.seen[&(row, app, n)];
