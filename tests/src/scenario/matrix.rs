@@ -61,16 +61,16 @@ impl Way {
 }
 
 /// Longer than the deadline that INT gives, so that it is seen.
-const ARGS: &[&str] = &["--keep-alive", "2.5", "--graceful-timeout", "10"];
+const ARGS: &[&str] = &["--keep-alive", "3", "--graceful-timeout", "10"];
 
 /// The deadline that INT gives (D11).
 const HURRY: f64 = 2.0;
 
 /// How much later than it began a drain may be noticed to have.
-const EARLY: f64 = 0.2;
+const EARLY: f64 = 0.4;
 
 /// What a busy machine may add.
-const LATE: f64 = 0.4;
+const LATE: f64 = 0.6;
 
 /// States of a connection that has been used before: what brings it there, and what its client does later.
 const ROWS: [fn(&Server, Client) -> Opened; 5] = [
@@ -106,7 +106,7 @@ macro_rules! all_by {
 
 const FINISH: Policy = Policy {
     args: all_by!("finish"),
-    fates: [silent(2.5..2.5), told(0.6), told(0.7), told(0.5), untold(3.0..3.0)],
+    fates: [silent(3.0..3.0), told(0.6), told(0.7), told(0.5), untold(3.5..3.5)],
 };
 
 const CLOSE_IDLE: Policy = Policy {
