@@ -30,6 +30,7 @@ use crate::conn::Connection;
 use crate::handoff::Peer;
 use crate::http1::{BodyLen, Head, ResponseHead};
 use crate::machine::{CloseReason, Cx};
+use crate::time::Time;
 
 /// An application: what every worker builds once, after the fork, and then asks for answers.
 #[derive(Clone)]
@@ -57,6 +58,11 @@ impl App {
     /// An application that gives its futures away without borrowing itself, as adapters of frameworks do.
     pub fn call(call: impl Call) -> Self {
         Self { kind: Kind::Future(Arc::new(call)) }
+    }
+
+    /// Whether its handlers are async.
+    pub fn is_future(&self) -> bool {
+        matches!(self.kind, Kind::Future(_))
     }
 }
 
@@ -224,12 +230,54 @@ pub struct Service {
     pub hands: Hands,
     /// How many requests it is meant to serve. Default: any number.
     pub quota: Quota,
+    /// Which exchanges are a handler's turn, and where. Default: [`Turns::Blocking`].
+    pub turns: Turns,
+}
+
+/// Which exchanges are carried out in a handler's turn of their own, [`Step::Run`](crate::machine::Step::Run), and where
+/// the backend gives that turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::exhaustive_enums, reason = "every backend is one of these")]
+pub enum Turns {
+    /// Those with blocking handlers, on a thread; futures are polled on the loop.
+    #[default]
+    Blocking,
+    /// All, on a thread. Turns are few, so that a body that is small is waited for before one is taken.
+    OnThread,
+    /// All, on the loop itself, one at a time. Bodies as above.
+    OnLoop,
 }
 
 impl Service {
     /// An application with the worker's drain and counters.
     pub fn new(app: App, drain: DrainSignal, counters: Arc<Counters>) -> Self {
-        Self { app, drain, counters, hands: Hands::default(), quota: Quota::default() }
+        Self {
+            app,
+            drain,
+            counters,
+            hands: Hands::default(),
+            quota: Quota::default(),
+            turns: Turns::default(),
+        }
+    }
+
+    /// The same application where the backend gives turns in this way.
+    #[must_use]
+    pub fn in_turns(self: Arc<Self>, turns: Turns) -> Arc<Self> {
+        Arc::new(Self { turns, ..Arc::unwrap_or_clone(self) })
+    }
+
+    /// Since when all of `threads` threads have been busy; none if one is free, or turns are not taken on threads.
+    pub fn busy_since(&self, threads: usize) -> Option<Time> {
+        (self.turns == Turns::OnThread).then(|| self.hands.threads_busy_since(threads))?
+    }
+
+    /// Notes that a handler has its turn.
+    pub(crate) fn in_turn(&self, request: &[u8], now: Time) -> Option<Serving> {
+        match self.turns {
+            Turns::OnLoop => self.hands.on_loop(request, now),
+            Turns::Blocking | Turns::OnThread => self.hands.on_thread(request, now),
+        }
     }
 
     /// Notes what handlers are busy with in `hands`.

@@ -367,6 +367,8 @@ impl Connection {
             || self.eof
             || self.fault.is_some()
         {
+            // Nobody waits for the peer any more, whoever is waited for next.
+            self.body_wanted = false;
             return Buffered::Complete;
         }
         let room = crate::config::READ_BUFFER_MAX as u64;

@@ -2,14 +2,15 @@
 //!
 //! [`Session::step`](Machine::step) runs parsing, the exchange and encoding until only I/O or time can help. An async
 //! handler is polled inside the step, and a blocking one that says it is short runs there; any other makes the step
-//! [`Step::Run`], and the backend calls [`Session::run`] where it may block.
+//! [`Step::Run`], and the backend calls [`Session::run`] where it may block. Where all exchanges have turns of their own
+//! ([`Turns`]), so do futures: there the backend calls [`Session::begin_turn`] and steps on until the exchange is over.
 
 use std::mem;
 use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
 
-use crate::app::{self, Inline, Kind, Service, Turn, answer};
+use crate::app::{self, Inline, Kind, Service, Serving, Turn, Turns, answer};
 use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event};
 use crate::handoff::HandOff;
@@ -38,6 +39,8 @@ enum Exchange {
     None,
     /// A short handler runs once all of the body has arrived.
     Collecting(Box<RequestHead>),
+    /// A handler is given its turn once all of a small body has arrived.
+    Gathering(Box<RequestHead>),
     /// A handler waits for a place where it may block.
     Waiting(Box<RequestHead>),
     /// A future answers. It is bound to its thread, which the session does not leave meanwhile: only
@@ -62,9 +65,28 @@ impl Session {
     pub fn run(&mut self, turn: &mut dyn Turn) {
         if let Exchange::Waiting(head) = mem::take(&mut self.exchange) {
             let now = turn.cx().now;
-            let _busy = self.service.hands.on_thread(head.summary(), now);
+            let _busy = self.service.in_turn(head.summary(), now);
             self.answer(head, turn);
         }
+    }
+
+    /// Whether an async handler waits for the turn that a [`Step::Run`] asked for.
+    pub fn awaits_future(&self) -> bool {
+        matches!(self.exchange, Exchange::Waiting(_)) && self.service.app.is_future()
+    }
+
+    /// Begins the exchange of the async handler that a [`Step::Run`] asked for. It is carried out by steps on this thread,
+    /// while [`is_in_turn`](Self::is_in_turn), and noted as busy until the guard is dropped.
+    pub fn begin_turn(&mut self, cx: &Cx<'_>) -> Option<Serving> {
+        let Exchange::Waiting(head) = mem::take(&mut self.exchange) else { return None };
+        let busy = self.service.in_turn(head.summary(), cx.now);
+        self.begin_future(head, cx);
+        busy
+    }
+
+    /// Whether an exchange is under way that is bound to its thread.
+    pub fn is_in_turn(&self) -> bool {
+        matches!(self.exchange, Exchange::Polling(..))
     }
 
     /// The record that lets another worker go on with this session.
@@ -92,6 +114,7 @@ impl Session {
 
     /// Ends the session at once, because the transport did.
     pub fn end(&mut self, reason: CloseReason) {
+        self.exchange = Exchange::None;
         self.connection.end(reason);
     }
 
@@ -104,7 +127,7 @@ impl Session {
     }
 
     fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, head: Box<RequestHead>, cx: &Cx<'_>) {
-        let _busy = self.service.hands.on_loop(head.summary(), cx.now);
+        let _busy = self.polls(&head, cx);
         if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
             self.connection.recycle(head);
             self.count();
@@ -126,30 +149,50 @@ impl Session {
         self.service.count_request();
         match &self.service.app.kind {
             Kind::Blocking(handler) if handler.is_short(&head.view()) => self.collect(head, cx),
+            _ if self.service.turns != Turns::Blocking => self.gather(head, cx),
             Kind::Blocking(_) => self.exchange = Exchange::Waiting(head),
-            Kind::Future(_) if is_over(cx) => {
-                self.connection.give_up(cx);
-                self.connection.recycle(head);
-            }
-            Kind::Future(call) => {
-                let _busy = self.service.hands.on_loop(head.summary(), cx.now);
-                let begun =
-                    app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
-                let mut exchange = match begun {
-                    Ok(exchange) => exchange,
-                    Err(refusal) => {
-                        self.connection.recycle(head);
-                        return self.connection.refuse(refusal, cx);
-                    }
-                };
-                if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
-                    self.connection.recycle(head);
-                    self.count();
-                } else {
-                    self.exchange = Exchange::Polling(SendWrapper::new(exchange), head);
-                }
-            }
+            Kind::Future(_) => self.begin_future(head, cx),
         }
+    }
+
+    fn begin_future(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
+        let Kind::Future(call) = &self.service.app.kind else { return };
+        if is_over(cx) {
+            return self.give_up(head, cx);
+        }
+        let _busy = self.polls(&head, cx);
+        let begun = app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
+        let mut exchange = match begun {
+            Ok(exchange) => exchange,
+            Err(refusal) => {
+                self.connection.recycle(head);
+                return self.connection.refuse(refusal, cx);
+            }
+        };
+        if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
+            self.connection.recycle(head);
+            self.count();
+        } else {
+            self.exchange = Exchange::Polling(SendWrapper::new(exchange), head);
+        }
+    }
+
+    /// Tells the client of an async handler that it will not be run any more (D10).
+    fn give_up(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
+        self.connection.give_up(cx);
+        self.connection.recycle(head);
+    }
+
+    /// Notes that a future is polled; within a turn that is known already.
+    fn polls(&self, head: &RequestHead, cx: &Cx<'_>) -> Option<Serving> {
+        (self.service.turns == Turns::Blocking).then(|| self.service.hands.on_loop(head.summary(), cx.now))?
+    }
+
+    fn gather(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
+        self.exchange = match self.connection.collect_body(cx) {
+            Buffered::Partial => Exchange::Gathering(head),
+            Buffered::Complete | Buffered::TooLarge => Exchange::Waiting(head),
+        };
     }
 
     fn collect(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
@@ -197,6 +240,16 @@ impl Machine for Session {
                     self.connection.handle_time(cx);
                     self.collect(head, cx);
                 }
+                // What no turn has come for by the drain's deadline is told 503 (D10).
+                Exchange::Gathering(head) | Exchange::Waiting(head)
+                    if is_over(cx) && self.service.app.is_future() =>
+                {
+                    self.give_up(head, cx);
+                }
+                Exchange::Gathering(head) => {
+                    self.connection.handle_time(cx);
+                    self.gather(head, cx);
+                }
                 // What has not begun its response by the drain's deadline is told 503, what has is cut (D10).
                 Exchange::Polling(exchange, head) if is_over(cx) => {
                     drop(exchange);
@@ -211,7 +264,9 @@ impl Machine for Session {
             }
             match self.exchange {
                 Exchange::None => {}
-                Exchange::Collecting(_) | Exchange::Polling(..) => return self.wait(cx),
+                Exchange::Collecting(_) | Exchange::Gathering(_) | Exchange::Polling(..) => {
+                    return self.wait(cx);
+                }
                 // What no handler has begun by the drain's deadline is not begun any more (D10).
                 Exchange::Waiting(_) => {
                     self.connection.handle_time(cx);

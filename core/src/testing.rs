@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::app::{App, Counters, DrainSignal, DrainWatch, Handler, Service, Turn};
+use crate::app::{App, Counters, DrainSignal, DrainWatch, Handler, Service, Turn, Turns};
 use crate::config::Limits;
 use crate::conn::Connection;
 use crate::handoff::{Origin, Peer};
@@ -374,6 +374,8 @@ pub(crate) struct Bench {
     pub(crate) peak_unsent: usize,
     /// How often it let others have their turn.
     pub(crate) yields: u32,
+    /// Turns that handlers have had.
+    pub(crate) turns: u32,
 }
 
 impl Bench {
@@ -418,7 +420,15 @@ impl Bench {
             leaving: false,
             peak_unsent: 0,
             yields: 0,
+            turns: 0,
         }
+    }
+
+    /// Where exchanges are carried out in turns of their own, futures included: here the bench goes on with them itself.
+    pub(crate) fn in_turns(self) -> Self {
+        let service = self.service.in_turns(Turns::OnThread);
+        let session = Session::new(Connection::new(Origin::new(0, Peer::Unix, 7), START), service.clone());
+        Self { service, session: Some(session), ..self }
     }
 
     pub(crate) fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
@@ -507,11 +517,18 @@ impl Bench {
                     }
                 }
                 Outcome::Again => self.yields += 1,
-                Outcome::Run => session.run(&mut BenchTurn {
-                    world: &mut self.world,
-                    io: &mut self.io,
-                    peak_unsent: &mut self.peak_unsent,
-                }),
+                Outcome::Run => {
+                    self.turns += 1;
+                    if session.awaits_future() {
+                        let _ = session.begin_turn(&self.world.cx());
+                    } else {
+                        session.run(&mut BenchTurn {
+                            world: &mut self.world,
+                            io: &mut self.io,
+                            peak_unsent: &mut self.peak_unsent,
+                        });
+                    }
+                }
                 Outcome::HandOff => self.leaving = true,
                 Outcome::Upgrade => unreachable!("no blocking application gives a transport away"),
                 Outcome::Close(reason) => {

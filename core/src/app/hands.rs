@@ -32,6 +32,12 @@ impl Hands {
         Some(free.take(request, now))
     }
 
+    /// Since when the first `threads` threads are all busy; none if one is free, or they are not all noted.
+    pub fn threads_busy_since(&self, threads: usize) -> Option<Time> {
+        let hands = self.0.get(1..=threads)?;
+        hands.iter().try_fold(Time::ZERO, |latest, hand| Some(latest.max(hand.since()?)))
+    }
+
     /// What they are busy with, the loop first.
     pub fn busy(&self) -> impl Iterator<Item = Busy> + use<> {
         let read = |(index, hand): (usize, &Hand)| Some(Busy { on_loop: index == 0, ..hand.read()? });

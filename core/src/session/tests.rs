@@ -18,6 +18,7 @@ mod handlers;
 mod policies;
 mod quota;
 mod splits;
+mod turns;
 
 /// The application of these tests: what it does is the target's to say, what it saw goes into the log.
 #[derive(Clone, Debug, Default)]

@@ -79,7 +79,13 @@ impl Seat {
     /// every turn, by the loop that serves and nobody else, and at least every
     /// [`beat_interval`](super::WorkerConfig::beat_interval).
     pub fn beat(&self, now: Time, open: usize, watch: &Watch) {
-        self.slot.beat.store(now.as_nanos(), Ordering::Relaxed);
+        self.beat_since(now, now, open, watch);
+    }
+
+    /// The same of a worker that has done nothing new `since` then, although its loop is alive: all of its threads are
+    /// busy.
+    pub fn beat_since(&self, since: Time, now: Time, open: usize, watch: &Watch) {
+        self.slot.beat.store(since.as_nanos(), Ordering::Relaxed);
         self.slot.open.store(open as u64, Ordering::Relaxed);
         if let Some((drain, _)) = watch.current().filter(|(drain, _)| drain.is_over(now)) {
             self.enter(Phase::Closing, Some(drain.reason));

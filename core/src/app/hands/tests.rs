@@ -33,6 +33,19 @@ fn each_thread_takes_a_hand_of_its_own_and_gives_it_back() {
 }
 
 #[test]
+fn all_threads_are_busy_since_the_last_of_them_began() {
+    let hands = hands(2);
+    let _on_loop = hands.on_loop(b"GET /", Time::from_nanos(9));
+    let _first = hands.on_thread(b"GET /1", Time::from_nanos(5));
+    assert_eq!(hands.threads_busy_since(2), None, "one is free");
+    let second = hands.on_thread(b"GET /2", Time::from_nanos(3));
+    assert_eq!(hands.threads_busy_since(2), Some(Time::from_nanos(5)));
+    assert_eq!(hands.threads_busy_since(3), None, "the third is not known");
+    drop(second);
+    assert_eq!(hands.threads_busy_since(2), None);
+}
+
+#[test]
 fn a_request_is_cut_to_fit_and_made_fit_for_a_log() {
     let hands = hands(0);
     drop(hands.on_loop("GET /long/long".repeat(100).as_bytes(), Time::from_nanos(1)));
