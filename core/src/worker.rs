@@ -149,7 +149,7 @@ impl WorkerCx {
         slot: u16,
         generation: u32,
         listeners: Vec<Listener>,
-        mut control: Control,
+        control: Control,
         seat: Seat,
         config: WorkerConfig,
         policies: Policies,

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -19,14 +20,8 @@ use crate::time::Time;
 /// A worker's ear: its end of the control socket, its signals, and what they have asked for so far.
 #[derive(Debug)]
 pub struct Control {
-    orders: Arc<OwnedFd>,
-    signals: OwnedFd,
+    ear: Arc<Ear>,
     watch: Arc<Watch>,
-    graceful_timeout: Duration,
-    /// Where phases are noted, once the worker has a seat.
-    seat: Option<Seat>,
-    /// The arbiter has gone (D18).
-    orphaned: bool,
 }
 
 impl Control {
@@ -42,19 +37,35 @@ impl Control {
         let signals = sys::install_signals()?;
         let watch = Arc::new(Watch::new()?);
         sys::unblock_signals()?;
-        let graceful_timeout = Duration::from_secs(30);
-        Ok(Self { orders: Arc::new(orders), signals, watch, graceful_timeout, seat: None, orphaned: false })
+        let heard = Heard { graceful_timeout: Duration::from_secs(30), seat: None, orphaned: false };
+        let ear = Ear {
+            orders: Arc::new(orders),
+            signals,
+            heard: Mutex::new(heard),
+            changed: AtomicBool::new(false),
+        };
+        Ok(Self { ear: Arc::new(ear), watch })
     }
 
     /// Notes the worker's phases in `seat`.
-    pub(super) fn set_seat(&mut self, seat: Seat) {
-        self.seat = Some(seat);
+    pub(super) fn set_seat(&self, seat: Seat) {
+        self.ear.heard().seat = Some(seat);
     }
 
     /// How long a drain may take that no order gives a deadline. Default 30 s.
-    pub(super) fn set_graceful_timeout(&mut self, timeout: Duration) {
-        self.graceful_timeout = timeout;
+    pub(super) fn set_graceful_timeout(&self, timeout: Duration) {
+        self.ear.heard().graceful_timeout = timeout;
         sys::set_grace(timeout);
+    }
+
+    /// Lets whoever asks about the drain take orders and signals in, because the worker's one thread is the loop's and
+    /// handlers': what a handler wants to know, nobody else would hear.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_create1(2) and epoll_ctl(2).
+    pub fn share_thread(&self) -> io::Result<()> {
+        self.watch.listen(self.ear.clone())
     }
 
     /// Tells the arbiter that this worker accepts.
@@ -63,7 +74,7 @@ impl Control {
     ///
     /// As send(2); an arbiter that has gone is found by [`handle`](Self::handle).
     pub fn report_ready(&self) -> io::Result<()> {
-        if let Some(seat) = &self.seat {
+        if let Some(seat) = self.ear.heard().seat {
             seat.enter(Phase::Running, None);
         }
         self.report(&Report::Ready)
@@ -78,17 +89,17 @@ impl Control {
 
     /// Tells the arbiter what any thread of the worker may have to say.
     pub(super) fn reporter(&self) -> Reporter {
-        Reporter(self.orders.clone())
+        Reporter(self.ear.orders.clone())
     }
 
     /// The descriptors to wait on for reading. After a wake-up call [`handle`](Self::handle).
     pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
-        [self.orders.as_fd(), self.signals.as_fd()]
+        self.ear.sources()
     }
 
     /// Whether the order socket is still worth waiting on; false once the arbiter has gone.
     pub fn has_arbiter(&self) -> bool {
-        !self.orphaned
+        !self.ear.heard().orphaned
     }
 
     /// The drain, for whoever else needs to see it.
@@ -96,94 +107,22 @@ impl Control {
         &self.watch
     }
 
-    /// Takes in all that has arrived, without blocking, and says whether a drain began or was hurried. A lame duck's has
-    /// not begun: there is nothing to do about it but to serve.
+    /// Takes in all that has arrived, without blocking, and says whether the world has changed since the last time: a drain
+    /// began or was hurried, or nothing more comes for it (D4). A lame duck's has not begun: there is nothing to do about
+    /// it but to serve.
     pub fn handle(&mut self, now: Time) -> bool {
-        let mut changed = false;
-        while let Some(signal) = self.next_signal() {
-            changed |= self.obey_signal(signal, now);
-        }
-        while let Some(order) = self.next_order() {
-            changed |= match order {
-                Order::Drain { drain, policy } => {
-                    if drain.reason.is_stop() && drain.phase >= Phase::Draining {
-                        self.watch.backlog_comes();
-                    }
-                    self.drain(drain, policy)
-                }
-                Order::BacklogEnd => {
-                    self.watch.backlog_ends();
-                    false
-                }
-            };
-        }
-        if self.orphaned {
-            self.watch.backlog_ends();
-        }
-        if self.orphaned && self.watch.current().is_none() {
-            tracing::warn!("the arbiter has gone: draining");
-            changed |=
-                self.drain(Drain::new(Reason::ArbiterDied, now, now + self.graceful_timeout), PolicyId::Stop);
-        }
-        changed
+        self.ear.listen(&self.watch, now);
+        self.ear.changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it has changed since [`handle`](Self::handle) was called last, because somebody else has
+    /// [listened](Self::share_thread).
+    pub fn has_changed(&self) -> bool {
+        self.ear.changed.load(Ordering::Relaxed)
     }
 
     fn report(&self, report: &Report) -> io::Result<()> {
         self.reporter().report(report)
-    }
-
-    fn drain(&self, drain: Drain, policy: PolicyId) -> bool {
-        let Some(drain) = self.watch.enter(drain, policy) else { return false };
-        if let Some(seat) = &self.seat {
-            seat.enter(drain.phase, Some(drain.reason));
-        }
-        if drain.phase < Phase::Draining {
-            tracing::debug!(reason = %drain.reason, "a lame duck from now on");
-            return false;
-        }
-        sys::arm_exit(drain.deadline);
-        tracing::debug!(reason = %drain.reason, "draining");
-        true
-    }
-
-    fn obey_signal(&self, signal: Signal, now: Time) -> bool {
-        let (reason, grace) = match signal {
-            Signal::SIGTERM => (Reason::Stop, self.graceful_timeout),
-            Signal::SIGINT => (Reason::QuickStop, self.graceful_timeout.min(QUICK_STOP)),
-            other => {
-                tracing::info!("{other} is not supported yet, ignored");
-                return false;
-            }
-        };
-        self.drain(Drain::new(reason, now, now + grace), PolicyId::Stop)
-    }
-
-    fn next_signal(&self) -> Option<Signal> {
-        let mut byte = [0];
-        match rustix::io::read(&self.signals, &mut byte) {
-            Ok(1) => Signal::try_from(i32::from(byte[0])).ok(),
-            _ => None,
-        }
-    }
-
-    fn next_order(&mut self) -> Option<Order> {
-        let mut message = [0; MESSAGE_MAX];
-        loop {
-            match rustix::net::recv(&*self.orders, &mut message, RecvFlags::empty()) {
-                Ok((0, _)) => self.orphaned = true,
-                Ok((n, _)) => match Order::decode(&message[..n]) {
-                    Ok(order) => return Some(order),
-                    Err(error) => {
-                        tracing::warn!("an order was not understood: {error}");
-                        continue;
-                    }
-                },
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {}
-                Err(_) => self.orphaned = true,
-            }
-            return None;
-        }
     }
 }
 
@@ -202,6 +141,127 @@ impl Reporter {
     fn report(&self, report: &Report) -> io::Result<()> {
         rustix::net::send(&*self.0, &report.encode(), SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+}
+
+/// What orders and signals arrive on.
+#[derive(Debug)]
+pub(super) struct Ear {
+    orders: Arc<OwnedFd>,
+    signals: OwnedFd,
+    /// Held while somebody listens.
+    heard: Mutex<Heard>,
+    /// The world has changed, and the loop does not know yet.
+    changed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    graceful_timeout: Duration,
+    /// Where phases are noted, once the worker has a seat.
+    seat: Option<Seat>,
+    /// The arbiter has gone (D18).
+    orphaned: bool,
+}
+
+impl Ear {
+    pub(super) fn sources(&self) -> [BorrowedFd<'_>; 2] {
+        [self.orders.as_fd(), self.signals.as_fd()]
+    }
+
+    /// Takes in all that has arrived. Whoever is woken by that and listens again hears nothing.
+    pub(super) fn listen(&self, watch: &Watch, now: Time) {
+        let Ok(mut heard) = self.heard.try_lock() else { return };
+        let (mut changed, was_orphaned) = (false, heard.orphaned);
+        while let Some(signal) = self.next_signal() {
+            changed |= heard.obey_signal(signal, watch, now);
+        }
+        while let Some(order) = self.next_order(&mut heard) {
+            changed |= match order {
+                Order::Drain { drain, policy } => {
+                    if drain.reason.is_stop() && drain.phase >= Phase::Draining {
+                        watch.backlog_comes();
+                    }
+                    heard.drain(drain, policy, watch)
+                }
+                Order::BacklogEnd => {
+                    watch.backlog_ends();
+                    true
+                }
+            };
+        }
+        if heard.orphaned && !was_orphaned {
+            watch.backlog_ends();
+            changed = true;
+        }
+        if heard.orphaned && !watch.has_begun() {
+            tracing::warn!("the arbiter has gone: draining");
+            let drain = Drain::new(Reason::ArbiterDied, now, now + heard.graceful_timeout);
+            changed |= heard.drain(drain, PolicyId::Stop, watch);
+        }
+        if changed {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_signal(&self) -> Option<Signal> {
+        let mut byte = [0];
+        match rustix::io::read(&self.signals, &mut byte) {
+            Ok(1) => Signal::try_from(i32::from(byte[0])).ok(),
+            _ => None,
+        }
+    }
+
+    fn next_order(&self, heard: &mut Heard) -> Option<Order> {
+        let mut message = [0; MESSAGE_MAX];
+        loop {
+            match rustix::net::recv(&*self.orders, &mut message, RecvFlags::empty()) {
+                Ok((0, _)) => heard.orphaned = true,
+                Ok((n, _)) => match Order::decode(&message[..n]) {
+                    Ok(order) => return Some(order),
+                    Err(error) => {
+                        tracing::warn!("an order was not understood: {error}");
+                        continue;
+                    }
+                },
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(_) => heard.orphaned = true,
+            }
+            return None;
+        }
+    }
+}
+
+impl Heard {
+    fn drain(&self, drain: Drain, policy: PolicyId, watch: &Watch) -> bool {
+        let Some(drain) = watch.enter(drain, policy) else { return false };
+        if let Some(seat) = &self.seat {
+            seat.enter(drain.phase, Some(drain.reason));
+        }
+        if drain.phase < Phase::Draining {
+            tracing::debug!(reason = %drain.reason, "a lame duck from now on");
+            return false;
+        }
+        sys::arm_exit(drain.deadline);
+        tracing::debug!(reason = %drain.reason, "draining");
+        true
+    }
+
+    fn obey_signal(&self, signal: Signal, watch: &Watch, now: Time) -> bool {
+        let (reason, grace) = match signal {
+            Signal::SIGTERM => (Reason::Stop, self.graceful_timeout),
+            Signal::SIGINT => (Reason::QuickStop, self.graceful_timeout.min(QUICK_STOP)),
+            other => {
+                tracing::info!("{other} is not supported yet, ignored");
+                return false;
+            }
+        };
+        self.drain(Drain::new(reason, now, now + grace), PolicyId::Stop, watch)
     }
 }
 

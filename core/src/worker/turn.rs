@@ -80,7 +80,10 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let got = fds[0].revents();
+        let (got, told) = (fds[0].revents(), fds[1].revents());
+        if !told.is_empty() {
+            self.shared.watch.hear(self.clock.tick());
+        }
         let broken = got.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
         self.io.ready(Readiness {
             readable: broken || got.intersects(PollFlags::IN | PollFlags::RDHUP),

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use slab::Slab;
 
+use super::control::Ear;
 use super::leave::{self, Backlog};
 use super::{Exit, sys};
 use crate::app::{Counters, DrainWatch};
@@ -19,11 +21,16 @@ use crate::time::Time;
 
 /// The drain under way, with a descriptor that becomes readable when it begins and stays so: it is never read, and
 /// dropped from a poll set once seen.
+///
+/// Where a worker has one thread, the descriptor is readable when there is something to hear, and asking
+/// for the drain listens.
 #[derive(Debug)]
 pub struct Watch {
     drain: Mutex<Option<(Drain, PolicyId)>>,
     /// The drain's [`Phase`], which spares the lock while there is none.
     phase: AtomicU8,
+    /// What whoever asks listens to, where nobody else does.
+    ear: OnceLock<Listening>,
     /// A [`Backlog`]; it only ever grows.
     backlog: AtomicU8,
     descriptor: OwnedFd,
@@ -31,11 +38,25 @@ pub struct Watch {
     wakers: Mutex<Slab<Waker>>,
 }
 
+/// For a worker with one thread: orders and signals, and a descriptor that is readable when there are any.
+#[derive(Debug)]
+struct Listening {
+    ear: Arc<Ear>,
+    descriptor: OwnedFd,
+    /// When they were last looked at, in nanoseconds.
+    last: AtomicU64,
+}
+
+/// How long what has arrived may lie there while somebody asks about the drain over and over: looking costs two system
+/// calls, and a drain begins within 50 ms (D2).
+const LISTEN_EVERY: Duration = Duration::from_millis(5);
+
 impl Watch {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             drain: Mutex::new(None),
             phase: AtomicU8::new(Phase::Running as u8),
+            ear: OnceLock::new(),
             backlog: AtomicU8::new(Backlog::Empty as u8),
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             wakers: Mutex::new(Slab::new()),
@@ -43,8 +64,48 @@ impl Watch {
     }
 
     /// The drain and its policy, if there is one. A lame duck serves as usual and has none yet.
+    #[inline]
     pub fn current(&self) -> Option<(Drain, PolicyId)> {
-        self.has_come_to(Phase::Draining).then(|| *self.lock()).flatten()
+        if !self.has_begun() && self.ear.get().is_none() {
+            return None;
+        }
+        self.look()
+    }
+
+    /// The drain, once there may be one.
+    #[cold]
+    fn look(&self) -> Option<(Drain, PolicyId)> {
+        if let Some(listening) = self.ear.get() {
+            let now = sys::now();
+            if now >= Time::from_nanos(listening.last.load(Ordering::Relaxed)) + LISTEN_EVERY {
+                self.hear(now);
+            }
+        }
+        self.has_begun().then(|| *self.lock()).flatten()
+    }
+
+    /// Lets whoever asks about the drain hear what `ear` has to say.
+    pub(super) fn listen(&self, ear: Arc<Ear>) -> io::Result<()> {
+        let descriptor = epoll::create(CreateFlags::CLOEXEC)?;
+        for source in ear.sources() {
+            epoll::add(&descriptor, source, EventData::new_u64(0), EventFlags::IN)?;
+        }
+        self.ear.get_or_init(|| Listening { ear, descriptor, last: AtomicU64::new(0) });
+        Ok(())
+    }
+
+    /// The descriptor has become readable: takes in what that is about, unless somebody else listens.
+    pub(super) fn hear(&self, now: Time) {
+        if let Some(Listening { ear, last, .. }) = self.ear.get() {
+            last.store(now.as_nanos(), Ordering::Relaxed);
+            ear.listen(self, now);
+        }
+    }
+
+    /// Whether there is a drain, as far as anybody has heard.
+    #[inline]
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_come_to(Phase::Draining)
     }
 
     /// What to exit with, once the worker may: nothing of its `open` connections is left (D9) and none can come (D4), or
@@ -129,12 +190,13 @@ impl Watch {
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.ear.get().map_or(&self.descriptor, |listening| &listening.descriptor).as_fd()
     }
 }
 
 impl DrainWatch for Watch {
     fn drain(&self) -> Option<Drain> {
+        self.current(); // which hears what there is to hear
         let is_told = self.has_come_to(Phase::Lameduck);
         is_told.then(|| self.lock().map(|(drain, _)| drain)).flatten()
     }
@@ -159,14 +221,16 @@ impl DrainWatch for Watch {
     fn wait(&self, timeout: Duration) -> bool {
         let until = sys::now() + timeout;
         loop {
-            if self.has_come_to(Phase::Draining) {
+            let now = sys::now();
+            self.hear(now);
+            if self.has_begun() {
                 return true;
             }
-            let left = until - sys::now();
+            let left = until - now;
             if left.is_zero() {
                 return false;
             }
-            let mut fds = [PollFd::new(&self.descriptor, PollFlags::IN)];
+            let mut fds = [PollFd::new(self, PollFlags::IN)];
             // An interrupted poll(2) comes round again with what is left of the time.
             let _ = poll(&mut fds, Some(&left.try_into().unwrap_or_default()));
         }

@@ -13,16 +13,12 @@ fn control() -> (Control, OwnedFd) {
     let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let (orders, arbiter) = pair();
     let (signals, _) = pair();
-    let control = Control {
-        orders: Arc::new(orders),
-        signals,
-        watch: Arc::new(Watch::new().unwrap()),
-        graceful_timeout: GRACE,
-        seat: Scoreboard::map(1, 1, 1).unwrap().seat(0),
-        orphaned: false,
-    };
-    control.seat.unwrap().sit(1);
-    (control, arbiter)
+    let seat = Scoreboard::map(1, 1, 1).unwrap().seat(0).unwrap();
+    seat.sit(1);
+    let heard = Heard { graceful_timeout: GRACE, seat: Some(seat), orphaned: false };
+    let (heard, changed) = (Mutex::new(heard), AtomicBool::new(false));
+    let ear = Arc::new(Ear { orders: Arc::new(orders), signals, heard, changed });
+    (Control { ear, watch: Arc::new(Watch::new().unwrap()) }, arbiter)
 }
 
 fn lameduck() -> Order {
@@ -31,7 +27,7 @@ fn lameduck() -> Order {
 }
 
 fn phase(control: &Control) -> Phase {
-    control.seat.unwrap().read().unwrap().phase
+    control.ear.heard().seat.unwrap().read().unwrap().phase
 }
 
 #[test]
