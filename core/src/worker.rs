@@ -42,9 +42,13 @@ mod clock;
 mod control;
 mod crew;
 mod draws;
+pub mod epoll;
+#[cfg(feature = "tokio-context")]
+pub mod future_turn;
 pub mod handoff;
 pub mod intake;
 pub mod leave;
+pub mod poll_loop;
 mod scoreboard;
 mod socket;
 pub mod sys;
@@ -63,11 +67,17 @@ mod watch;
 /// 3. It enters a drain within 50 ms of an order or signal, whatever its connections do (D2), and returns as
 ///    soon as none is left (D9).
 /// 4. It beats ([`Seat::beat`]) in every turn of the loop that serves, from the first before it reports ready to the
-///    last, and at least every [`beat_interval`](WorkerConfig::beat_interval) (D1).
+///    last, and at least every [`beat_interval`](WorkerConfig::beat_interval) (D1). Where every handler has a thread,
+///    that counts from when the last of them began, once all are busy ([`Seat::beat_since`]).
 /// 5. It does not decide about connections: it asks the machine, and waits for what the machine names.
 pub trait Worker: fmt::Debug + Send + Sync + 'static {
     /// The name that `-k` selects it by.
     fn name(&self) -> &'static str;
+
+    /// How many handler threads a process of it can have at most, if there is such a limit of its own. Default: none.
+    fn max_threads(&self) -> Option<usize> {
+        None
+    }
 
     /// Serves until it has drained.
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit;

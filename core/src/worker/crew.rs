@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier};
 
 use threadpool::ThreadPool;
 
@@ -39,6 +40,27 @@ impl<J: Send + 'static> Crew<J> {
         let pool =
             threadpool::Builder::new().num_threads(threads.max(1)).thread_name("handler".to_owned()).build();
         Self { pool, busy: 0, waiting: VecDeque::new(), done, work: Arc::new(work) }
+    }
+
+    /// Has each thread do `task` once, before there are jobs, and waits for all of them.
+    ///
+    /// # Errors
+    ///
+    /// The first of theirs.
+    pub fn on_each(&self, task: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+        let threads = self.pool.max_count();
+        // A thread that waits for the others takes no second one.
+        let (task, all) = (Arc::new(task), Arc::new(Barrier::new(threads)));
+        let (give, done) = channel();
+        for _ in 0..threads {
+            let (task, all, give) = (task.clone(), all.clone(), give.clone());
+            self.pool.execute(move || {
+                // Who asked waits for it.
+                let _ = give.send(task());
+                all.wait();
+            });
+        }
+        done.iter().take(threads).collect()
     }
 
     /// Does the work on `job` as soon as a thread is free.

@@ -44,6 +44,10 @@ impl Token {
     fn index(self) -> usize {
         (self.0 & u64::from(u32::MAX)) as usize
     }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 /// A connection with what bytes travel through.
@@ -131,13 +135,18 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         }
     }
 
+    /// The token of the next connection, by which it can be waited for before it is [taken in](Self::insert).
+    pub fn next_token(&self) -> Token {
+        Token::new(self.slots.vacant_key(), self.generation.wrapping_add(1).max(1))
+    }
+
     /// Takes a connection in and gives it a turn.
     pub fn insert(&mut self, machine: M, transport: T) -> Token {
-        self.generation = self.generation.wrapping_add(1).max(1);
+        let token = self.next_token();
+        self.generation = token.generation();
         let active = Box::new(Active { machine, io: Io::new(transport) });
         let place = self.slots.vacant_entry();
         let index = place.key();
-        let token = Token::new(index, self.generation);
         let ring = Ring { token, rung: AtomicBool::new(false), bell: self.bell.clone() };
         let waker = Waker::from(Arc::new(ring));
         place.insert(Slot { generation: self.generation, queued: false, waker, state: State::Here(active) });
