@@ -39,7 +39,7 @@ pub(crate) enum Notice {
     Hurried { left: Duration },
     /// Connections that had not been accepted when the server stopped were not served.
     BacklogLost { lost: usize },
-    /// The loop of a worker was silent for longer than `timeout`.
+    /// The loop of a worker, or all of its threads, were silent for longer than `timeout`.
     Silent { slot: u16, pid: Pid, silent: Duration },
     /// A worker was not ready within `boot_timeout`.
     BootTimedOut { slot: u16, pid: Pid, took: Duration },
@@ -95,7 +95,7 @@ impl Notice {
                 warn!(backlog_lost = lost, "{lost} connections of the backlog are lost");
             }
             Self::Silent { slot, pid, silent } => {
-                error!(slot, %pid, "worker hangs: its loop was silent for {silent:.1?}, aborting it");
+                error!(slot, %pid, "worker hangs: it was silent for {silent:.1?}, aborting it");
             }
             Self::BootTimedOut { slot, pid, took } => {
                 error!(slot, %pid, "worker was not ready after {took:.1?}, aborting it");

@@ -12,6 +12,7 @@ use remuda_arbiter::Arbiter;
 use remuda_core::app::{App, AppError, AppFactory, Boot};
 use remuda_core::order::PolicyId;
 use remuda_core::shutdown::ShutdownPolicy;
+use remuda_core::worker::Worker;
 
 use crate::settings::{self, Action, Cause, Inputs, Invocation, Problem, Rejected, Settings};
 
@@ -46,6 +47,7 @@ pub struct Server {
     version: String,
     named: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
     decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
+    backends: Vec<Arc<dyn Worker>>,
 }
 
 enum Application {
@@ -90,6 +92,7 @@ impl Server {
             settings: None,
             arguments: None,
             version,
+            backends: Vec::new(),
             named: BTreeMap::new(),
             decided: Vec::new(),
         }
@@ -131,6 +134,13 @@ impl Server {
         self
     }
 
+    /// Adds a backend, which its name then selects (`--worker-class`), before one that is built in and called the same.
+    #[must_use]
+    pub fn backend(mut self, backend: impl Worker) -> Self {
+        self.backends.push(Arc::new(backend));
+        self
+    }
+
     /// What `--version` says behind the program's name. Default: the version of remuda.
     #[must_use]
     pub fn version(self, version: impl Into<String>) -> Self {
@@ -167,8 +177,9 @@ impl Server {
         let arguments = self.arguments.unwrap_or_else(|| env::args_os().collect());
         let program = name(&arguments);
         let takes_app = matches!(self.application, Application::Named(_));
-        let command = settings::command(program.clone(), self.version, takes_app);
-        let inputs = Inputs { custom_policies: self.named, ..Inputs::of_process(arguments) };
+        let command = settings::command(program.clone(), self.version, takes_app, &self.backends);
+        let inputs =
+            Inputs { backends: self.backends, custom_policies: self.named, ..Inputs::of_process(arguments) };
         let invocation = settings::read(&command, inputs).map_err(|error| {
             // Where nobody reads, nothing is left to say it to.
             let _ = error.print();

@@ -47,6 +47,8 @@ mod timeouts;
 pub struct Settings {
     /// The backend. `None` only where the default one is not built in and no other was chosen.
     pub backend: Option<Arc<dyn Worker>>,
+    /// Backends that may be chosen besides those that are built in. Default: none.
+    pub backends: Vec<Arc<dyn Worker>>,
     /// What the arbiter and its workers are told.
     pub arbiter: ArbiterConfig,
     /// Policies of the program's own, by the names that the settings may call them by. Default: none.
@@ -63,6 +65,7 @@ impl Default for Settings {
     fn default() -> Self {
         let mut settings = Self {
             backend: None,
+            backends: Vec::new(),
             arbiter: ArbiterConfig::default(),
             custom_policies: BTreeMap::new(),
             log_level: Level::INFO,

@@ -72,7 +72,7 @@ fn a_bad_value_of_a_flag_is_refused() {
 fn a_backend_that_is_not_built_in_is_refused_with_how_to_get_it() {
     Place::new().remuda(&["-k", "async-std"], &[]).is_refused_with(&[concat!(
         r#"remuda: worker-class is "async-std" (flag --worker-class), which is not built in "#,
-        "(it is with the feature async-std of remuda); allowed: mio, smol, tokio",
+        "(it is with the feature async-std of remuda); allowed: sync, threaded, gthread, mio, tokio, smol",
     )]);
 }
 

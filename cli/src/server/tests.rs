@@ -4,6 +4,7 @@ use remuda_core::app::{BodyReader, Responder, Short};
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::shutdown::{CloseIdle, Grace};
 use remuda_core::worker::Policies;
+use remuda_core::worker::{Exit, WorkerCx};
 
 use super::*;
 use crate::IntoApp;
@@ -51,6 +52,44 @@ fn a_command_line_may_be_given() {
     assert_eq!(ready.settings.arbiter.workers, 3);
     assert_eq!(Server::new(app).args(["hello", "--check-config"]).prepare().err(), Some(0));
     assert_eq!(Server::new(app).args(["hello", "--check-config", "-w0"]).prepare().err(), Some(2));
+}
+
+/// A backend of somebody else's.
+#[derive(Debug)]
+struct Steam(&'static str);
+
+impl Worker for Steam {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn max_threads(&self) -> Option<usize> {
+        Some(2)
+    }
+
+    fn run(&self, _: WorkerCx, _: AppFactory) -> Exit {
+        Exit::Clean
+    }
+}
+
+#[test]
+fn a_backend_that_is_added_can_be_chosen() {
+    let prepare = |arguments: &[&str]| {
+        let server = Server::new(app).backend(Steam("steam")).backend(Steam("mio"));
+        server.args([&["hello", "--check-config"], arguments].concat()).prepare().err()
+    };
+    assert_eq!(prepare(&["-k", "steam"]), Some(0));
+    assert_eq!(prepare(&["-k", "steam", "--threads", "3"]), Some(2));
+    assert_eq!(prepare(&["-k", "diesel"]), Some(2));
+
+    let chosen = |name: &str| {
+        let server = Server::new(app).backend(Steam("steam")).backend(Steam("mio"));
+        let ready = server.args(["hello", "-k", name]).prepare().ok().unwrap();
+        (format!("{:?}", ready.settings.backend.unwrap()), ready.settings.arbiter.worker.threads)
+    };
+    assert_eq!(chosen("steam"), ("Steam(\"steam\")".to_owned(), 2));
+    // Before what is built in under that name.
+    assert_eq!(chosen("mio"), ("Steam(\"mio\")".to_owned(), 2));
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! The command line, generated from the table.
 
-use clap::{Arg, ArgAction, Command};
+use std::sync::Arc;
 
+use clap::{Arg, ArgAction, Command};
+use remuda_core::worker::Worker;
+
+use super::Settings;
 use super::table::{Setting, table};
 
 pub(super) const APP: &str = "APP";
@@ -10,7 +14,13 @@ pub(super) const CHECK: &str = "check-config";
 pub(super) const PRINT: &str = "print-config";
 
 /// The command line of a program called `name`. `takes_app`: whether it can be told what to serve.
-pub(crate) fn command(name: String, version: String, takes_app: bool) -> Command {
+pub(crate) fn command(
+    name: String,
+    version: String,
+    takes_app: bool,
+    backends: &[Arc<dyn Worker>],
+) -> Command {
+    let settings = Settings { backends: backends.to_vec(), ..Settings::default() };
     let app = Arg::new(APP).help("What to serve; nothing: the built-in demo application");
     Command::new(name)
         .version(version)
@@ -24,7 +34,7 @@ pub(crate) fn command(name: String, version: String, takes_app: bool) -> Command
         )
         .args_override_self(true)
         .args(takes_app.then_some(app))
-        .args(table().map(flag))
+        .args(table().map(|setting| flag(setting, &settings)))
         .args([
             Arg::new(CONFIG)
                 .short('c')
@@ -46,9 +56,9 @@ pub(crate) fn command(name: String, version: String, takes_app: bool) -> Command
         })
 }
 
-fn flag(setting: &'static Setting) -> Arg {
+fn flag(setting: &'static Setting, settings: &Settings) -> Arg {
     let short = format!("{} [default: {}]", setting.help, setting.default);
-    let long = format!("{short}\n\n{}\n\n{}", setting.about, facts(setting));
+    let long = format!("{short}\n\n{}\n\n{}", setting.about, facts(setting, settings));
     let arg = Arg::new(setting.name)
         .long(setting.name)
         .value_name(setting.kind.placeholder())
@@ -65,8 +75,9 @@ fn flag(setting: &'static Setting) -> Arg {
 }
 
 /// What the table knows besides its texts.
-fn facts(setting: &Setting) -> String {
+fn facts(setting: &Setting, settings: &Settings) -> String {
     let platform = setting.platform.map(|p| format!(", or below it {}", p.variable)).unwrap_or_default();
     let reload = if setting.reload { "" } else { "; a reload does not change it" };
-    format!("Allowed: {}. Variable: {}{platform}{reload}.", setting.kind, setting.variable())
+    let allowed = setting.kind.allowed(settings);
+    format!("Allowed: {allowed}. Variable: {}{platform}{reload}.", setting.variable())
 }

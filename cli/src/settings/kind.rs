@@ -44,8 +44,6 @@ pub enum Kind {
     Choice {
         /// The words, those of features that are not built in among them.
         among: &'static [Choice],
-        /// Words that have a meaning, but not in this build.
-        absent: &'static [&'static str],
     },
     /// A whole number, or a part of another one: `10%`.
     Jitter {
@@ -58,6 +56,11 @@ pub enum Kind {
     Policy {
         /// Stores it.
         set: fn(&mut Settings, Arc<dyn ShutdownPolicy>),
+    },
+    /// The name of a backend: a word, or that of one of [`Settings::backends`], which counts first.
+    Backend {
+        /// The words.
+        among: &'static [Choice],
     },
     /// Addresses to listen on; the only kind that is a list.
     Addresses {
@@ -72,17 +75,25 @@ pub enum Kind {
 pub struct Choice {
     /// The word.
     pub name: &'static str,
-    /// `None`: a feature of this name would have to be built in.
-    choose: Option<fn(&mut Settings)>,
+    /// Does it; or names the feature that would have to be built in.
+    choose: Result<fn(&mut Settings), &'static str>,
 }
 
 impl Choice {
     pub(crate) const fn new(name: &'static str, choose: fn(&mut Settings)) -> Self {
-        Self { name, choose: Some(choose) }
+        Self { name, choose: Ok(choose) }
     }
 
-    /// A word that can be chosen where the feature `name` is built in.
-    pub(crate) const fn of_feature(name: &'static str, choose: Option<fn(&mut Settings)>) -> Self {
+    /// A word that can be chosen where `feature` is built in.
+    pub(crate) const fn of_feature(
+        name: &'static str,
+        feature: &'static str,
+        choose: Option<fn(&mut Settings)>,
+    ) -> Self {
+        let choose = match choose {
+            Some(choose) => Ok(choose),
+            None => Err(feature),
+        };
         Self { name, choose }
     }
 }
@@ -115,16 +126,19 @@ impl Kind {
                 set(settings, time);
                 Ok(time.as_secs_f64().to_string())
             }
-            Self::Choice { among, absent } => {
+            Self::Choice { among } => {
                 let word = one(written)?;
-                let choice = among.iter().find(|choice| choice.name == word).ok_or_else(|| {
-                    Refusal(absent.contains(&word).then(|| "which is not built in".to_owned()))
-                })?;
-                let choose = choice.choose.ok_or_else(|| {
-                    Refusal(Some(format!("which is not built in (it is with the feature {word} of remuda)")))
-                })?;
-                choose(settings);
-                Ok(quoted(&choice.name))
+                chosen(among, word)?(settings);
+                Ok(quoted(&word))
+            }
+            Self::Backend { among } => {
+                let word = one(written)?;
+                if let Some(backend) = settings.backends.iter().find(|backend| backend.name() == word) {
+                    settings.backend = Some(backend.clone());
+                } else {
+                    chosen(among, word)?(settings);
+                }
+                Ok(quoted(&word))
             }
             Self::Jitter { most, set } => {
                 let text = one(written)?;
@@ -149,6 +163,15 @@ impl Kind {
         }
     }
 
+    /// What is allowed where `settings` says more about it.
+    pub fn allowed(&self, settings: &Settings) -> String {
+        let registered = settings.backends.iter().map(|backend| backend.name());
+        match self {
+            Self::Backend { among } => names(registered.chain(built_in(among))),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether it takes more than one value.
     pub fn is_list(&self) -> bool {
         matches!(self, Self::Addresses { .. })
@@ -160,7 +183,7 @@ impl Kind {
             Self::Count { .. } => "N",
             Self::Size { .. } => "BYTES",
             Self::Time { .. } => "SECONDS",
-            Self::Choice { .. } => "NAME",
+            Self::Choice { .. } | Self::Backend { .. } => "NAME",
             Self::Jitter { .. } => "N",
             Self::Policy { .. } => "POLICY",
             Self::Addresses { .. } => "ADDRESS",
@@ -182,18 +205,30 @@ impl fmt::Display for Kind {
                 let (from, to) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
                 write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
             }
-            Self::Choice { among, .. } => {
-                let allowed = among.iter().filter(|choice| choice.choose.is_some());
-                match allowed.map(|choice| choice.name).collect::<Vec<_>>() {
-                    none if none.is_empty() => f.write_str("nothing in this build"),
-                    names => f.write_str(&names.join(", ")),
-                }
-            }
+            Self::Choice { among } | Self::Backend { among } => f.write_str(&names(built_in(among))),
             Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
             Self::Policy { .. } => f.write_str(policy::ALLOWED),
             Self::Addresses { .. } => f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N"),
         }
     }
+}
+
+/// What choosing `word` does.
+fn chosen(among: &[Choice], word: &str) -> Result<fn(&mut Settings), Refusal> {
+    let choice = among.iter().find(|choice| choice.name == word).ok_or(Refusal(None))?;
+    choice.choose.map_err(|feature| {
+        Refusal(Some(format!("which is not built in (it is with the feature {feature} of remuda)")))
+    })
+}
+
+/// The words that can be chosen in this build.
+fn built_in(among: &'static [Choice]) -> impl Iterator<Item = &'static str> {
+    among.iter().filter(|choice| choice.choose.is_ok()).map(|choice| choice.name)
+}
+
+fn names(names: impl Iterator<Item = &'static str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { "nothing in this build".to_owned() } else { names.join(", ") }
 }
 
 /// The value of a setting that is not a list.

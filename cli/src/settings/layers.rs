@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 use remuda_core::shutdown::ShutdownPolicy;
+use remuda_core::worker::Worker;
 use tracing_subscriber::filter::Targets;
 
 use super::error::{Cause, Problem, similar};
@@ -21,6 +22,9 @@ use super::{Settings, command};
 
 /// The file that is read, if it is there, when the command line names none.
 const DEFAULT_FILE: &str = "remuda.toml";
+
+/// The source of what was not written anywhere.
+const DEFAULT: &str = "default";
 
 /// A whole command line, below the real one.
 const ARGS: &str = "REMUDA_ARGS";
@@ -39,7 +43,9 @@ pub(crate) struct Inputs {
     pub(crate) variables: Vec<(OsString, OsString)>,
     /// What relative paths start from.
     pub(crate) directory: PathBuf,
-    /// What the program brings itself.
+    /// Backends that the program brings itself.
+    pub(crate) backends: Vec<Arc<dyn Worker>>,
+    /// Policies, likewise.
     pub(crate) custom_policies: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
 }
 
@@ -50,6 +56,7 @@ impl Inputs {
             arguments,
             variables: env::vars_os().collect(),
             directory: PathBuf::new(),
+            backends: Vec::new(),
             custom_policies: BTreeMap::new(),
         }
     }
@@ -115,8 +122,12 @@ pub(crate) fn read(command: &clap::Command, inputs: Inputs) -> Result<Invocation
         layers.extend(table().filter_map(|setting| Entry::of_flag(setting, line, whence)));
     }
 
-    let mut settings = Settings { custom_policies: inputs.custom_policies, ..Settings::default() };
-    let origins = resolve(layers, &mut settings, file.as_ref(), &mut problems);
+    let settings = Settings {
+        backends: inputs.backends,
+        custom_policies: inputs.custom_policies,
+        ..Settings::default()
+    };
+    let (mut settings, origins) = resolve(layers, settings, file.as_ref(), &mut problems);
     settings.log_filter = log_filter(&variables, &mut problems);
     let action = if is_asked(command::CHECK) {
         Action::Check
@@ -144,7 +155,7 @@ impl Entry {
     }
 
     fn default_of(setting: &'static Setting) -> Self {
-        Self::new(setting, vec![setting.default.to_owned()], "default")
+        Self::new(setting, vec![setting.default.to_owned()], DEFAULT)
     }
 
     fn of_platform(setting: &'static Setting, variables: &BTreeMap<String, String>) -> Option<Self> {
@@ -187,13 +198,13 @@ impl Provider for Entry {
     }
 }
 
-/// Merges the layers, lowest first, and reads what is left on top.
+/// Merges the layers, lowest first, and reads what is left on top into `settings`.
 fn resolve(
     layers: Vec<Entry>,
-    settings: &mut Settings,
+    mut settings: Settings,
     file: Option<&File>,
     problems: &mut Vec<Problem>,
-) -> Vec<Origin> {
+) -> (Settings, Vec<Origin>) {
     let figment = layers.into_iter().fold(Figment::new(), Figment::merge);
     let mut origins = Vec::new();
     for setting in table() {
@@ -202,7 +213,7 @@ fn resolve(
             .expect("every setting has a default, and entries are strings");
         let metadata = figment.find_metadata(setting.name).expect("whatever has a value has a source");
         let whence = metadata.name.clone().into_owned();
-        match setting.kind.apply(&texts, settings) {
+        match setting.kind.apply(&texts, &mut settings) {
             Ok(value) => origins.push(Origin { setting, value, whence }),
             Err(Refusal(why)) => {
                 let cause = Cause::Value {
@@ -210,7 +221,7 @@ fn resolve(
                     value: if let [text] = &texts[..] { quoted(text) } else { quoted(&texts) },
                     whence,
                     why,
-                    allowed: setting.kind.to_string(),
+                    allowed: setting.kind.allowed(&settings),
                 };
                 problems.push(match file.filter(|_| metadata.source.is_some()) {
                     Some(file) => file.problem_with(setting.name, cause),
@@ -219,7 +230,28 @@ fn resolve(
             }
         }
     }
-    origins
+    problems.extend(fit_threads(&mut settings, &mut origins).map(Problem::from));
+    (settings, origins)
+}
+
+/// A backend may have fewer threads than there are: nobody who has not asked for more is refused for that.
+fn fit_threads(settings: &mut Settings, origins: &mut [Origin]) -> Option<Cause> {
+    let backend = settings.backend.as_ref()?;
+    let (name, threads) = (backend.name(), &mut settings.arbiter.worker.threads);
+    let most = backend.max_threads().filter(|most| *most < *threads)?;
+    let origin = origins.iter_mut().find(|origin| origin.setting.name == "threads")?;
+    if origin.whence == DEFAULT {
+        *threads = most;
+        origin.value = most.to_string();
+        return None;
+    }
+    Some(Cause::Value {
+        key: origin.setting.name.into(),
+        value: origin.value.clone(),
+        whence: origin.whence.clone(),
+        why: Some(format!("which is more than the worker-class {name} has")),
+        allowed: format!("{most}, or more with the worker-class threaded"),
+    })
 }
 
 /// The file to read, and what to call it.

@@ -10,7 +10,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "worker-class",
         short: Some('k'),
         category: Category::Processes,
-        kind: Kind::Choice { among: BACKENDS, absent: &["sync", "threaded", "gthread"] },
+        kind: Kind::Backend { among: BACKENDS },
         default: "tokio",
         platform: None,
         reload: true,
@@ -38,7 +38,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Handler threads of each worker",
-        about: "So many blocking handlers run at once in one worker; further requests wait for a free thread.",
+        about: "So many blocking handlers run at once in one worker; further requests wait for a free thread. The \
+                backend sync has 1 and allows no more; threaded is the one to choose for several.",
     },
     Setting {
         name: "timeout",
@@ -49,8 +50,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Seconds that a worker may be silent before it is replaced; 0: for ever",
-        about: "A worker is silent while a handler blocks the loop that serves all its connections. It is no limit \
-                for requests: those on handler threads, and drains, may take longer. The log says what a worker \
+        about: "A worker is silent while a handler blocks the loop that serves all its connections; one of the \
+                backend threaded, while all of its threads are busy with the same requests. Otherwise it is no limit \
+                for requests: those on handler threads, and drains, may take longer. The backend sync has no thread \
+                but its loop, so that every request has to be answered within this time. The log says what a worker \
                 was serving when it was ended.",
     },
     Setting {
@@ -107,20 +110,23 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// As many as anybody might mean.
 const MOST_REQUESTS: u64 = 1_000_000_000;
 
-/// A backend that is built in with the feature of its name.
+/// A backend, by one of its names, that is built in with a feature.
 macro_rules! backend {
-    ($name:literal, $backend:path) => {{
-        #[cfg(feature = $name)]
+    ($name:literal, $feature:literal, $backend:path) => {{
+        #[cfg(feature = $feature)]
         const CHOOSE: Option<fn(&mut Settings)> = Some(|s| s.backend = Some(std::sync::Arc::new($backend)));
-        #[cfg(not(feature = $name))]
+        #[cfg(not(feature = $feature))]
         const CHOOSE: Option<fn(&mut Settings)> = None;
-        Choice::of_feature($name, CHOOSE)
+        Choice::of_feature($name, $feature, CHOOSE)
     }};
 }
 
 const BACKENDS: &[Choice] = &[
-    backend!("async-std", remuda_async_std::AsyncStd),
-    backend!("mio", remuda_mio::Mio),
-    backend!("smol", remuda_smol::Smol),
-    backend!("tokio", remuda_tokio::Tokio),
+    backend!("sync", "sync", remuda_sync::Sync),
+    backend!("threaded", "threaded", remuda_threaded::Threaded),
+    backend!("gthread", "threaded", remuda_threaded::Threaded),
+    backend!("mio", "mio", remuda_mio::Mio),
+    backend!("tokio", "tokio", remuda_tokio::Tokio),
+    backend!("smol", "smol", remuda_smol::Smol),
+    backend!("async-std", "async-std", remuda_async_std::AsyncStd),
 ];

@@ -30,7 +30,7 @@ fn names_flags_and_variables_are_unique() {
         }
     }
     // What clap itself says of a command line: among other things, that no flag is another's.
-    command("remuda".into(), "1".into(), true).debug_assert();
+    command("remuda".into(), "1".into(), true, &[]).debug_assert();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,7 +20,6 @@ use super::epoll::{Epoll, Events};
 use super::intake::Active;
 use super::poll_loop::{Job, Waiter, run_blocking};
 use super::{Clock, Shared, Socket, Watch, alarm, sys};
-use crate::app::LocalFuture;
 use crate::machine::{CloseReason, Interest};
 use crate::pump::{Outcome, drive};
 use crate::session::Session;
@@ -52,7 +51,8 @@ pub fn prepare(watch: &Watch) -> io::Result<()> {
 /// # Errors
 ///
 /// The runtime could not be made.
-pub fn block_on<T>(mut future: LocalFuture<T>, watch: &Watch) -> io::Result<T> {
+pub fn block_on<F: Future>(future: F, watch: &Watch) -> io::Result<F::Output> {
+    let mut future = pin!(future);
     let runtime = &here(watch)?.runtime;
     let mut timer = Timer::default();
     Ok(runtime.block_on(poll_fn(|task| {

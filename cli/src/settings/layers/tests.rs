@@ -24,9 +24,10 @@ impl Start<'_> {
             arguments: ["remuda"].iter().chain(self.flags).map(OsString::from).collect(),
             variables: self.variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             directory: directory.path().to_owned(),
+            backends: Vec::new(),
             custom_policies: BTreeMap::new(),
         };
-        read(&command::command("remuda".into(), "1".into(), true), inputs).unwrap()
+        read(&command::command("remuda".into(), "1".into(), true, &[]), inputs).unwrap()
     }
 
     /// The value of a setting as it is printed, and its source.
@@ -196,7 +197,11 @@ fn all_problems_are_reported_together() {
     for (problem, begin) in problems.iter().zip(begins) {
         assert!(problem.starts_with(begin), "{problem}");
     }
-    assert!(problems[1].ends_with("(flag --worker-class); allowed: mio, smol, tokio"), "{}", problems[1]);
+    assert!(
+        problems[1].ends_with("(flag --worker-class); allowed: sync, threaded, gthread, mio, tokio, smol"),
+        "{}",
+        problems[1]
+    );
 }
 
 #[test]
@@ -258,4 +263,21 @@ fn printed_settings_are_a_file_that_says_the_same() {
     assert_eq!(format!("{:?}", second.settings), format!("{:?}", first.settings));
     assert!(second.origins.iter().all(|origin| origin.whence.starts_with("remuda.toml line ")));
     assert!(find("workers").is_some() && text.contains("workers = 3 "), "{text}");
+}
+
+#[cfg(all(feature = "sync", feature = "threaded"))]
+#[test]
+fn a_backend_without_threads_has_one_and_no_more() {
+    let mut start = Start { flags: &["-k", "sync"], ..Start::default() };
+    assert_eq!(start.origin("threads"), pair("1", "default"));
+    assert_eq!(start.invoke().settings.arbiter.worker.threads, 1);
+    start.flags = &["-k", "gthread"];
+    assert_eq!(start.origin("threads"), pair("4", "default"));
+
+    start.flags = &["-k", "sync", "--threads", "1"];
+    assert_eq!(start.origin("threads"), pair("1", "flag --threads"));
+    start.flags = &["-k", "sync", "--threads", "4"];
+    let sentence = "threads is 4 (flag --threads), which is more than the worker-class sync has; \
+                    allowed: 1, or more with the worker-class threaded";
+    assert_eq!(start.problems(), [sentence]);
 }
