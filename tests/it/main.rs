@@ -3,7 +3,18 @@
 use remuda_conformance::conformance;
 
 mod seams;
+mod turns;
 
+conformance!(sync => "sync", "blocking", deviations: [
+    ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),
+    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler holds up the only loop for longer, which is"),
+]);
+conformance!(sync_async => "sync", "async", deviations: [
+    ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),
+    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler holds up the only loop for longer, which is"),
+]);
+conformance!(threaded => "threaded", "blocking");
+conformance!(threaded_async => "threaded", "async");
 conformance!(mio => "mio", "blocking");
 conformance!(mio_async => "mio", "async", deviations: [
     ("requests_wait_for_a_handler_thread", "futures do not run on handler threads"),
@@ -11,8 +22,6 @@ conformance!(mio_async => "mio", "async", deviations: [
 ]);
 conformance!(smol => "smol", "blocking");
 conformance!(smol_async => "smol", "async", deviations: [
-    ("an_upgraded_connection_carries_bytes_both_ways", "async applications cannot take a connection over yet"),
-    ("d13_upgraded_connection_is_told_of_the_drain", "async applications cannot take a connection over yet"),
     ("requests_wait_for_a_handler_thread", "futures do not run on handler threads"),
     ("a_stalled_reader_ends_its_connection", "futures do not hold the handler thread that shows it"),
 ]);
@@ -25,8 +34,6 @@ conformance!(tokio_async => "tokio", "async", deviations: [
 conformance!(async_std => "async-std", "blocking");
 #[cfg(feature = "async-std")]
 conformance!(async_std_async => "async-std", "async", deviations: [
-    ("an_upgraded_connection_carries_bytes_both_ways", "async applications cannot take a connection over yet"),
-    ("d13_upgraded_connection_is_told_of_the_drain", "async applications cannot take a connection over yet"),
     ("requests_wait_for_a_handler_thread", "futures do not run on handler threads"),
     ("a_stalled_reader_ends_its_connection", "futures do not hold the handler thread that shows it"),
 ]);

@@ -1,10 +1,12 @@
 //! The server under test: remuda's command line around its built-in application, and around what no application
 //! should do.
 //!
-//! `FIXTURE_APPLICATION` chooses between its two kinds, `blocking` and `async`; without it the backend does.
+//! `FIXTURE_APPLICATION` chooses between its two kinds, `blocking` and `async`; without it the backend does. `tokio` is
+//! async as well, and lives in tokio from when it is built.
 //!
 //! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
+//! - `GET /spawn?ms=N` awaits a task that sleeps N ms in tokio.
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
@@ -20,13 +22,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{Request, Response};
 use remuda::{
-    App, AppError, AsyncHandler, Body, BodyReader, Boot, Handler, Head, Incoming, Responder, ResponseHead,
-    Server, demo,
+    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, Handler, Head, Incoming, Responder,
+    ResponseHead, Server, demo,
 };
 
 /// The server, for the `main` of a binary. One with a backend of its own adds that.
 pub fn server() -> Server {
-    Server::new(build)
+    let is_tokio = env::var_os("FIXTURE_APPLICATION").is_some_and(|kind| kind == "tokio");
+    match is_tokio {
+        true => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
+        false => Server::new(build),
+    }
+}
+
+async fn build_in_tokio(boot: Boot) -> Result<App, AppError> {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    build(&boot)
 }
 
 fn build(boot: &Boot) -> Result<App, AppError> {
@@ -41,10 +52,10 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     }
     let is_async = match env::var("FIXTURE_APPLICATION").as_deref() {
         Ok("blocking") => false,
-        Ok("async") => true,
+        Ok("async" | "tokio") => true,
         Err(env::VarError::NotPresent) => demo::is_async(boot),
         other => {
-            let message = format!("FIXTURE_APPLICATION is {other:?}; allowed: blocking, async");
+            let message = format!("FIXTURE_APPLICATION is {other:?}; allowed: blocking, async, tokio");
             return Err(AppError::msg(message));
         }
     };
@@ -87,6 +98,11 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 hang(request.uri().query());
                 Response::new("late\n".into())
             }
+            "/spawn" => {
+                let task = tokio::spawn(tokio::time::sleep(time(request.uri().query())));
+                task.await.expect("a task that sleeps does not fail");
+                Response::new("late\n".into())
+            }
             "/deaf" => {
                 let echo = request.body_mut().upgrade().map(Body::new).unwrap_or_default();
                 let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
@@ -119,6 +135,10 @@ fn echo(mut socket: impl Read + Write) -> io::Result<()> {
 }
 
 fn hang(query: Option<&str>) {
+    thread::sleep(time(query));
+}
+
+fn time(query: Option<&str>) -> Duration {
     let millis = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
-    thread::sleep(Duration::from_millis(millis.unwrap_or(1000)));
+    Duration::from_millis(millis.unwrap_or(1000))
 }

@@ -35,7 +35,7 @@ pub(crate) fn d1_hung_loop_is_found_and_replaced(harness: &Harness) {
 }
 
 pub(crate) fn d1_a_hung_loop_keeps_no_new_connection_waiting(harness: &Harness) {
-    let server = harness.serve(&["-w", "2"]);
+    let server = harness.serve(&["-w", "2", "--threads", "1"]);
     let workers = server.workers(2);
     let mut hung = connection_to(&server, &workers[0]);
     hung.send(get("/hang?ms=20000"));
