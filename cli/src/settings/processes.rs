@@ -16,7 +16,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: true,
         help: "The backend: how a worker waits for its connections",
         about: "All backends keep the same drain contract; they differ in what they cost and in which handlers \
-                they suit.",
+                they suit. tokio: async handlers and clients in any number, none that block. mio: many \
+                connections and short handlers, no more slow ones than threads. threaded: blocking handlers, as \
+                many at a time as threads. sync: handlers that compute, one at a time, none that wait for others.",
     },
     Setting {
         name: "workers",
