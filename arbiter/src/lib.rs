@@ -8,6 +8,7 @@
 //! listener  bind, and end (D3)                     link      a control socket
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
 //! backlog   connections that a stop would lose (D4)
+//! process   where, as whom, called what
 //! ```
 //!
 //! # Signals
@@ -22,6 +23,7 @@ mod link;
 mod listener;
 mod notice;
 mod plan;
+mod process;
 #[doc(hidden)]
 pub mod rehearsal;
 mod run;
@@ -39,6 +41,7 @@ use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Policies, Worker, WorkerConfig};
 
 pub use self::listener::BindError;
+pub use self::process::{Group, ProcessConfig, User};
 use self::run::Run;
 pub use self::sys::ThreadsError;
 
@@ -98,6 +101,8 @@ pub struct ArbiterConfig {
     pub recycle_concurrency: u16,
     /// Who decides during drains.
     pub policies: Policies,
+    /// What the processes are to their system.
+    pub process: ProcessConfig,
 }
 
 impl Default for ArbiterConfig {
@@ -111,6 +116,7 @@ impl Default for ArbiterConfig {
             lameduck: Duration::ZERO,
             recycle_concurrency: 1,
             policies: Policies::default(),
+            process: ProcessConfig::default(),
         }
     }
 }
@@ -121,7 +127,7 @@ impl Default for ArbiterConfig {
 pub enum Bind {
     /// A TCP address. Port 0 lets the kernel choose; `[::]` serves IPv4 too.
     Inet(SocketAddr),
-    /// A unix socket's path. Its mode is given by the umask.
+    /// A unix socket's path. Its mode is given by the umask, its owner is who workers run as.
     Unix(PathBuf),
     /// A listening descriptor that somebody else bound: `fd://3`. The server takes it over.
     Fd(i32),

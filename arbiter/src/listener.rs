@@ -2,8 +2,9 @@
 //!
 //! TCP sockets get `SO_REUSEADDR`, so that a restart does not wait for old connections to be forgotten. An IPv6
 //! address means IPv6 and nothing else, except that `[::]` serves IPv4 clients too, whatever the system's
-//! `bindv6only` says (ipv6(7)). A unix socket's mode comes from the umask; a file that a dead server left behind
-//! is replaced, one that somebody listens on never is. All are non-blocking and closed on exec.
+//! `bindv6only` says (ipv6(7)). A unix socket's mode comes from the umask, and it is given to who workers run as, before
+//! anyone can connect; a file that a dead server left behind is replaced, one that somebody listens on never is. All are
+//! non-blocking and closed on exec.
 
 use std::fmt;
 use std::fs;
@@ -14,7 +15,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Gid, Uid};
 use remuda_core::worker::{Bound, Listener, Ownership};
+use rustix::fs::{AtFlags, CWD, chownat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
@@ -23,6 +26,9 @@ use rustix::net::{
 use thiserror::Error;
 
 use crate::{Bind, sys};
+
+/// Who a unix socket is given to; none: whoever made it.
+pub(crate) type Owner = (Option<Uid>, Option<Gid>);
 
 /// The listeners of a server. They stay open when this is dropped only in so far as children hold them.
 #[derive(Debug, Default)]
@@ -101,10 +107,10 @@ pub enum BindError {
 const PATH_MAX: usize = 107;
 
 impl Listeners {
-    /// Binds all of `binds`, or none: on an error everything is as it was.
-    pub(crate) fn bind(binds: &[Bind], backlog: u32) -> Result<Self, BindError> {
+    /// Binds all of `binds`, or none: on an error everything is as it was. Unix sockets are given to `owner`.
+    pub(crate) fn bind(binds: &[Bind], backlog: u32, owner: Owner) -> Result<Self, BindError> {
         let mut bound = Self::default();
-        bound.bind_all(binds, backlog).inspect_err(|_| bound.end())?;
+        bound.bind_all(binds, backlog, owner).inspect_err(|_| bound.end())?;
         Ok(bound)
     }
 
@@ -138,7 +144,7 @@ impl Listeners {
         self.0.into_iter().map(|held| held.listener).collect()
     }
 
-    fn bind_all(&mut self, binds: &[Bind], backlog: u32) -> Result<(), BindError> {
+    fn bind_all(&mut self, binds: &[Bind], backlog: u32, owner: Owner) -> Result<(), BindError> {
         if binds.is_empty() {
             return Err(BindError::Nowhere);
         }
@@ -147,7 +153,7 @@ impl Listeners {
             if binds[..usize::from(index)].contains(bind) && !bind.is_any_port() {
                 return Err(BindError::Twice { bind: bind.clone() });
             }
-            let (socket, bound, ownership) = self.open(bind, backlog)?;
+            let (socket, bound, ownership) = self.open(bind, backlog, owner)?;
             let file = match (&bound, ownership) {
                 (Bound::Unix(path), Ownership::Sole) => identity(path),
                 _ => None,
@@ -157,14 +163,21 @@ impl Listeners {
         Ok(())
     }
 
-    fn open(&self, bind: &Bind, backlog: i32) -> Result<(OwnedFd, Bound, Ownership), BindError> {
+    fn open(
+        &self,
+        bind: &Bind,
+        backlog: i32,
+        owner: Owner,
+    ) -> Result<(OwnedFd, Bound, Ownership), BindError> {
         match bind {
             Bind::Inet(addr) => match inet(*addr, backlog) {
                 Ok((socket, addr)) => Ok((socket, Bound::Inet(addr), Ownership::Sole)),
                 Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr)),
                 Err(errno) => Err(system(bind, errno)),
             },
-            Bind::Unix(path) => Ok((unix(bind, path, backlog)?, Bound::Unix(path.clone()), Ownership::Sole)),
+            Bind::Unix(path) => {
+                Ok((unix(bind, path, backlog, owner)?, Bound::Unix(path.clone()), Ownership::Sole))
+            }
             Bind::Fd(fd) => {
                 let (socket, bound) = inherited(bind, *fd)?;
                 Ok((socket, bound, Ownership::Inherited))
@@ -218,7 +231,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || includes(a, b) || includes(b, a))
 }
 
-fn unix(at: &Bind, path: &Path, backlog: i32) -> Result<OwnedFd, BindError> {
+fn unix(at: &Bind, path: &Path, backlog: i32, owner: Owner) -> Result<OwnedFd, BindError> {
     let refused = |errno| system(at, errno);
     match path.as_os_str().len() {
         0 => return Err(BindError::NoPath),
@@ -234,11 +247,20 @@ fn unix(at: &Bind, path: &Path, backlog: i32) -> Result<OwnedFd, BindError> {
         }
         result => result.map_err(refused)?,
     }
-    listen(&socket, backlog).map_err(|errno| {
+    give(path, owner).and_then(|()| listen(&socket, backlog)).map_err(|errno| {
         let _ = fs::remove_file(path);
         system(at, errno)
     })?;
     Ok(socket)
+}
+
+fn give(path: &Path, (uid, gid): Owner) -> Result<(), Errno> {
+    let [uid, gid] = [uid.map(Uid::as_raw), gid.map(Gid::as_raw)];
+    if (uid, gid) == (None, None) {
+        return Ok(());
+    }
+    let (uid, gid) = (uid.map(rustix::fs::Uid::from_raw), gid.map(rustix::fs::Gid::from_raw));
+    chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Removes the socket file that a dead server left behind; a connect tells dead from alive.
@@ -326,6 +348,7 @@ fn hint(bind: &Bind, errno: i32) -> &'static str {
         (Bind::Inet(_), Errno::ACCESS) => "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE)",
         (Bind::Inet(_), Errno::ADDRNOTAVAIL) => "; no interface of this machine has this address",
         (Bind::Unix(_), Errno::NOENT) => "; make the directory first",
+        (Bind::Unix(_), Errno::PERM) => "; only root may give it to another user or group",
         (Bind::Unix(_), Errno::ACCESS) => "; this user may not use the directory or the file in it",
         _ => "",
     }

@@ -29,7 +29,7 @@ use crate::link::Link;
 use crate::listener::Listeners;
 use crate::notice::Notice;
 use crate::plan::{Action, Death, Event, Patience, Plan, Signal};
-use crate::sys::{self, Fork, Signals};
+use crate::sys::{self, Fork, Signals, Title};
 use crate::{ArbiterConfig, Outcome};
 
 /// Everything that the arbiter holds.
@@ -50,6 +50,8 @@ pub(crate) struct Run {
     inbox: OwnedFd,
     /// In a stop, until it has been passed on.
     backlog: Option<Backlog>,
+    /// None where it cannot be changed.
+    title: Option<Title>,
 }
 
 /// Why the loop is left.
@@ -83,11 +85,11 @@ impl Run {
         let (outbox, inbox) =
             handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let listeners = match Listeners::bind(&config.binds, config.backlog) {
-            Ok(listeners) => listeners,
-            Err(error) => {
+        let listeners = match open(&config) {
+            Ok(opened) => opened,
+            Err(outcome) => {
                 signals.restore();
-                return Err(error.into());
+                return Err(outcome);
             }
         };
         let (workers, recycled) = (config.workers.max(1), config.recycle_concurrency.max(1));
@@ -100,6 +102,8 @@ impl Run {
         };
         let plan = plan(&config, board.seats());
         let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
+        let mut title = Title::claim();
+        title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
         Ok(Self {
             config,
             worker,
@@ -113,6 +117,7 @@ impl Run {
             outbox,
             inbox,
             backlog,
+            title,
         })
     }
 
@@ -301,6 +306,14 @@ impl Run {
         drop((links, signals, plan, backlog));
         let Newborn { slot, seat, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
+            self.title.into_iter().for_each(|mut title| {
+                title.set(&config.process.title(&format!("worker {slot}")));
+            });
+            if let Err(error) = config.process.assume() {
+                error!(slot, "worker could not change its user or group: {error}");
+                return Exit::BootFailed;
+            }
+            // After the change of user, which makes the kernel forget it.
             let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
                 Ok((true, control)) => control,
                 Ok((false, _)) => return Exit::Clean, // the arbiter died before it could be watched
@@ -347,6 +360,13 @@ pub(crate) fn plan(config: &ArbiterConfig, seats: usize) -> Plan {
         .with_room(seats - recycled, recycled)
         .with_lameduck(config.lameduck)
         .watching(patience)
+}
+
+/// Goes where the server is to be, and makes what others may find there.
+fn open(config: &ArbiterConfig) -> Result<Listeners, Outcome> {
+    let ArbiterConfig { process, binds, backlog, .. } = config;
+    process.enter()?;
+    Ok(Listeners::bind(binds, *backlog, process.owner())?)
 }
 
 /// What all workers have counted, of all generations.

@@ -1,13 +1,17 @@
-//! Fork, the arbiter's signals, descriptors that others opened: the system calls that need care.
+//! Fork, the arbiter's signals, its environment and title, descriptors that others opened: what needs care.
 //!
 //! The only file of this crate with `unsafe` in it. What makes fork(2) harmless here is that the arbiter has
 //! one thread: the child is a complete copy, in which no lock is held by a thread that does not exist, so it
 //! may allocate, log and run a backend without an exec.
 #![allow(unsafe_code)]
 
+use std::env;
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::slice;
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
@@ -151,6 +155,70 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Adds `variables` to the environment of this process, which children inherit, in place of those that have such a name.
+pub(crate) fn set_variables(variables: &[(String, String)]) {
+    for (name, value) in variables {
+        // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+        unsafe { env::set_var(name, value) };
+    }
+}
+
+/// What ps(1) shows of this process: the memory in which its arguments came, followed by that of its environment.
+#[derive(Debug)]
+pub(crate) struct Title {
+    memory: &'static mut [u8],
+    /// How much of it the arguments had.
+    arguments: usize,
+}
+
+impl Title {
+    /// Makes that memory free to be written: arguments and variables are moved elsewhere, where the program finds them as
+    /// before. None where the kernel does not say where it is (proc(5), /proc/self/stat).
+    pub(crate) fn claim() -> Option<Self> {
+        let stat = fs::read("/proc/self/stat").ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        // The second field is a name in parentheses, in which anything may be.
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok().filter(|at| *at != 0);
+        let (stack, start, end) = (field(28)?, field(48)?, field(49)?);
+        let end_of_all = field(51).filter(|last| field(50) == Some(end) && *last > end).unwrap_or(end);
+        let arguments = end.checked_sub(start).filter(|len| *len > 0)?;
+
+        let words = stack as *mut usize;
+        // SAFETY: the kernel put the number of arguments here, and behind it their addresses, when it started the program
+        // (execve(2), the ABI's initial process stack). They stay there for as long as the process lives.
+        let count = unsafe { words.read() };
+        if count != env::args_os().len() {
+            return None; // not what was expected, so nothing here is to be relied upon
+        }
+        for (index, argument) in env::args_os().enumerate() {
+            // SAFETY: the address of an argument, of which there are `count`. Nothing reads it but this one thread.
+            let address = unsafe { &mut *words.add(1 + index) };
+            if (start..end).contains(address) {
+                *address = CString::new(argument.into_vec()).ok()?.into_raw() as usize;
+            }
+        }
+        // What has no name that could be set is lost, if the title is long.
+        for (name, value) in env::vars_os().filter(|(name, _)| !name.as_bytes().contains(&b'=')) {
+            // SAFETY: the process has one thread. The C library puts what it is given into memory of its own.
+            unsafe { env::set_var(name, value) };
+        }
+        // SAFETY: by what the kernel says the strings of arguments and environment are here, on the stack below main, which
+        // is readable and writable for as long as the process lives. Since they were moved nothing refers to them.
+        let memory = unsafe { slice::from_raw_parts_mut(start as *mut u8, end_of_all - start) };
+        Some(Self { memory, arguments })
+    }
+
+    /// Shows `title`, or as much of it as there is room for. While the place of the arguments ends with a zero it is the
+    /// command line; otherwise that goes on into the place of the environment (proc(5), /proc/pid/cmdline).
+    pub(crate) fn set(&mut self, title: &str) {
+        let room = if title.len() < self.arguments { self.arguments } else { self.memory.len() };
+        let len = title.len().min(room - 1);
+        self.memory[..len].copy_from_slice(&title.as_bytes()[..len]);
+        self.memory[len..room].fill(0);
     }
 }
 

@@ -10,8 +10,10 @@ use super::*;
 
 const ANY: &str = "127.0.0.1:0";
 
+const NOBODY: Owner = (None, None);
+
 fn bind_one(bind: Bind) -> Result<Listeners, BindError> {
-    Listeners::bind(&[bind], 16)
+    Listeners::bind(&[bind], 16, NOBODY)
 }
 
 fn tcp(addr: impl ToString) -> Bind {
@@ -57,7 +59,7 @@ fn a_tcp_listener_knows_the_port_it_got_and_is_ready_for_workers() {
 fn several_addresses_are_bound_in_order_and_port_0_may_be_named_twice() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
-    let listeners = Listeners::bind(&[tcp(ANY), unix, tcp(ANY)], 16).unwrap();
+    let listeners = Listeners::bind(&[tcp(ANY), unix, tcp(ANY)], 16, NOBODY).unwrap();
     let (first, last) = (addr_of(&listeners, 0), addr_of(&listeners, 2));
     assert_ne!(first, last);
     assert_eq!(listeners.to_string(), format!("http://{first}, unix:{}, http://{last}", path.display()));
@@ -66,7 +68,7 @@ fn several_addresses_are_bound_in_order_and_port_0_may_be_named_twice() {
 
 #[test]
 fn nowhere_to_listen_is_an_error() {
-    assert_eq!(Listeners::bind(&[], 16).unwrap_err(), BindError::Nowhere);
+    assert_eq!(Listeners::bind(&[], 16, NOBODY).unwrap_err(), BindError::Nowhere);
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn one_address_twice_is_an_error() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     assert_eq!(
-        Listeners::bind(&[unix.clone(), unix.clone()], 16).unwrap_err(),
+        Listeners::bind(&[unix.clone(), unix.clone()], 16, NOBODY).unwrap_err(),
         BindError::Twice { bind: unix }
     );
     assert!(!path.exists(), "what was bound before is released");
@@ -95,7 +97,7 @@ fn one_address_twice_is_an_error() {
 fn addresses_of_one_server_that_overlap_are_told_from_other_programs() {
     let port = bind_one(tcp(ANY)).map(|free| addr_of(&free, 0).port()).unwrap();
     let (wide, narrow) = (tcp(format!("0.0.0.0:{port}")), tcp(format!("127.0.0.1:{port}")));
-    let error = Listeners::bind(&[wide.clone(), narrow.clone()], 16).unwrap_err();
+    let error = Listeners::bind(&[wide.clone(), narrow.clone()], 16, NOBODY).unwrap_err();
     let Bind::Inet(held) = wide else { unreachable!() };
     assert_eq!(error, BindError::Overlap { bind: narrow, other: Bound::Inet(held) });
 }
@@ -132,7 +134,7 @@ fn an_error_releases_what_was_bound_before() {
     let free = bind_one(tcp(ANY)).map(|listeners| addr_of(&listeners, 0)).unwrap();
     let taken = TcpListener::bind(ANY).unwrap();
     let binds = [tcp(free), unix, tcp(taken.local_addr().unwrap())];
-    Listeners::bind(&binds, 16).unwrap_err();
+    Listeners::bind(&binds, 16, NOBODY).unwrap_err();
     assert!(!path.exists());
     TcpListener::bind(free).unwrap();
 }
@@ -141,7 +143,7 @@ fn an_error_releases_what_was_bound_before() {
 fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
-    let mut listeners = Listeners::bind(&[tcp(ANY), unix], 16).unwrap();
+    let mut listeners = Listeners::bind(&[tcp(ANY), unix], 16, NOBODY).unwrap();
     let addr = addr_of(&listeners, 0);
     let copies: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.try_clone().unwrap()).collect();
     listeners.end();
@@ -263,4 +265,20 @@ fn descriptors_that_are_no_listeners_are_refused_and_left_open() {
         assert_eq!(error, BindError::BadDescriptor { bind: Bind::Fd(fd), problem });
     }
     assert!(client.set_nodelay(true).is_ok() && file.metadata().is_ok());
+}
+
+#[test]
+fn a_unix_socket_is_given_to_its_owner() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let root = nix::unistd::geteuid().is_root();
+    // Only root may give it away; to oneself anybody may.
+    let number = |own: u32| if root { 65534 } else { own };
+    let (uid, gid) = (number(nix::unistd::geteuid().as_raw()), number(nix::unistd::getegid().as_raw()));
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    let mut listeners = Listeners::bind(&[unix], 16, owner).unwrap();
+    let file = fs::symlink_metadata(&path).unwrap();
+    assert_eq!((file.uid(), file.gid()), (uid, gid));
+    listeners.end();
+    assert!(!path.exists());
 }
