@@ -8,7 +8,7 @@
 //! listener  bind, and end (D3)                     link      a control socket
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
 //! backlog   connections that a stop would lose (D4)
-//! process   where, as whom, called what
+//! process   where, as whom, called what            pidfile   and the lock on it
 //! ```
 //!
 //! # Signals
@@ -22,6 +22,7 @@ mod backlog;
 mod link;
 mod listener;
 mod notice;
+mod pidfile;
 mod plan;
 mod process;
 #[doc(hidden)]
@@ -41,6 +42,7 @@ use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Policies, Worker, WorkerConfig};
 
 pub use self::listener::BindError;
+pub use self::pidfile::PidfileError;
 pub use self::process::{Group, ProcessConfig, User};
 use self::run::Run;
 pub use self::sys::ThreadsError;
@@ -172,6 +174,8 @@ pub enum Outcome {
     },
     /// It could not listen; nothing was started.
     BindFailed(BindError),
+    /// It could not write its pidfile, perhaps because the server is running already; nothing was started.
+    PidfileFailed(PidfileError),
     /// The process has more than one thread; nothing was started.
     Threads(ThreadsError),
     /// The system refused the arbiter something that it cannot do without.
@@ -191,7 +195,7 @@ impl Outcome {
             Self::Stopped { .. } => 0,
             Self::BootFailed { status, .. } => *status,
             Self::BindFailed(_) => 5,
-            Self::Threads(_) | Self::Internal { .. } => 1,
+            Self::PidfileFailed(_) | Self::Threads(_) | Self::Internal { .. } => 1,
         }
     }
 
@@ -208,6 +212,7 @@ impl fmt::Display for Outcome {
             Self::BootFailed { status: 4, message } => write!(f, "the application failed to load: {message}"),
             Self::BootFailed { message, .. } => write!(f, "a worker failed to boot: {message}"),
             Self::BindFailed(error) => error.fmt(f),
+            Self::PidfileFailed(error) => error.fmt(f),
             Self::Threads(error) => error.fmt(f),
             Self::Internal { message } => f.write_str(message),
         }
@@ -217,6 +222,12 @@ impl fmt::Display for Outcome {
 impl From<BindError> for Outcome {
     fn from(error: BindError) -> Self {
         Self::BindFailed(error)
+    }
+}
+
+impl From<PidfileError> for Outcome {
+    fn from(error: PidfileError) -> Self {
+        Self::PidfileFailed(error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the server's processes are to the system that they run on: where they are, as whom, and what they are called.
 //!
-//! The arbiter stays who it was started as, so that it can bind again and end its workers. A
+//! The arbiter stays who it was started as, so that it can bind again, write its pidfile and end its workers. A
 //! worker changes after the fork, before anything of the application runs; from then on it has no way back
 //! (credentials(7)).
 
@@ -18,7 +18,9 @@ use crate::{Outcome, sys};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ProcessConfig {
-    /// Where all processes are, and where relative paths start, those of unix sockets too.
+    /// Where the arbiter writes its pid while it runs. Default: nowhere.
+    pub pidfile: Option<PathBuf>,
+    /// Where all processes are, and where relative paths start, those of the pidfile and of unix sockets too.
     pub directory: Option<PathBuf>,
     /// Permissions that new files, and unix sockets, do not have (umask(2)).
     pub umask: Option<u32>,

@@ -28,6 +28,7 @@ use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
 use crate::listener::Listeners;
 use crate::notice::Notice;
+use crate::pidfile::Pidfile;
 use crate::plan::{Action, Death, Event, Patience, Plan, Signal};
 use crate::sys::{self, Fork, Signals, Title};
 use crate::{ArbiterConfig, Outcome};
@@ -52,6 +53,8 @@ pub(crate) struct Run {
     backlog: Option<Backlog>,
     /// None where it cannot be changed.
     title: Option<Title>,
+    /// The file is there while this is.
+    pidfile: Option<Pidfile>,
 }
 
 /// Why the loop is left.
@@ -85,7 +88,7 @@ impl Run {
         let (outbox, inbox) =
             handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let listeners = match open(&config) {
+        let (pidfile, listeners) = match open(&config) {
             Ok(opened) => opened,
             Err(outcome) => {
                 signals.restore();
@@ -118,6 +121,7 @@ impl Run {
             inbox,
             backlog,
             title,
+            pidfile,
         })
     }
 
@@ -303,7 +307,7 @@ impl Run {
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
         let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
-        drop((links, signals, plan, backlog));
+        drop((links, signals, plan, backlog, self.pidfile));
         let Newborn { slot, seat, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
@@ -363,10 +367,11 @@ pub(crate) fn plan(config: &ArbiterConfig, seats: usize) -> Plan {
 }
 
 /// Goes where the server is to be, and makes what others may find there.
-fn open(config: &ArbiterConfig) -> Result<Listeners, Outcome> {
+fn open(config: &ArbiterConfig) -> Result<(Option<Pidfile>, Listeners), Outcome> {
     let ArbiterConfig { process, binds, backlog, .. } = config;
     process.enter()?;
-    Ok(Listeners::bind(binds, *backlog, process.owner())?)
+    let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
+    Ok((pidfile, Listeners::bind(binds, *backlog, process.owner())?))
 }
 
 /// What all workers have counted, of all generations.
