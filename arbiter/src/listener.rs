@@ -7,17 +7,19 @@
 //! non-blocking and closed on exec.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
 use remuda_core::worker::{Bound, Listener, Ownership};
-use rustix::fs::{AtFlags, CWD, chownat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, chownat, flock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
@@ -240,6 +242,7 @@ fn unix(at: &Bind, path: &Path, backlog: i32, owner: Owner) -> Result<OwnedFd, B
     }
     let addr = SocketAddrUnix::new(path).map_err(refused)?;
     let socket = stream(AddressFamily::UNIX).map_err(refused)?;
+    let _alone = alone_in(path);
     match bind(&socket, &addr) {
         Err(Errno::ADDRINUSE) => {
             remove_stale(at, path, &addr)?;
@@ -252,6 +255,21 @@ fn unix(at: &Bind, path: &Path, backlog: i32, owner: Owner) -> Result<OwnedFd, B
         system(at, errno)
     })?;
     Ok(socket)
+}
+
+/// A lock on the directory of a socket (flock(2)), without which two servers that start at once could each take the other's
+/// file for one that was left behind, between its bind and its listen. None where it cannot be had: it is not worth
+/// failing for.
+fn alone_in(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or_else(|| Path::new("."))).ok()?;
+    for _ in 0..100 {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(10)),
+            result => return result.ok().map(|()| directory),
+        }
+    }
+    None
 }
 
 fn give(path: &Path, (uid, gid): Owner) -> Result<(), Errno> {

@@ -282,3 +282,28 @@ fn a_unix_socket_is_given_to_its_owner() {
     listeners.end();
     assert!(!path.exists());
 }
+
+#[test]
+fn of_two_servers_that_start_at_once_over_a_stale_socket_one_is_refused() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    for _ in 0..200 {
+        drop(UnixListener::bind(&path).unwrap());
+        let start = std::sync::Barrier::new(2);
+        let server = || {
+            start.wait();
+            bind_one(unix.clone())
+        };
+        let (a, b) = thread::scope(|scope| {
+            let other = scope.spawn(server);
+            (server(), other.join().unwrap())
+        });
+        let (mut first, second) = match (a, b) {
+            (Ok(first), Err(second)) | (Err(second), Ok(first)) => (first, second),
+            other => panic!("both are one or the other: {other:?}"),
+        };
+        assert_eq!(second, BindError::InUse { bind: unix.clone() });
+        drop(UnixStream::connect(&path).unwrap());
+        first.end();
+    }
+}
