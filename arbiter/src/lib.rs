@@ -9,6 +9,7 @@
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
 //! backlog   connections that a stop would lose (D4)
 //! process   where, as whom, called what            pidfile   and the lock on it
+//! activation   what a service manager passed on
 //! ```
 //!
 //! # Signals
@@ -18,6 +19,7 @@
 //! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less. HUP, USR1, USR2 and WINCH are logged and
 //! ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
+mod activation;
 mod backlog;
 mod link;
 mod listener;
@@ -41,6 +43,7 @@ use remuda_core::app::AppFactory;
 use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Policies, Worker, WorkerConfig};
 
+pub use self::activation::is_socket_activated;
 pub use self::listener::BindError;
 pub use self::pidfile::PidfileError;
 pub use self::process::{Group, ProcessConfig, User};
@@ -133,6 +136,10 @@ pub enum Bind {
     Unix(PathBuf),
     /// A listening descriptor that somebody else bound: `fd://3`. The server takes it over.
     Fd(i32),
+    /// All listeners of that name that a service manager passed on (`FileDescriptorName=` in systemd.socket(5)).
+    Named(String),
+    /// All listeners that a service manager passed on.
+    Activated,
 }
 
 impl Bind {
@@ -148,6 +155,8 @@ impl fmt::Display for Bind {
             Self::Inet(addr) => write!(f, "{addr}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Fd(fd) => write!(f, "fd://{fd}"),
+            Self::Named(name) => write!(f, "fd://{name}"),
+            Self::Activated => f.write_str("systemd"),
         }
     }
 }

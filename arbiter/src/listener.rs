@@ -87,6 +87,17 @@ pub enum BindError {
         /// Its length in bytes.
         len: usize,
     },
+    /// No service manager passed on such a listener.
+    #[error(
+        "cannot listen on {bind}: the service manager passed on no such listener; it passed on {}",
+        list(passed)
+    )]
+    NotPassed {
+        /// Where.
+        bind: Bind,
+        /// The names of those that it did pass on.
+        passed: Vec<String>,
+    },
     /// The descriptor is no listening stream socket.
     #[error("cannot listen on {bind}: {problem}; pass a bound and listening TCP or unix socket")]
     BadDescriptor {
@@ -183,6 +194,9 @@ impl Listeners {
             Bind::Fd(fd) => {
                 let (socket, bound) = inherited(bind, *fd)?;
                 Ok((socket, bound, Ownership::Inherited))
+            }
+            Bind::Named(_) | Bind::Activated => {
+                Err(BindError::NotPassed { bind: bind.clone(), passed: Vec::new() })
             }
         }
     }
@@ -358,6 +372,10 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 fn system(bind: &Bind, errno: Errno) -> BindError {
     BindError::System { bind: bind.clone(), errno: errno.raw_os_error() }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none to this process".to_owned() } else { names.join(", ") }
 }
 
 /// What to do about the errors that people meet.

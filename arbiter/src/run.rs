@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
 use tracing::{debug, error, info, warn};
 
+use crate::activation::{self, Passed};
 use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
 use crate::listener::Listeners;
@@ -313,6 +314,7 @@ impl Run {
             self.title.into_iter().for_each(|mut title| {
                 title.set(&config.process.title(&format!("worker {slot}")));
             });
+            sys::remove_variables(&activation::VARIABLES);
             if let Err(error) = config.process.assume() {
                 error!(slot, "worker could not change its user or group: {error}");
                 return Exit::BootFailed;
@@ -371,7 +373,9 @@ fn open(config: &ArbiterConfig) -> Result<(Option<Pidfile>, Listeners), Outcome>
     let ArbiterConfig { process, binds, backlog, .. } = config;
     process.enter()?;
     let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
-    Ok((pidfile, Listeners::bind(binds, *backlog, process.owner())?))
+    let passed = Passed::of_process();
+    passed.close_on_exec();
+    Ok((pidfile, Listeners::bind(&passed.resolve(binds)?, *backlog, process.owner())?))
 }
 
 /// What all workers have counted, of all generations.

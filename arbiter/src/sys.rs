@@ -166,6 +166,14 @@ pub(crate) fn set_variables(variables: &[(String, String)]) {
     }
 }
 
+/// Takes variables out of the environment of this process.
+pub(crate) fn remove_variables(names: &[&str]) {
+    for name in names {
+        // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+        unsafe { env::remove_var(name) };
+    }
+}
+
 /// What ps(1) shows of this process: the memory in which its arguments came, followed by that of its environment.
 #[derive(Debug)]
 pub(crate) struct Title {
@@ -222,6 +230,21 @@ impl Title {
     }
 }
 
+/// Descriptor `fd`, which came with the process.
+///
+/// # Errors
+///
+/// Nothing is open there (`EBADF`).
+pub(crate) fn inherited(fd: i32) -> io::Result<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD only looks the number up, whatever it is.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open (above), hence not -1. Nothing of this process opened it or knows it, so nothing closes it but who
+    // takes it over by `adopt`, at a time when the process has one thread.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
 /// Takes over descriptor `fd`, which came with the process, if `check` agrees. It is left alone otherwise.
 ///
 /// # Errors
@@ -231,12 +254,7 @@ pub(crate) fn adopt<E: From<io::Error>>(
     fd: i32,
     check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
 ) -> Result<OwnedFd, E> {
-    // SAFETY: F_GETFD only looks the number up, whatever it is.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error().into());
-    }
-    // SAFETY: it is open (above), hence not -1, and the process has one thread that could close it: this one.
-    check(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    check(inherited(fd)?)?;
     // SAFETY: it is open, and by naming it in the settings the operator gives it to the server; nothing else of
     // this process opened it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

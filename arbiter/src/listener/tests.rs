@@ -284,6 +284,12 @@ fn a_unix_socket_is_given_to_its_owner() {
 }
 
 #[test]
+fn what_a_manager_did_not_pass_on_is_refused() {
+    let bind = Bind::Named("web".into());
+    assert_eq!(bind_one(bind.clone()).unwrap_err(), BindError::NotPassed { bind, passed: Vec::new() });
+}
+
+#[test]
 fn of_two_servers_that_start_at_once_over_a_stale_socket_one_is_refused() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
