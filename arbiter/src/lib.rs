@@ -9,7 +9,7 @@
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
 //! backlog   connections that a stop would lose (D4)
 //! process   where, as whom, called what            pidfile   and the lock on it
-//! activation   what a service manager passed on
+//! activation, notify   the service manager: what it passed on, and what it is told
 //! ```
 //!
 //! # Signals
@@ -24,6 +24,7 @@ mod backlog;
 mod link;
 mod listener;
 mod notice;
+mod notify;
 mod pidfile;
 mod plan;
 mod process;

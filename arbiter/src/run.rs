@@ -29,6 +29,7 @@ use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
 use crate::listener::Listeners;
 use crate::notice::Notice;
+use crate::notify::{self, Manager};
 use crate::pidfile::Pidfile;
 use crate::plan::{Action, Death, Event, Patience, Plan, Signal};
 use crate::sys::{self, Fork, Signals, Title};
@@ -52,6 +53,7 @@ pub(crate) struct Run {
     inbox: OwnedFd,
     /// In a stop, until it has been passed on.
     backlog: Option<Backlog>,
+    manager: Manager,
     /// None where it cannot be changed.
     title: Option<Title>,
     /// The file is there while this is.
@@ -121,6 +123,7 @@ impl Run {
             outbox,
             inbox,
             backlog,
+            manager: Manager::of_process(),
             title,
             pidfile,
         })
@@ -148,6 +151,7 @@ impl Run {
     /// because they were sent before.
     fn turn(&mut self) -> ControlFlow<Leave> {
         self.feed(Event::Tick)?;
+        self.manager.reassure(now());
         let talking = self.wait()?;
         while let Some(number) = self.signals.next() {
             match signal(number) {
@@ -172,7 +176,7 @@ impl Run {
         if backlog.is_some_and(Backlog::is_blocked) {
             fds.push(PollFd::new(&self.outbox, PollFlags::OUT));
         }
-        let deadlines = [self.plan.deadline(), backlog.and_then(Backlog::deadline)];
+        let deadlines = [self.plan.deadline(), backlog.and_then(Backlog::deadline), self.manager.deadline()];
         let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -257,7 +261,10 @@ impl Run {
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
                 Action::AnnounceReady { workers } => self.announce_ready(workers),
-                Action::Log(notice) => notice.log(),
+                Action::Log(notice) => {
+                    notice.log();
+                    self.manager.hear(&notice);
+                }
                 Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
             }
         }
@@ -308,13 +315,13 @@ impl Run {
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
         let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
-        drop((links, signals, plan, backlog, self.pidfile));
+        drop((links, signals, plan, backlog, self.manager, self.pidfile));
         let Newborn { slot, seat, orders, parent } = newborn;
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
                 title.set(&config.process.title(&format!("worker {slot}")));
             });
-            sys::remove_variables(&activation::VARIABLES);
+            sys::remove_variables(&[activation::VARIABLES, notify::VARIABLES].concat());
             if let Err(error) = config.process.assume() {
                 error!(slot, "worker could not change its user or group: {error}");
                 return Exit::BootFailed;
@@ -344,6 +351,7 @@ impl Run {
     }
 
     fn announce_ready(&self, workers: usize) {
+        self.manager.ready(workers);
         let (backend, pid) = (self.worker.name(), getpid());
         let addresses = &self.listeners;
         let plural = if workers == 1 { "" } else { "s" };

@@ -1,0 +1,83 @@
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Instant;
+
+use remuda_core::shutdown::Reason;
+use tempfile::tempdir;
+
+use super::*;
+
+fn manager(name: impl AsRef<OsStr>) -> Manager {
+    Manager { line: Some(connect(name.as_ref()).unwrap()), watchdog: None }
+}
+
+fn heard(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 256];
+    socket.set_nonblocking(true).unwrap();
+    let len = socket.recv(&mut buffer).unwrap_or_default();
+    String::from_utf8_lossy(&buffer[..len]).into_owned()
+}
+
+#[test]
+fn a_path_and_an_abstract_name_are_told_the_same() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let by_path = UnixDatagram::bind(&path).unwrap();
+    let name = format!("remuda-notify-{}", getpid());
+    let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    for (socket, name) in [(by_path, path.into_os_string()), (by_name, format!("@{name}").into())] {
+        let manager = manager(name);
+        manager.ready(4);
+        assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\nSTATUS=4 workers ready", getpid()));
+        manager.hear(&Notice::Scaled { workers: 5 });
+        assert_eq!(heard(&socket), "STATUS=5 workers asked for");
+        manager.hear(&Notice::Lameduck { left: Duration::from_secs(1) });
+        assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=serving until the stop");
+        manager.hear(&Notice::Stopping { reason: Reason::Stop, left: Duration::ZERO });
+        assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=stopping (stop)");
+        manager.hear(&Notice::TooFew);
+        assert_eq!(heard(&socket), "");
+    }
+}
+
+#[test]
+fn a_name_that_is_no_socket_is_refused() {
+    for name in ["", "notify", "vsock:2:9"] {
+        assert!(connect(name.as_ref()).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn a_manager_that_does_not_read_is_not_waited_for() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let manager = manager(&path);
+    // Until its queue is full (net.unix.max_dgram_qlen).
+    let quick = |_: &_| {
+        let start = Instant::now();
+        manager.tell("STATUS=hello");
+        start.elapsed() < PATIENCE
+    };
+    assert!((0..10_000).find(|message| !quick(message)).is_some(), "its queue has no end");
+    let start = Instant::now();
+    manager.tell("STATUS=hello");
+    assert!(start.elapsed() < 20 * PATIENCE, "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn the_watchdog_is_reassured_twice_in_its_time() {
+    let read = |limit: &'static str, pid: Option<String>| {
+        Watchdog::read(move |name| if name == WATCHDOG { Some(limit.to_owned()) } else { pid.clone() })
+    };
+    assert!(Watchdog::read(|_| None).is_none());
+    assert!(read("0", None).is_none());
+    assert!(read("soon", None).is_none());
+    assert!(read("1000000", Some("1".to_owned())).is_none(), "it waits for another process");
+    let mut watchdog = read("1000000", Some(getpid().to_string())).unwrap();
+    let start = Time::ZERO + Duration::from_secs(1);
+    assert!(watchdog.is_due(start));
+    assert!(!watchdog.is_due(start + Duration::from_millis(499)));
+    assert_eq!(watchdog.next, start + Duration::from_millis(500));
+    assert!(watchdog.is_due(start + Duration::from_millis(500)));
+}
