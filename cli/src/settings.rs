@@ -36,6 +36,7 @@ mod print;
 mod processes;
 mod shutdown;
 mod sockets;
+mod system;
 mod table;
 mod timeouts;
 

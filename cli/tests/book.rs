@@ -118,11 +118,12 @@ fn entry(setting: &Setting) -> String {
         "" => format!("; below it `{}`", platform.variable),
         prefix => format!("; below it `{}`, with `{prefix}` put before its value", platform.variable),
     });
+    let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
     format!(
         "\n### {name}\n\n{help}. {about}\n\n\
          - Flag: {short}`--{name} {value}`\n\
          - Variable: `{}`{}\n\
-         - Default: `{default}`\n\
+         - Default: {default}\n\
          - Allowed: {kind}\n",
         setting.variable(),
         platform.unwrap_or_default(),

@@ -131,6 +131,26 @@ fn check_config_tells_by_its_status() {
 }
 
 #[test]
+fn check_config_looks_where_the_server_would_be_and_leaves_nothing_there() {
+    let place = Place::new();
+    let flags = ["--check-config", "--pid", "app.pid", "--umask", "027", "-n", "shop", "-e", "A=1"];
+    let run = place.remuda(&flags, &[]);
+    assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(fs::read_dir(place.0.path()).unwrap().count(), 0);
+
+    let flags =
+        ["--chdir=run", "--pid=run/app.pid", "--group=no one", "--user=no one", "--umask=9", "-e", "A"];
+    place.remuda(&flags, &[]).is_refused_with(&[
+        r#"remuda: chdir is "run" (flag --chdir), "run": no such file or directory; allowed: a directory"#,
+        r#"remuda: pid is "run/app.pid" (flag --pid), "run": no such file or directory; allowed: a file in a directory that exists"#,
+        r#"remuda: group is "no one" (flag --group), and there is no such group; allowed: the name or number of a group"#,
+        r#"remuda: user is "no one" (flag --user), and there is no such user; allowed: the name or number of a user"#,
+        r#"remuda: umask is "9" (flag --umask); allowed: three octal digits or fewer"#,
+        r#"remuda: env is "A" (flag --env), "A" is not NAME=VALUE; allowed: NAME=VALUE"#,
+    ]);
+}
+
+#[test]
 fn print_config_shows_each_setting_with_its_source() {
     let place = Place::with_file("remuda.toml", "# ours\nthreads = 8\n");
     let variables = [("PORT", "90"), ("REMUDA_LINGER", "500ms"), ("REMUDA_ARGS", "--backlog 16")];

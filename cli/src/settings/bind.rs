@@ -1,4 +1,4 @@
-//! Addresses to listen on, as they are written: `HOST:PORT`, `[V6]:PORT`, `unix:PATH`, `fd://N`.
+//! Addresses to listen on, as they are written: `HOST:PORT`, `[V6]:PORT`, `unix:PATH`, `fd://N`, `fd://NAME`, `systemd`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -36,9 +36,19 @@ fn parse(text: &str) -> Result<Bind, Refusal> {
         };
     }
     if let Some(fd) = text.strip_prefix("fd://") {
-        let fd = fd.parse().ok().filter(|fd| *fd >= 0);
-        let fd = fd.ok_or_else(|| because("that is not the number of a descriptor"))?;
-        return Ok(Bind::Fd(fd));
+        // As systemd.socket(5) has names, but that a number is one.
+        let is_name = |name: &str| {
+            (1..=255).contains(&name.len())
+                && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b':')
+        };
+        return match fd.parse::<i64>() {
+            Ok(number) if (0..=i32::MAX.into()).contains(&number) => Ok(Bind::Fd(number as i32)),
+            Err(_) if is_name(fd) => Ok(Bind::Named(fd.to_owned())),
+            _ => Err(because("that is neither the number nor the name of a descriptor")),
+        };
+    }
+    if text == Bind::Activated.to_string() {
+        return Ok(Bind::Activated);
     }
     inet(text).map(Bind::Inet)
 }

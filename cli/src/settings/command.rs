@@ -57,7 +57,11 @@ pub(crate) fn command(
 }
 
 fn flag(setting: &'static Setting, settings: &Settings) -> Arg {
-    let short = format!("{} [default: {}]", setting.help, setting.default);
+    let default = match setting.default {
+        "" => String::new(),
+        value => format!(" [default: {value}]"),
+    };
+    let short = format!("{}{default}", setting.help);
     let long = format!("{short}\n\n{}\n\n{}", setting.about, facts(setting, settings));
     let arg = Arg::new(setting.name)
         .long(setting.name)

@@ -100,7 +100,7 @@ impl File {
 }
 
 /// What the system says, without the number of the error.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -13,7 +13,7 @@ use remuda_core::config::Jitter;
 use remuda_core::shutdown::ShutdownPolicy;
 use serde::Serialize;
 
-use super::{Settings, bind, policy};
+use super::{Settings, bind, policy, system};
 
 /// What a setting may be.
 #[derive(Debug)]
@@ -62,7 +62,21 @@ pub enum Kind {
         /// The words.
         among: &'static [Choice],
     },
-    /// Addresses to listen on; the only kind that is a list.
+    /// A text that means something to its setting alone; an empty one means that there is none.
+    Text {
+        /// What stands for it in `--help`.
+        placeholder: &'static str,
+        /// What is allowed.
+        allowed: &'static str,
+        /// Reads and stores it.
+        set: fn(&mut Settings, Option<&str>) -> Result<(), Refusal>,
+    },
+    /// Variables of the environment; a list.
+    Variables {
+        /// Stores them: name and value of each.
+        set: fn(&mut Settings, Vec<(String, String)>),
+    },
+    /// Addresses to listen on; a list.
     Addresses {
         /// Stores them.
         set: fn(&mut Settings, Vec<Bind>),
@@ -154,6 +168,17 @@ impl Kind {
                 set(settings, policy::parse(text, settings)?);
                 Ok(quoted(&text))
             }
+            Self::Text { set, .. } => {
+                let text = one(written)?;
+                set(settings, Some(text).filter(|text| !text.is_empty()))?;
+                Ok(quoted(&text))
+            }
+            Self::Variables { set } => {
+                let variables = system::variables(written)?;
+                let texts: Vec<_> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                set(settings, variables);
+                Ok(quoted(&texts))
+            }
             Self::Addresses { set } => {
                 let binds = bind::parse_all(written)?;
                 let texts: Vec<_> = binds.iter().map(Bind::to_string).collect();
@@ -174,7 +199,7 @@ impl Kind {
 
     /// Whether it takes more than one value.
     pub fn is_list(&self) -> bool {
-        matches!(self, Self::Addresses { .. })
+        matches!(self, Self::Addresses { .. } | Self::Variables { .. })
     }
 
     /// What stands for the value in `--help`.
@@ -186,6 +211,8 @@ impl Kind {
             Self::Choice { .. } | Self::Backend { .. } => "NAME",
             Self::Jitter { .. } => "N",
             Self::Policy { .. } => "POLICY",
+            Self::Text { placeholder, .. } => placeholder,
+            Self::Variables { .. } => "NAME=VALUE",
             Self::Addresses { .. } => "ADDRESS",
         }
     }
@@ -208,7 +235,11 @@ impl fmt::Display for Kind {
             Self::Choice { among } | Self::Backend { among } => f.write_str(&names(built_in(among))),
             Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
             Self::Policy { .. } => f.write_str(policy::ALLOWED),
-            Self::Addresses { .. } => f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N"),
+            Self::Text { allowed, .. } => f.write_str(allowed),
+            Self::Variables { .. } => f.write_str("NAME=VALUE"),
+            Self::Addresses { .. } => {
+                f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd")
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
+use remuda_arbiter::Bind;
 use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::worker::Worker;
 use tracing_subscriber::filter::Targets;
@@ -17,7 +18,7 @@ use tracing_subscriber::filter::Targets;
 use super::error::{Cause, Problem, similar};
 use super::file::{self, File};
 use super::kind::{Refusal, quoted};
-use super::table::{Setting, table};
+use super::table::{Setting, find, table};
 use super::{Settings, command};
 
 /// The file that is read, if it is there, when the command line names none.
@@ -47,6 +48,8 @@ pub(crate) struct Inputs {
     pub(crate) backends: Vec<Arc<dyn Worker>>,
     /// Policies, likewise.
     pub(crate) custom_policies: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
+    /// Whether a service manager has passed listeners on.
+    pub(crate) activated: bool,
 }
 
 impl Inputs {
@@ -58,6 +61,7 @@ impl Inputs {
             directory: PathBuf::new(),
             backends: Vec::new(),
             custom_policies: BTreeMap::new(),
+            activated: remuda_arbiter::is_socket_activated(),
         }
     }
 }
@@ -110,6 +114,7 @@ pub(crate) fn read(command: &clap::Command, inputs: Inputs) -> Result<Invocation
         |id| lines.iter().find_map(|(line, _)| line.try_get_one::<String>(id).ok().flatten()).cloned();
 
     let mut layers: Vec<Entry> = table().map(Entry::default_of).collect();
+    layers.extend(inputs.activated.then(Entry::of_activation).flatten());
     let file = settings_file(named(command::CONFIG), &inputs.directory);
     let file = file.map(|(path, name)| {
         let (file, entries) = file::read(&path, name, &mut problems);
@@ -156,6 +161,12 @@ impl Entry {
 
     fn default_of(setting: &'static Setting) -> Self {
         Self::new(setting, vec![setting.default.to_owned()], DEFAULT)
+    }
+
+    /// Who is given listeners is to use them, unless told otherwise.
+    fn of_activation() -> Option<Self> {
+        let setting = find("bind")?;
+        Some(Self::new(setting, vec![Bind::Activated.to_string()], variable("LISTEN_FDS")))
     }
 
     fn of_platform(setting: &'static Setting, variables: &BTreeMap<String, String>) -> Option<Self> {

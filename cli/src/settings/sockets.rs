@@ -12,10 +12,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "127.0.0.1:8000",
         platform: Some(Platform::new("PORT", "0.0.0.0:")),
         reload: true,
-        help: "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH or fd://N",
+        help: "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME or systemd",
         about: "May be given several times; in a variable, addresses are separated by commas. Port 0 is one that \
                 the kernel chooses. A host name is resolved once, its IPv4 address preferred. fd://N is a \
-                descriptor that was opened, bound and passed on by whoever started the server.",
+                descriptor that was opened, bound and passed on by whoever started the server; fd://NAME \
+                stands for those that a service manager passed on under that name, and systemd for all \
+                that it passed on, which is the default if there are any.",
     },
     Setting {
         name: "backlog",

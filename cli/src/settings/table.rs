@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::kind::Kind;
-use super::{limits, logging, processes, shutdown, sockets, timeouts};
+use super::{limits, logging, processes, shutdown, sockets, system, timeouts};
 
 /// One setting. Its flag, its variable and its key in the file all follow from its name.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct Setting {
     pub category: Category,
     /// What it may be, how it is read, and where it goes.
     pub kind: Kind,
-    /// The value without file, variables and flags, as it would be written.
+    /// The value without file, variables and flags, as it would be written; empty for none.
     pub default: &'static str,
     /// A variable that platforms set and that counts below `REMUDA_*`.
     pub platform: Option<Platform>,
@@ -68,6 +68,8 @@ pub enum Category {
     Shutdown,
     /// What is written to the log.
     Logging,
+    /// What the processes are to the system that they run on.
+    System,
 }
 
 impl fmt::Display for Category {
@@ -85,6 +87,7 @@ pub fn table() -> impl Iterator<Item = &'static Setting> {
         limits::SETTINGS,
         shutdown::SETTINGS,
         logging::SETTINGS,
+        system::SETTINGS,
     ]
     .into_iter()
     .flatten()

@@ -53,7 +53,7 @@ fn every_setting_is_documented() {
 
 #[test]
 fn a_zero_that_means_something_else_is_explained() {
-    for setting in table() {
+    for setting in table().filter(|setting| !matches!(setting.kind, Kind::Text { .. })) {
         let allows_zero = setting.kind.apply(&["0".into()], &mut Settings::default()).is_ok();
         let explained =
             setting.help.contains("0:") || setting.about.contains(" 0 ") || setting.about.starts_with("0 ");

@@ -11,9 +11,17 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn addresses_are_read_as_they_are_printed() {
-    for text in
-        ["127.0.0.1:8000", "0.0.0.0:0", "[::1]:8000", "[::]:80", "unix:run/app.sock", "unix:/a b", "fd://3"]
-    {
+    for text in [
+        "127.0.0.1:8000",
+        "0.0.0.0:0",
+        "[::1]:8000",
+        "[::]:80",
+        "unix:run/app.sock",
+        "unix:/a b",
+        "fd://3",
+        "fd://web",
+        "systemd",
+    ] {
         assert_eq!(parsed(text), text);
     }
 }
@@ -32,8 +40,9 @@ fn what_is_wrong_with_an_address_is_said() {
     assert_eq!(refused("::1:8000"), "an IPv6 address has brackets: [::1]:8000");
     assert_eq!(refused("unix:"), "the path is missing");
     assert_eq!(refused(&format!("unix:{}", "x".repeat(108))), "the path is 108 bytes long, limit 107");
-    assert_eq!(refused("fd://x"), "that is not the number of a descriptor");
-    assert_eq!(refused("fd://-1"), "that is not the number of a descriptor");
+    for text in ["fd://", "fd://-1", "fd://2147483648", "fd://a:b", "fd://a\nb"] {
+        assert_eq!(refused(text), "that is neither the number nor the name of a descriptor", "{text:?}");
+    }
     // RFC 6761 §6.4: names below "invalid" never resolve.
     assert!(refused("nowhere.invalid:80").starts_with(r#""nowhere.invalid" is unknown: "#));
 }

@@ -12,6 +12,7 @@ struct Start<'a> {
     flags: &'a [&'a str],
     variables: &'a [(&'a str, &'a str)],
     files: &'a [(&'a str, &'a str)],
+    activated: bool,
 }
 
 impl Start<'_> {
@@ -26,6 +27,7 @@ impl Start<'_> {
             directory: directory.path().to_owned(),
             backends: Vec::new(),
             custom_policies: BTreeMap::new(),
+            activated: self.activated,
         };
         read(&command::command("remuda".into(), "1".into(), true, &[]), inputs).unwrap()
     }
@@ -52,6 +54,14 @@ fn pair(value: &str, whence: &str) -> (String, String) {
 }
 
 const FILE: (&str, &str) = ("remuda.toml", "# ours\nworkers = 2\nbind = ['127.0.0.1:1', 'unix:x']\n");
+
+#[test]
+fn listeners_that_were_passed_on_are_the_default() {
+    let passed = Start { activated: true, ..Start::default() };
+    assert_eq!(passed.origin("bind"), pair(r#"["systemd"]"#, "variable LISTEN_FDS"));
+    let told = Start { flags: &["-b", "127.0.0.1:1"], ..passed };
+    assert_eq!(told.origin("bind"), pair(r#"["127.0.0.1:1"]"#, "flag --bind"));
+}
 
 #[test]
 fn nothing_written_is_the_default() {
@@ -137,7 +147,7 @@ fn a_bad_value_names_key_value_source_and_what_is_allowed() {
     assert_eq!(
         port.problems(),
         [
-            r#"bind is "0.0.0.0:http" (variable PORT), port "http" is not from 0 to 65535; allowed: HOST:PORT, [V6]:PORT, unix:PATH, fd://N"#
+            r#"bind is "0.0.0.0:http" (variable PORT), port "http" is not from 0 to 65535; allowed: HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd"#
         ]
     );
 }
@@ -184,6 +194,7 @@ fn all_problems_are_reported_together() {
         flags: &["-k", "gevent"],
         variables: &[("REMUDA_LINGER", "soon"), ("REMUDA_LOG", "a=b")],
         files: &[("remuda.toml", "wrokers = 2\nthreads = 0")],
+        ..Start::default()
     };
     let problems = start.problems();
     assert_eq!(problems.len(), 5, "{problems:#?}");
