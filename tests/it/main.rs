@@ -3,6 +3,7 @@
 use remuda_conformance::conformance;
 
 mod seams;
+mod supervision;
 mod turns;
 
 conformance!(sync => "sync", "blocking", deviations: [

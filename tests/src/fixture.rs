@@ -7,6 +7,7 @@
 //! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
 //! - `GET /spawn?ms=N` awaits a task that sleeps N ms in tokio.
+//! - `GET /environment` gives the worker's environment, a line for each variable.
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
@@ -75,6 +76,7 @@ impl<H: Handler> Handler for Fixture<H> {
                 hang(head.query());
                 Ok(out.send(ResponseHead::new(200), "late\n")?)
             }
+            "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
             _ => self.demo.call(head, body, out),
         }
@@ -103,6 +105,7 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 task.await.expect("a task that sleeps does not fail");
                 Response::new("late\n".into())
             }
+            "/environment" => Response::new(environment().into()),
             "/deaf" => {
                 let echo = request.body_mut().upgrade().map(Body::new).unwrap_or_default();
                 let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
@@ -132,6 +135,10 @@ fn echo(mut socket: impl Read + Write) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
+}
+
+fn environment() -> String {
+    env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
 fn hang(query: Option<&str>) {

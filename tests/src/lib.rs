@@ -202,6 +202,7 @@ macro_rules! scenarios {
                 d18_response_in_flight_outlives_the_arbiter,
                 d18_arbiter_killed_in_a_drain_cuts_nothing,
                 d18_stuck_handlers_end_at_the_deadline_without_their_arbiter,
+                d18_a_stuck_worker_of_another_user_ends_with_its_arbiter,
                 a_port_in_use_is_status_5,
                 a_bad_setting_is_status_2,
                 a_bad_settings_file_is_status_2;

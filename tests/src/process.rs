@@ -4,6 +4,7 @@
 //! all of them hold the pipe that its log is read from, so the end of that pipe is the end of the last of them.
 //! A process is held by a descriptor (pidfd_open(2)), so that a signal never reaches a later owner of its id.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,8 @@ pub struct Harness {
     backend: String,
     application: String,
     fixture: PathBuf,
+    variables: Vec<(String, String)>,
+    starter: Vec<String>,
 }
 
 impl Harness {
@@ -38,7 +41,22 @@ impl Harness {
     /// hold a build from elsewhere to the contract.
     pub fn new(backend: &str, application: &str, fixture: &Path) -> Self {
         let fixture = std::env::var_os("REMUDA_FIXTURE").map_or_else(|| fixture.to_owned(), PathBuf::from);
-        Self { backend: backend.to_owned(), application: application.to_owned(), fixture }
+        let (backend, application) = (backend.to_owned(), application.to_owned());
+        Self { backend, application, fixture, variables: Vec::new(), starter: Vec::new() }
+    }
+
+    /// The same with a variable in the environment of its servers.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same with servers that are started by another program, which is told their command line behind its own.
+    #[must_use]
+    pub fn started_by(mut self, command: &[&str]) -> Self {
+        self.starter = command.iter().map(|&word| word.to_owned()).collect();
+        self
     }
 
     /// The backend, as `-k` names it.
@@ -67,13 +85,20 @@ impl Harness {
     #[track_caller]
     pub fn serve_inherited(&self, listener: &impl AsFd, args: &[&str]) -> Server {
         let fd = listener.as_fd();
-        self.spawn(private_dir(), &format!("fd://{}", fd.as_raw_fd()), args, Some(fd)).ready()
+        self.spawn(private_dir(), &["-b", &format!("fd://{}", fd.as_raw_fd())], args, &[fd]).ready()
+    }
+
+    /// A server that may use `listeners`, which it or who starts it inherits, and is told nothing else about where to
+    /// listen, once it is ready.
+    #[track_caller]
+    pub fn serve_activated(&self, listeners: &[BorrowedFd<'_>], args: &[&str]) -> Server {
+        self.spawn(private_dir(), &[], args, listeners).ready()
     }
 
     /// A server that may not become ready, told to listen at `bind`.
     #[track_caller]
     pub fn launch(&self, bind: &str, args: &[&str]) -> Server {
-        self.spawn(private_dir(), bind, args, None)
+        self.spawn(private_dir(), &["-b", bind], args, &[])
     }
 
     /// A server whose first worker boots and will never be ready.
@@ -82,18 +107,19 @@ impl Harness {
         let dir = private_dir();
         let stall = dir.path().join("stall-boot");
         fs::write(&stall, "").expect("a file can be written");
-        let server = self.spawn(dir, "127.0.0.1:0", args, None);
+        let server = self.spawn(dir, &["-b", "127.0.0.1:0"], args, &[]);
         until(PATIENCE, || (!stall.exists()).then_some(())).expect("a worker boots");
         server
     }
 
     #[track_caller]
-    fn spawn(&self, dir: TempDir, bind: &str, args: &[&str], inherit: Option<BorrowedFd<'_>>) -> Server {
+    fn spawn(&self, dir: TempDir, bind: &[&str], args: &[&str], inherit: &[BorrowedFd<'_>]) -> Server {
         // A worker whose arbiter dies becomes a child of this process, which reaps it.
         set_child_subreaper(Some(getpid())).expect("prctl(2) takes a subreaper");
         let (reader, writer) = io::pipe().expect("a pipe can be made");
-        let mut command = Command::new(&self.fixture);
-        command.args(["-k", &self.backend, "-b", bind]).args(args).current_dir(&dir);
+        let mut words = self.starter.iter().map(OsStr::new).chain([self.fixture.as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the fixture"));
+        command.args(words).args(["-k", &self.backend]).args(bind).args(args).current_dir(&dir);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("REMUDA_") || ["PORT", "WEB_CONCURRENCY"].contains(&&*name) {
@@ -101,6 +127,7 @@ impl Harness {
             }
         }
         command.env("FIXTURE_APPLICATION", &self.application);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command.stdout(writer.try_clone().expect("a pipe can be duplicated")).stderr(writer);
 
@@ -108,11 +135,13 @@ impl Harness {
             // One at a time, so that an inherited listener reaches the one server that it is meant for.
             static SPAWN: Mutex<()> = Mutex::new(());
             let _alone = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
-            let on_exec = |flags| inherit.map(|fd| fcntl_setfd(fd, flags).expect("the listener is open"));
+            let on_exec = |flags| {
+                inherit.iter().for_each(|fd| fcntl_setfd(fd, flags).expect("the listener is open"));
+            };
             on_exec(FdFlags::empty());
             let child = command.spawn();
             on_exec(FdFlags::CLOEXEC);
-            child.unwrap_or_else(|error| panic!("could not start {}: {error}", self.fixture.display()))
+            child.unwrap_or_else(|error| panic!("could not start {command:?}: {error}"))
         };
         let process =
             Process::open(Pid::from_child(&arbiter)).expect("a child that was not waited for exists");
@@ -133,7 +162,7 @@ pub struct Server {
 impl Server {
     /// Waits for the line that says where it listens.
     #[track_caller]
-    fn ready(mut self) -> Self {
+    pub fn ready(mut self) -> Self {
         self.address = self.log.wait(PATIENCE, |text| address_in(text, self.dir.path()));
         assert!(self.address.is_some(), "the server did not become ready");
         self
@@ -314,16 +343,27 @@ impl Process {
 
     /// Waits at most `limit` until SIGSTOP has stopped it; `false` if it has not.
     pub fn wait_frozen(&self, limit: Duration) -> bool {
-        let path = format!("/proc/{}/status", self.id());
-        until(limit, || fs::read_to_string(&path).ok()?.contains("State:\tT").then_some(())).is_some()
+        until(limit, || self.status("State").starts_with('T').then_some(())).is_some()
+    }
+
+    /// What /proc/pid/status says about it (proc(5)) behind `field`; nothing once it is gone.
+    pub fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    }
+
+    /// What ps(1) shows as its command line.
+    pub fn title(&self) -> String {
+        let title = fs::read_to_string(format!("/proc/{}/cmdline", self.id())).unwrap_or_default();
+        title.trim_end_matches('\0').to_owned()
     }
 
     /// The most memory it has had resident at once, in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is there");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("proc(5) gives kB");
+        let peak = self.status("VmHWM");
+        let kilobytes: u64 = peak.trim_end_matches(" kB").parse().expect("proc(5) gives kB");
         kilobytes * 1024
     }
 }

@@ -3,11 +3,8 @@
 use super::*;
 
 fn harness() -> Harness {
-    Harness {
-        backend: "any".into(),
-        application: "none".into(),
-        fixture: Path::new(env!("CARGO_MANIFEST_DIR")).join("src/process/stand-in.sh"),
-    }
+    let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/process/stand-in.sh");
+    Harness { fixture: stand_in, ..Harness::new("any", "none", Path::new("")) }
 }
 
 const READY: &str = "echo 'ready at http://127.0.0.1:9, stop it with INT';";

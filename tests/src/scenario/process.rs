@@ -6,7 +6,7 @@ use std::fs;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 
 use super::{allow_descriptors, get, seconds, took};
 use crate::Harness;
@@ -218,6 +218,20 @@ pub(crate) fn d18_stuck_handlers_end_at_the_deadline_without_their_arbiter(harne
         assert!(server.wait_no_process(PATIENCE), "a process is left");
         took("the last process ended", start, 0.9..3.0);
     }
+}
+
+pub(crate) fn d18_a_stuck_worker_of_another_user_ends_with_its_arbiter(harness: &Harness) {
+    // A loop that hangs sees no end of its control socket; the signal that it asked the kernel for arms its timer. The
+    // kernel forgets such a wish when the user changes.
+    let user: &[&str] = if geteuid().is_root() { &["--user", "nobody"] } else { &[] };
+    let server = harness.serve(&[user, &["--graceful-timeout", "1", "--timeout", "0"]].concat());
+    let worker = server.worker();
+    let mut stuck = server.connect();
+    server.begin(&mut stuck, get("/hang?ms=20000"));
+    let start = Instant::now();
+    server.arbiter().signal(Signal::KILL);
+    assert!(worker.wait_gone(PATIENCE), "the worker outlives its arbiter");
+    took("the worker ended", start, 1.0..4.0);
 }
 
 pub(crate) fn a_port_in_use_is_status_5(harness: &Harness) {

@@ -1,0 +1,319 @@
+//! What is outside the server: its service manager, its container, its user, its files. Backends have no part in that, so
+//! each case is shown with one of them.
+//!
+//! Needs `systemd-socket-activate` (Debian's systemd), and bash, setpriv, unshare and nsenter. What only root may do is
+//! shown to be refused where the tests run as somebody else; a container that may make no namespaces shows nothing of
+//! process 1, and says so.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use remuda_conformance::Harness;
+use remuda_conformance::client::{Address, PATIENCE};
+use remuda_conformance::process::{Process, Server, until};
+use rustix::process::{Signal, geteuid};
+use tempfile::tempdir;
+
+/// Whom everybody may be; Debian's numbers of user and group are the same.
+const NOBODY: &str = "nobody";
+
+fn harness() -> Harness {
+    Harness::new("tokio", "blocking", Path::new(env!("CARGO_BIN_EXE_fixture")))
+}
+
+fn get(server: &Server, path: &str) -> String {
+    let mut client = server.connect();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+    let response = client.response();
+    assert_eq!(response.status, 200, "{path}");
+    String::from_utf8(response.body).unwrap()
+}
+
+fn stop(server: &mut Server) {
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_pidfile_is_there_while_the_server_is() {
+    let mut server = harness().serve(&["--pid", "app.pid"]);
+    let path = server.dir().join("app.pid");
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", server.arbiter().id()));
+    stop(&mut server);
+    assert!(!path.exists(), "it is left behind");
+}
+
+#[test]
+fn a_second_server_on_one_pidfile_is_refused_until_the_first_is_gone() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("app.pid");
+    let args = ["--pid", path.to_str().unwrap()];
+    let first = harness().serve(&args);
+    let mut second = harness().launch("127.0.0.1:0", &args);
+    assert_eq!(second.exit(PATIENCE), 1);
+    let sentence = format!("process {} runs and holds it", first.arbiter().id());
+    assert!(second.log().contains(&sentence), "{}", second.log());
+    get(&first, "/");
+
+    // However long its workers may still take.
+    let mut busy = first.connect();
+    busy.send("GET /sleep?ms=3000 HTTP/1.1\r\nHost: test\r\n\r\n");
+    first.catch_up();
+    first.arbiter().signal(Signal::KILL);
+    assert!(first.arbiter().wait_gone(PATIENCE));
+    assert!(path.exists(), "nobody was there to remove it");
+    let mut third = harness().serve(&args);
+    assert!(!first.wait_no_process(Duration::ZERO), "its worker drains");
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", third.arbiter().id()));
+    stop(&mut third);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left behind");
+}
+
+#[test]
+fn a_second_server_on_one_unix_socket_is_refused_until_the_first_is_gone() {
+    let dir = tempdir().unwrap();
+    let bind = format!("unix:{}", dir.path().join("app.sock").display());
+    let first = harness().launch(&bind, &[]).ready();
+    let mut second = harness().launch(&bind, &[]);
+    assert_eq!(second.exit(PATIENCE), 5);
+    assert!(second.log().contains("another program listens there"), "{}", second.log());
+    get(&first, "/");
+
+    first.arbiter().signal(Signal::KILL);
+    assert!(first.wait_no_process(PATIENCE));
+    let mut third = harness().launch(&bind, &[]).ready();
+    get(&third, "/");
+    stop(&mut third);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left behind");
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_and_belongs_to_the_workers() {
+    let user: &[&str] = if geteuid().is_root() { &["--user", NOBODY] } else { &[] };
+    let mut server = harness().serve_unix(&[user, &["--umask", "027"]].concat());
+    let Address::Unix(path) = server.address() else { panic!("it listens at {:?}", server.address()) };
+    let file = fs::symlink_metadata(path).unwrap();
+    assert_eq!(file.mode() & 0o777, 0o750);
+    let worker = server.worker();
+    assert_eq!(worker.status("Uid").split('\t').next().unwrap(), file.uid().to_string());
+    assert_eq!(worker.status("Gid").split('\t').next().unwrap(), file.gid().to_string());
+    assert_ne!(file.uid(), 0, "root gives it away");
+    get(&server, "/");
+    stop(&mut server);
+}
+
+#[test]
+fn workers_run_as_their_user_with_its_groups_and_no_others() {
+    if !geteuid().is_root() {
+        let mut server = harness().launch("127.0.0.1:0", &["--user", "root"]);
+        assert_eq!(server.exit(PATIENCE), 2);
+        assert!(server.log().contains("only root may name another user"), "{}", server.log());
+        return;
+    }
+    let harness = harness().started_by(&["setpriv", "--groups", "4,20"]);
+    let mut server = harness.serve(&["--user", NOBODY, "-w", "2"]);
+    assert!(server.arbiter().status("Groups").starts_with("4 20"));
+    for worker in server.workers(2) {
+        assert_eq!(worker.status("Uid"), "65534\t65534\t65534\t65534");
+        assert_eq!(worker.status("Gid"), "65534\t65534\t65534\t65534");
+        assert_eq!(worker.status("Groups"), "65534");
+        // CAP_SETUID and all others.
+        assert_eq!(worker.status("CapEff"), "0000000000000000");
+    }
+    assert!(server.arbiter().status("Uid").starts_with("0\t0"), "the arbiter stays who it is");
+    // Whom it may still replace and end.
+    server.workers(2)[0].signal(Signal::KILL);
+    assert!(server.logs("replaced", PATIENCE), "it is not replaced");
+    server.workers(2);
+    stop(&mut server);
+
+    let mut server = harness.serve(&["--user", "3999999999", "--group", "3999999998"]);
+    let worker = server.worker();
+    assert!(worker.status("Uid").starts_with("3999999999\t"));
+    assert!(worker.status("Gid").starts_with("3999999998\t"));
+    assert_eq!(worker.status("Groups"), "3999999998");
+    stop(&mut server);
+}
+
+#[test]
+fn a_user_that_is_not_there_is_status_2() {
+    let mut server = harness().launch("127.0.0.1:0", &["--user", "no one"]);
+    assert_eq!(server.exit(PATIENCE), 2);
+    assert!(
+        server.log().contains("user is \"no one\" (flag --user), and there is no such user"),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
+fn the_server_is_where_it_was_told_to_be() {
+    let dir = tempdir().unwrap();
+    let args =
+        ["--chdir", dir.path().to_str().unwrap(), "--pid", "app.pid", "-e", "COLOUR=blue", "-e", "SIZE=7"];
+    let mut server = harness().serve(&args);
+    assert!(dir.path().join("app.pid").exists());
+    let worker = server.worker();
+    let place = fs::read_link(format!("/proc/{}/cwd", worker.id())).unwrap();
+    assert_eq!(place, dir.path().canonicalize().unwrap());
+    let environment = get(&server, "/environment");
+    assert!(environment.contains("COLOUR=blue\n") && environment.contains("SIZE=7\n"), "{environment}");
+    stop(&mut server);
+}
+
+#[test]
+fn processes_say_what_they_are() {
+    let mut server = harness().serve(&["-w", "2", "--name", "shop"]);
+    assert_eq!(server.arbiter().title(), "remuda: arbiter [shop]");
+    let mut titles: Vec<_> =
+        server.workers(2).iter().map(|worker| titled(worker, "remuda: worker")).collect();
+    titles.sort();
+    assert_eq!(titles, ["remuda: worker 0 [shop]", "remuda: worker 1 [shop]"]);
+    // What was written over is still there for the program itself.
+    assert!(get(&server, "/environment").contains("FIXTURE_APPLICATION=blocking\n"));
+    stop(&mut server);
+
+    let name = "a name that is much longer than the whole command line of this server was ".repeat(20);
+    let mut server = harness().serve(&["--name", &name[..200]]);
+    assert_eq!(server.arbiter().title(), format!("remuda: arbiter [{}]", &name[..200]));
+    assert!(get(&server, "/environment").contains("FIXTURE_APPLICATION=blocking\n"));
+    stop(&mut server);
+}
+
+/// The title of a process that is about to have one.
+fn titled(process: &Process, begins: &str) -> String {
+    until(PATIENCE, || Some(process.title()).filter(|title| title.starts_with(begins)))
+        .expect("it has a title")
+}
+
+#[test]
+fn listeners_that_were_passed_on_are_used_and_left_alone() {
+    let [web, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let fds = [&web, &admin].map(|listener| listener.as_raw_fd());
+    let script = format!("exec 3<&{} 4<&{}; LISTEN_PID=$$ exec \"$@\"", fds[0], fds[1]);
+    let harness = harness()
+        .with_variable("LISTEN_FDS", "2")
+        .with_variable("LISTEN_FDNAMES", "web:admin")
+        .started_by(&["bash", "-c", &script, "bash"]);
+
+    let mut server = harness.serve_activated(&[web.as_fd(), admin.as_fd()], &[]);
+    for listener in [&web, &admin] {
+        let address = listener.local_addr().unwrap();
+        assert!(server.log().contains(&format!("http://{address}")), "{}", server.log());
+    }
+    let environment = get(&server, "/environment");
+    assert!(!environment.contains("LISTEN_"), "{environment}");
+    stop(&mut server);
+    let _not_refused = Address::Inet(web.local_addr().unwrap()).connect(PATIENCE).unwrap();
+
+    let mut server = harness.serve_activated(&[web.as_fd(), admin.as_fd()], &["-b", "fd://admin"]);
+    assert_eq!(server.address(), &Address::Inet(admin.local_addr().unwrap()));
+    assert!(server.log().contains("1 of the listeners that were passed on are not used"), "{}", server.log());
+    stop(&mut server);
+
+    let mut server = harness.launch("fd://shop", &[]);
+    assert_eq!(server.exit(PATIENCE), 5);
+    assert!(server.log().contains("cannot listen on fd://shop"), "{}", server.log());
+}
+
+#[test]
+fn systemd_starts_it_by_a_socket() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("web.sock");
+    let socket = ["-l", path.to_str().unwrap(), "--fdname=web", "-E", "FIXTURE_APPLICATION"];
+    let harness = harness().started_by(&[&["systemd-socket-activate"], &socket[..]].concat());
+    // It starts the server when somebody comes, who waits until there is one.
+    let server = harness.launch("fd://web", &[]);
+    let address = Address::Unix(path.clone());
+    let mut client = until(PATIENCE, || address.connect(PATIENCE).ok()).expect("systemd listens");
+    client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let mut server = server.ready();
+    assert_eq!(client.response().status, 200);
+    stop(&mut server);
+    assert!(path.exists(), "the file is systemd's");
+}
+
+#[test]
+fn a_service_manager_hears_of_start_watchdog_and_stop() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut buffer = [0; 256];
+        manager.recv(&mut buffer).map(|len| String::from_utf8_lossy(&buffer[..len]).into_owned())
+    };
+    let harness = harness()
+        .with_variable("NOTIFY_SOCKET", path.to_str().unwrap())
+        .with_variable("WATCHDOG_USEC", "400000");
+    let mut server = harness.serve(&["-w", "2"]);
+    let ready = format!("READY=1\nMAINPID={}\nSTATUS=2 workers ready", server.arbiter().id());
+    let first = std::iter::repeat_with(|| heard().unwrap()).find(|message| message != "WATCHDOG=1");
+    assert_eq!(first.unwrap(), ready);
+    let start = std::time::Instant::now();
+    for _ in 0..5 {
+        assert_eq!(heard().unwrap(), "WATCHDOG=1");
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(600), "5 messages in {took:?}");
+    let environment = get(&server, "/environment");
+    assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG_"), "{environment}");
+
+    // Who is stuck says nothing.
+    server.arbiter().signal(Signal::STOP);
+    assert!(server.arbiter().wait_frozen(PATIENCE));
+    manager.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+    assert!(
+        std::iter::repeat_with(heard).take(10).any(|message| message.is_err()),
+        "a frozen arbiter is not well"
+    );
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.arbiter().signal(Signal::CONT);
+    assert_eq!(heard().unwrap(), "WATCHDOG=1");
+
+    server.arbiter().signal(Signal::TERM);
+    let last = std::iter::repeat_with(|| heard().unwrap()).find(|message| message != "WATCHDOG=1");
+    assert_eq!(last.unwrap(), "STOPPING=1\nSTATUS=stopping (stop)");
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+#[test]
+fn process_1_of_a_container_reaps_strangers_and_heeds_signals() {
+    let unshare: &[&str] = match geteuid().is_root() {
+        true => &["unshare", "--pid", "--fork", "--mount-proc"],
+        false => &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"],
+    };
+    let trial = Command::new(unshare[0]).args(&unshare[1..]).arg("true").output().expect("unshare is there");
+    if !trial.status.success() {
+        let why = String::from_utf8_lossy(&trial.stderr);
+        #[allow(clippy::print_stderr, reason = "nobody should believe that it was shown")]
+        {
+            eprintln!("not shown, because this system does not permit it: {}", why.trim_end());
+        }
+        return;
+    }
+    let mut server = harness().started_by(unshare).serve(&["--log-level", "debug"]);
+    assert!(server.log().contains("pid 1;"), "{}", server.log());
+    // Those of unshare(1), as seen from here.
+    let arbiter = server.workers(1).remove(0);
+    let inside = |script: &str| {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &arbiter.id().to_string(), "--pid", "--mount"]);
+        if !geteuid().is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        assert!(command.args(["sh", "-c", script]).status().unwrap().success(), "{script}");
+    };
+    inside("sleep 0.1 &");
+    assert!(server.logs("reaped a child that is no worker", PATIENCE), "an orphan is not reaped");
+    assert_eq!(fs::read_dir(server.dir()).unwrap().count(), 0, "it writes no file unasked");
+    get(&server, "/");
+    inside("kill -TERM 1");
+    assert_eq!(server.exit(PATIENCE), 0);
+}
