@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use remuda_core::app::{
-    App, AppError, AsyncHandler, Body, BodyReader, DrainSignal, Handler, Incoming, RequestInfo, Responder,
+    App, AppError, AsyncHandler, Body, BodyReader, DrainSignal, Handler, Incoming, Responder,
 };
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::time::Time;
@@ -200,7 +200,7 @@ impl Handler for Simulated {
 #[async_trait::async_trait(?Send)]
 impl AsyncHandler for Simulated {
     async fn call(&self, request: Request<Incoming>) -> Response<Body> {
-        let info = request.extensions().get::<RequestInfo>().expect("core puts it there");
+        let info = request.body().info();
         self.ground.hold("d14_handlers_know", info.drain.is_set() == self.drain.is_set(), || {
             "two signals of one worker disagree".to_owned()
         });
