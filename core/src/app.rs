@@ -9,6 +9,7 @@ mod counters;
 mod drain;
 mod future;
 mod hands;
+mod observer;
 mod quota;
 
 use std::any::Any;
@@ -25,6 +26,7 @@ pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};
 pub use self::hands::{Busy, Hand, Hands, Serving};
+pub use self::observer::{Answered, Observer};
 pub use self::quota::Quota;
 use crate::conn::Connection;
 use crate::handoff::Peer;
@@ -232,6 +234,8 @@ pub struct Service {
     pub quota: Quota,
     /// Which exchanges are a handler's turn, and where. Default: [`Turns::Blocking`].
     pub turns: Turns,
+    /// Who is told what has become of its requests. Default: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// Which exchanges are carried out in a handler's turn of their own, [`Step::Run`](crate::machine::Step::Run), and where
@@ -258,6 +262,7 @@ impl Service {
             hands: Hands::default(),
             quota: Quota::default(),
             turns: Turns::default(),
+            observer: None,
         }
     }
 
@@ -284,6 +289,12 @@ impl Service {
     #[must_use]
     pub fn noting(self, hands: Hands) -> Self {
         Self { hands, ..self }
+    }
+
+    /// Tells `observer`, if there is one, what has become of its requests.
+    #[must_use]
+    pub fn observed_by(self, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer, ..self }
     }
 
     /// Is meant to serve as many requests as `quota` says.

@@ -19,8 +19,9 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use self::buffer::{OutQueue, ReadBuffer};
+use self::record::Record;
 use self::state::{Fate, Input, Receiving, Sending};
-use crate::app::ConnectionInfo;
+use crate::app::{Answered, ConnectionInfo};
 use crate::config::{DISCARD_MAX, HIGH_WATER, LINGER_MAX, READ_BUFFER};
 use crate::handoff::{HandOff, Origin, Peer};
 use crate::http1::{
@@ -33,6 +34,7 @@ use crate::time::Time;
 
 mod buffer;
 mod deadline;
+mod record;
 mod state;
 
 /// One connection. See the [module](self) for how its methods fit together.
@@ -71,6 +73,8 @@ pub struct Connection {
     encoder: Encoder,
     /// The response under way announces close, or cannot be followed by another, for this reason.
     last: Option<CloseReason>,
+    /// The account of the exchange under way, if somebody asks for it.
+    record: Option<Box<Record>>,
 
     /// When the first byte of the head under way arrived.
     head_since: Option<Time>,
@@ -198,6 +202,7 @@ impl Connection {
             fault: None,
             encoder: Encoder::Swallow,
             last: None,
+            record: None,
             head_since: None,
             idle_since: now,
             body_since: now,
@@ -220,17 +225,10 @@ impl Connection {
         }
     }
 
-    /// The record that lets another worker resume this connection. Only between requests, with nothing queued.
-    ///
-    /// # Errors
-    ///
-    /// The connection itself, when it cannot move.
-    #[allow(clippy::result_large_err, reason = "the caller keeps the connection that could not move")]
-    pub fn into_hand_off(self) -> Result<HandOff, Self> {
-        if !self.is_movable() {
-            return Err(self);
-        }
-        Ok(HandOff {
+    /// The record that lets another worker resume this connection; `None` when it cannot move, which it can only between
+    /// requests and with nothing queued.
+    pub fn hand_off(&self) -> Option<HandOff> {
+        self.is_movable().then(|| HandOff {
             version: HandOff::VERSION,
             listener: self.origin.listener,
             served: self.served,
@@ -242,6 +240,11 @@ impl Connection {
             proxied: self.proxied,
             unread: Bytes::copy_from_slice(self.rx.filled()),
         })
+    }
+
+    /// Keeps an account of each exchange from here on, with or without the head of its response.
+    pub(crate) fn keep_account(&mut self, of_heads: bool) {
+        self.record = Some(Box::new(Record::new(of_heads)));
     }
 
     // Outputs.
@@ -318,6 +321,25 @@ impl Connection {
             Fate::Ended(reason) => Some(Step::Close(reason)),
             _ => None,
         }
+    }
+
+    /// The account of the exchange that `head` began, if one is kept.
+    pub(crate) fn account<'a>(&'a self, head: &'a RequestHead, now: Time) -> Option<Answered<'a>> {
+        let Record { since, status, sent, head: fields, .. } = &**self.record.as_ref()?;
+        Some(Answered {
+            head: head.view(),
+            connection: self.info(),
+            status: *status,
+            sent: *sent,
+            since: *since,
+            took: now - *since,
+            fields,
+        })
+    }
+
+    /// What is known of a request that was refused before the application could see it, if an account is kept.
+    pub(crate) fn take_refused(&mut self) -> Option<Box<RequestHead>> {
+        self.record.as_mut()?.refused.take()
     }
 
     // Commands.
@@ -519,6 +541,7 @@ impl Connection {
             self.queue_head(&head, Framing::Length(TEXT.len() as u64), ConnectionField::Close, cx);
             if !self.request.is_head {
                 self.tx.push(TEXT);
+                self.account_for(TEXT.len());
             }
             self.fate = Fate::Flushing(CloseReason::DeadlineCut);
         }
@@ -527,6 +550,9 @@ impl Connection {
     /// Ends the connection at once: nothing more is sent.
     pub fn end(&mut self, reason: CloseReason) {
         if !matches!(self.fate, Fate::Ended(_)) {
+            if let Some(record) = &mut self.record {
+                record.sent = record.sent.saturating_sub(self.tx.len() as u64);
+            }
             self.tx.clear();
             self.fate = Fate::Ended(reason);
         }
@@ -537,12 +563,19 @@ impl Connection {
         if self.fate != Fate::Open {
             return;
         }
+        if let Some(record) = &mut self.record
+            && self.sending == Sending::Quiet
+        {
+            record.begin(self.head_since.unwrap_or(cx.now));
+            record.refused = Some(Box::new(RequestHead::of_refused(self.rx.filled())));
+        }
         if self.sending != Sending::Body {
             let head = ResponseHead::new(refusal.status()).field("Content-Type", "text/plain");
             let text = format!("{refusal}\n");
             let body = if self.request.is_head && self.sending == Sending::Awaiting { "" } else { &text };
             self.queue_head(&head, Framing::Length(text.len() as u64), ConnectionField::Close, cx);
             self.tx.push(body.as_bytes());
+            self.account_for(body.len());
         }
         self.rx.clear();
         self.fate = Fate::Flushing(match refusal {
@@ -682,10 +715,16 @@ impl Connection {
         self.fault = None;
         self.last = None;
         self.rx.split_storage(len, &mut head.buf);
+        if let Some(record) = &mut self.record {
+            record.begin(cx.now);
+        }
         let over = cx.limits.body > 0 && self.decoder.remaining().is_some_and(|n| n > cx.limits.body);
         if over {
             self.refuse(Refusal::BodyTooLarge, cx);
-            self.recycle(head);
+            match &mut self.record {
+                Some(record) => record.refused = Some(head),
+                None => self.recycle(head),
+            }
             return None;
         }
         Some(Event::Request(head))
@@ -838,6 +877,14 @@ impl Connection {
         if chunked {
             self.tx.push(b"\r\n");
         }
+        self.account_for(len);
+    }
+
+    /// So many bytes of content are queued.
+    fn account_for(&mut self, len: usize) {
+        if let Some(record) = &mut self.record {
+            record.sent += len as u64;
+        }
     }
 
     fn queue_head(
@@ -848,7 +895,14 @@ impl Connection {
         cx: &Cx<'_>,
     ) {
         self.begin_queueing(cx.now);
-        self.tx.push_with(|out| encode_head(out, head, framing, connection, cx.date));
+        let Self { tx, record, .. } = self;
+        tx.push_with(|out| {
+            let start = out.len();
+            encode_head(out, head, framing, connection, cx.date);
+            if let Some(record) = record {
+                record.respond(head.status(), &out[start..]);
+            }
+        });
     }
 
     /// The write deadline counts from when there was something to write.

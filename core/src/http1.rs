@@ -12,6 +12,8 @@ mod target;
 
 pub(crate) use self::chunked::{ChunkHeader, LAST_CHUNK};
 pub use self::date::HttpDate;
+#[cfg(feature = "worker")]
+pub(crate) use self::encode::push_decimal;
 pub use self::encode::{BodyLen, FieldError, ResponseHead};
 pub(crate) use self::encode::{ConnectionField, Framing, encode_head, frame};
 pub use self::framing::{BodyError, Refusal};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
 
-use crate::app::{self, Inline, Kind, Service, Serving, Turn, Turns, answer};
+use crate::app::{self, Inline, Kind, Observer, Service, Serving, Turn, Turns, answer};
 use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event};
 use crate::handoff::HandOff;
@@ -29,6 +29,8 @@ pub struct Session {
     stays: bool,
     /// Responses that the counters know of.
     counted: u32,
+    /// When it last took a step.
+    now: Time,
     storage: app::Storage,
 }
 
@@ -50,9 +52,13 @@ enum Exchange {
 
 impl Session {
     /// A session on `connection` that `service` answers.
-    pub fn new(connection: Connection, service: Arc<Service>) -> Self {
+    pub fn new(mut connection: Connection, service: Arc<Service>) -> Self {
+        if let Some(observer) = &service.observer {
+            connection.keep_account(observer.wants_fields());
+        }
         Self {
             counted: connection.served(),
+            now: Time::ZERO,
             connection,
             service,
             exchange: Exchange::None,
@@ -79,6 +85,7 @@ impl Session {
     /// while [`is_in_turn`](Self::is_in_turn), and noted as busy until the guard is dropped.
     pub fn begin_turn(&mut self, cx: &Cx<'_>) -> Option<Serving> {
         let Exchange::Waiting(head) = mem::take(&mut self.exchange) else { return None };
+        self.now = cx.now;
         let busy = self.service.in_turn(head.summary(), cx.now);
         self.begin_future(head, cx);
         busy
@@ -95,15 +102,10 @@ impl Session {
     ///
     /// The session itself, when it cannot move; the fallback policy decides about it from then on.
     #[allow(clippy::result_large_err, reason = "the caller keeps the session that could not move")]
-    pub fn into_hand_off(self) -> Result<HandOff, Self> {
-        let Self { connection, service, exchange, counted, storage, .. } = self;
-        connection.into_hand_off().map_err(|connection| Self {
-            connection,
-            service,
-            exchange,
-            stays: true,
-            counted,
-            storage,
+    pub fn into_hand_off(mut self) -> Result<HandOff, Self> {
+        self.connection.hand_off().ok_or_else(|| {
+            self.stays = true;
+            self
         })
     }
 
@@ -114,30 +116,37 @@ impl Session {
 
     /// Ends the session at once, because the transport did.
     pub fn end(&mut self, reason: CloseReason) {
-        self.exchange = Exchange::None;
+        let refused = self.connection.take_refused();
+        let head = mem::take(&mut self.exchange).into_head().or(refused);
         self.connection.end(reason);
+        if let Some(head) = head {
+            self.conclude(head);
+        }
     }
 
+    #[inline]
     fn answer(&mut self, head: Box<RequestHead>, turn: &mut dyn Turn) {
         if let Kind::Blocking(handler) = &self.service.app.kind {
-            answer(&**handler, &head, &mut self.connection, turn, &self.service);
+            self.now = answer(&**handler, &head, &mut self.connection, turn, &self.service);
         }
-        self.connection.recycle(head);
-        self.count();
+        self.conclude(head);
     }
 
     fn poll(&mut self, mut exchange: SendWrapper<app::Exchange>, head: Box<RequestHead>, cx: &Cx<'_>) {
         let _busy = self.polls(&head, cx);
         if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
-            self.connection.recycle(head);
-            self.count();
+            self.conclude(head);
         } else {
             self.exchange = Exchange::Polling(exchange, head);
         }
     }
 
-    /// Counts an exchange that is over.
-    fn count(&mut self) {
+    /// The exchange that `head` began is over: whoever asks for that is told, and a complete one is counted.
+    fn conclude(&mut self, head: Box<RequestHead>) {
+        if let Some(observer) = &self.service.observer {
+            tell(&**observer, &self.connection, &head, self.now);
+        }
+        self.connection.recycle(head);
         if self.connection.served() != self.counted {
             self.counted = self.connection.served();
             self.service.counters.finished.increment();
@@ -165,13 +174,12 @@ impl Session {
         let mut exchange = match begun {
             Ok(exchange) => exchange,
             Err(refusal) => {
-                self.connection.recycle(head);
-                return self.connection.refuse(refusal, cx);
+                self.connection.refuse(refusal, cx);
+                return self.conclude(head);
             }
         };
         if exchange.poll(&mut self.connection, &self.service, &mut self.storage, cx) {
-            self.connection.recycle(head);
-            self.count();
+            self.conclude(head);
         } else {
             self.exchange = Exchange::Polling(SendWrapper::new(exchange), head);
         }
@@ -180,7 +188,7 @@ impl Session {
     /// Tells the client of an async handler that it will not be run any more (D10).
     fn give_up(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         self.connection.give_up(cx);
-        self.connection.recycle(head);
+        self.conclude(head);
     }
 
     /// Notes that a future is polled; within a turn that is known already.
@@ -206,6 +214,14 @@ impl Session {
         }
     }
 
+    /// Takes `step` towards the end. A request that was refused led there: with its answer sent, it is over as well.
+    fn end_with(&mut self, step: Step) -> Step {
+        if let Some(head) = self.connection.take_refused() {
+            self.conclude(head);
+        }
+        step
+    }
+
     /// What to wait for, or what has become of the connection while there was nothing else to do.
     fn wait(&mut self, cx: &Cx<'_>) -> Step {
         if !self.stays
@@ -218,17 +234,36 @@ impl Session {
         }
         let deadline = self.connection.handle_time(cx);
         match self.connection.ending(cx) {
-            Some(step) => step,
+            Some(step) => self.end_with(step),
             None => Step::Wait { interest: self.connection.interest(), deadline },
+        }
+    }
+}
+
+/// What no step has come for any more is over with the transport.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end(CloseReason::TransportFailed);
+    }
+}
+
+impl Exchange {
+    fn into_head(self) -> Option<Box<RequestHead>> {
+        match self {
+            Self::None => None,
+            Self::Collecting(head) | Self::Gathering(head) | Self::Waiting(head) | Self::Polling(_, head) => {
+                Some(head)
+            }
         }
     }
 }
 
 impl Machine for Session {
     fn step(&mut self, cx: &Cx<'_>) -> Step {
+        self.now = cx.now;
         for _ in 0..STEP_BUDGET {
             if let Some(step) = self.connection.ending(cx) {
-                return step;
+                return self.end_with(step);
             }
             match mem::take(&mut self.exchange) {
                 Exchange::None => match self.connection.poll_event(cx) {
@@ -253,8 +288,7 @@ impl Machine for Session {
                 // What has not begun its response by the drain's deadline is told 503, what has is cut (D10).
                 Exchange::Polling(exchange, head) if is_over(cx) => {
                     drop(exchange);
-                    self.connection.give_up(cx);
-                    self.connection.recycle(head);
+                    self.give_up(head, cx);
                 }
                 Exchange::Polling(exchange, head) => {
                     self.connection.handle_time(cx);
@@ -297,6 +331,14 @@ impl Wire for Session {
 
     fn handle_written(&mut self, n: usize, now: Time) {
         self.connection.handle_written(n, now);
+    }
+}
+
+/// Apart, because most servers tell nobody.
+#[cold]
+fn tell(observer: &dyn Observer, connection: &Connection, head: &RequestHead, now: Time) {
+    if let Some(answered) = connection.account(head, now) {
+        observer.answered(&answered);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::conn::{BodyRead, Connection, RespondError};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
 use crate::shutdown::ConnState;
+use crate::time::Time;
 
 /// How the thread that runs a blocking handler moves bytes and waits.
 pub trait Turn {
@@ -139,14 +140,15 @@ impl Write for Upgraded<'_> {
     }
 }
 
-/// Lets a handler answer the request that `head` began, and ends the exchange whatever the handler did.
+/// Lets a handler answer the request that `head` began, and ends the exchange whatever the handler did. Gives the time of
+/// that.
 pub(crate) fn answer(
     handler: &dyn Handler,
     head: &RequestHead,
     connection: &mut Connection,
     turn: &mut dyn Turn,
     service: &Service,
-) {
+) -> Time {
     let exchange = RefCell::new(Exchange { connection, turn, service, told: false });
     let result = catch_unwind(AssertUnwindSafe(|| {
         handler.call(&head.view(), BodyReader { exchange: &exchange }, Responder { exchange: &exchange })
@@ -177,6 +179,7 @@ pub(crate) fn answer(
         }
         Err(panic) => service.panicked(connection, &*panic, &cx),
     }
+    cx.now
 }
 
 /// What handles do, behind one cell, whatever the lifetimes inside.

@@ -281,7 +281,9 @@ pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: V
     }
 }
 
-fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
+/// Appends a number.
+#[inline]
+pub(crate) fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
     let mut text = [0; 20];
     let mut start = text.len();
     loop {

@@ -84,6 +84,8 @@ pub struct RequestHead {
     pub(crate) offers_upgrade: bool,
     /// Whether it is a HEAD request.
     pub(crate) is_head: bool,
+    /// Whether the bytes are those of its first line and no others, because it was refused.
+    is_refused: bool,
 }
 
 impl Default for RequestHead {
@@ -101,6 +103,7 @@ impl Default for RequestHead {
             expects_continue: false,
             offers_upgrade: false,
             is_head: false,
+            is_refused: false,
         }
     }
 }
@@ -109,6 +112,22 @@ impl RequestHead {
     /// What user code sees of it.
     pub fn view(&self) -> Head<'_> {
         Head { head: self }
+    }
+
+    /// What there is of a head that was refused: its first line, as far as it has arrived, and the parts of that which can
+    /// be told apart.
+    pub(crate) fn of_refused(bytes: &[u8]) -> Self {
+        let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
+        let line = bytes[start..].split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let buf = line[..line.len().min(REFUSED_LINE)].to_vec();
+        let mut request = httparse::Request::new(&mut []);
+        // Whatever that says: what comes before the fault has been understood.
+        let _ = request.parse(&buf);
+        let span = |part: Option<&str>| part.map(|part| Span::of(part.as_bytes(), &buf)).unwrap_or_default();
+        let (method, target) = (span(request.method), span(request.path));
+        let (path, query) = request.path.map(path_and_query).unzip();
+        let (path, query) = (span(path), query.flatten().map(|query| span(Some(query))));
+        Self { buf, method, target, path, query, is_refused: true, ..Self::default() }
     }
 
     pub(crate) fn version(&self) -> Version {
@@ -172,6 +191,16 @@ impl<'a> Head<'a> {
         self.head.str(self.head.target)
     }
 
+    /// The request line, as it was sent, without its end (RFC 9112 §3). Of a request that was refused it may be a part,
+    /// or no such line at all.
+    pub fn request_line(&self) -> &'a [u8] {
+        let RequestHead { buf, method, target, is_refused, .. } = self.head;
+        match is_refused {
+            true => buf,
+            false => &buf[method.range().start..target.range().end + VERSION.len()],
+        }
+    }
+
     /// The target's path: what stands before the first `?`, without scheme and authority if it had them.
     ///
     /// It begins with `/`, but for `OPTIONS *` and for CONNECT, whose target is a host and a port.
@@ -200,7 +229,9 @@ impl<'a> Head<'a> {
 
     /// The value of the first field called `name`, in any case of letters.
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
-        self.fields().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let RequestHead { buf, fields, .. } = self.head;
+        let named = |(n, _): &&(Span, Span)| buf[n.range()].eq_ignore_ascii_case(name.as_bytes());
+        fields.iter().find(named).map(|(_, value)| &buf[value.range()])
     }
 
     /// All fields, in the order they were sent.
@@ -234,6 +265,9 @@ impl<'a> Iterator for Fields<'a> {
 
 /// How many fields are parsed without an allocation.
 const FIELDS_ON_STACK: usize = 128;
+
+/// Bytes that are kept of the first line of a head that was refused.
+const REFUSED_LINE: usize = 8 * 1024;
 
 /// What stands behind a target, on the same line.
 const VERSION: &str = " HTTP/1.1";

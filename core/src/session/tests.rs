@@ -15,6 +15,7 @@ mod ends;
 mod futures;
 mod hand_off;
 mod handlers;
+mod observer;
 mod policies;
 mod quota;
 mod splits;

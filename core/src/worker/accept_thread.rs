@@ -211,9 +211,9 @@ impl Thread {
     fn pass_on(&mut self) {
         let Some((outbox, accepted)) = self.outbox.as_ref().zip(self.desk.take_back()) else { return };
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        let sent = match Connection::new(origin, sys::now()).into_hand_off() {
-            Ok(record) => outbox.send(accepted.socket.as_fd(), &record).map_err(|error| error.to_string()),
-            Err(_) => Err("it cannot be handed off".to_owned()),
+        let sent = match Connection::new(origin, sys::now()).hand_off() {
+            Some(record) => outbox.send(accepted.socket.as_fd(), &record).map_err(|error| error.to_string()),
+            None => Err("it cannot be handed off".to_owned()),
         };
         match sent {
             Ok(()) => {
