@@ -28,6 +28,8 @@ pub enum Order {
     },
     /// The last connection of the backlog has been passed on (D4); what the inbox holds now is all there is.
     BacklogEnd,
+    /// The files of the logs may have been moved away: go on in new ones.
+    ReopenLogs,
 }
 
 /// What a worker tells the arbiter.
@@ -90,6 +92,7 @@ pub enum DecodeError {
 
 const DRAIN: u8 = 1;
 const BACKLOG_END: u8 = 2;
+const REOPEN_LOGS: u8 = 3;
 const READY: u8 = 1;
 const BOOT_FAILED: u8 = 2;
 const RECYCLE: u8 = 3;
@@ -112,6 +115,7 @@ impl Order {
                 out
             }
             Self::BacklogEnd => vec![VERSION, BACKLOG_END],
+            Self::ReopenLogs => vec![VERSION, REOPEN_LOGS],
         }
     }
 
@@ -125,7 +129,8 @@ impl Order {
         match split(bytes)? {
             (DRAIN, body) => drain(body).ok_or(malformed),
             (BACKLOG_END, []) => Ok(Self::BacklogEnd),
-            (BACKLOG_END, _) => Err(malformed),
+            (REOPEN_LOGS, []) => Ok(Self::ReopenLogs),
+            (BACKLOG_END | REOPEN_LOGS, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }

@@ -20,23 +20,26 @@ use std::time::Duration;
 
 pub use self::accept_thread::AcceptThread;
 pub use self::acceptor::{AcceptError, Accepted, Acceptor};
+pub use self::access_log::{AccessLog, Format, FormatError};
 pub use self::clock::Clock;
 pub use self::control::Control;
 pub use self::crew::Crew;
 pub use self::draws::Draws;
 pub use self::handoff::{Adopted, Inbox, Outbox};
+pub use self::log_file::{LogFile, Logs, WorkerLogs};
 pub use self::scoreboard::{Entry, Scoreboard, Seat};
 pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared};
 pub use self::watch::Watch;
-use crate::app::{AppError, AppFactory, Boot, DrainSignal, Quota, Service};
+use crate::app::{AppError, AppFactory, Boot, DrainSignal, Observer, Quota, Service};
 use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, Reason, ShutdownPolicy};
 
 mod accept_thread;
 mod acceptor;
+mod access_log;
 pub mod alarm;
 mod clock;
 mod control;
@@ -48,6 +51,7 @@ pub mod future_turn;
 pub mod handoff;
 pub mod intake;
 pub mod leave;
+mod log_file;
 pub mod poll_loop;
 mod scoreboard;
 mod socket;
@@ -151,6 +155,8 @@ pub struct WorkerCx {
     pub config: WorkerConfig,
     /// Who decides during a drain.
     pub policies: Policies,
+    /// Where it notes requests. Default: nowhere.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 impl WorkerCx {
@@ -168,7 +174,18 @@ impl WorkerCx {
         control.set_seat(seat);
         seat.sit(generation);
         let inbox = Inbox::none(control.watch().clone());
-        Self { slot, generation, listeners, control, inbox, outbox: None, seat, config, policies }
+        Self {
+            slot,
+            generation,
+            listeners,
+            control,
+            inbox,
+            outbox: None,
+            seat,
+            config,
+            policies,
+            access_log: None,
+        }
     }
 
     /// The same worker with both ends of the hand-off queue: it also takes over what arrives there.
@@ -176,6 +193,13 @@ impl WorkerCx {
     pub fn with_queue(self, outbox: Outbox, inbox: OwnedFd) -> Self {
         let inbox = Inbox::new(inbox, self.control.watch().clone());
         Self { inbox, outbox: Some(outbox), ..self }
+    }
+
+    /// The same worker with logs to write and to reopen.
+    #[must_use]
+    pub fn with_logs(self, logs: &WorkerLogs) -> Self {
+        self.control.set_logs(logs.clone());
+        Self { access_log: logs.access().cloned(), ..self }
     }
 
     /// Builds the application for `backend`, whose loop waits for it.
@@ -198,8 +222,9 @@ impl WorkerCx {
                 let reporter = self.control.reporter();
                 let spent = move || reporter.report_recycle(Reason::RecycleRequests);
                 let quota = Quota::new(self.config.quota(Draws::new().draw()), spent);
+                let observer = self.access_log.clone().map(|log| log as Arc<dyn Observer>);
                 let service = Service::new(app, drain, counters).noting(self.seat.hands());
-                Ok(Arc::new(service.limited_to(quota)))
+                Ok(Arc::new(service.limited_to(quota).observed_by(observer)))
             }
             Err(error) => {
                 let message = format!("the application failed to load: {error}");

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::log_file::WorkerLogs;
 use super::scoreboard::Seat;
 use super::sys::{self, QUICK_STOP};
 use super::watch::Watch;
@@ -37,7 +38,12 @@ impl Control {
         let signals = sys::install_signals()?;
         let watch = Arc::new(Watch::new()?);
         sys::unblock_signals()?;
-        let heard = Heard { graceful_timeout: Duration::from_secs(30), seat: None, orphaned: false };
+        let heard = Heard {
+            graceful_timeout: Duration::from_secs(30),
+            seat: None,
+            logs: WorkerLogs::default(),
+            orphaned: false,
+        };
         let ear = Ear {
             orders: Arc::new(orders),
             signals,
@@ -50,6 +56,11 @@ impl Control {
     /// Notes the worker's phases in `seat`.
     pub(super) fn set_seat(&self, seat: Seat) {
         self.ear.heard().seat = Some(seat);
+    }
+
+    /// Reopens `logs` when told to.
+    pub(super) fn set_logs(&self, logs: WorkerLogs) {
+        self.ear.heard().logs = logs;
     }
 
     /// How long a drain may take that no order gives a deadline. Default 30 s.
@@ -160,6 +171,7 @@ struct Heard {
     graceful_timeout: Duration,
     /// Where phases are noted, once the worker has a seat.
     seat: Option<Seat>,
+    logs: WorkerLogs,
     /// The arbiter has gone (D18).
     orphaned: bool,
 }
@@ -187,6 +199,10 @@ impl Ear {
                 Order::BacklogEnd => {
                     watch.backlog_ends();
                     true
+                }
+                Order::ReopenLogs => {
+                    heard.logs.reopen();
+                    false
                 }
             };
         }
@@ -256,8 +272,9 @@ impl Heard {
         let (reason, grace) = match signal {
             Signal::SIGTERM => (Reason::Stop, self.graceful_timeout),
             Signal::SIGINT => (Reason::QuickStop, self.graceful_timeout.min(QUICK_STOP)),
-            other => {
-                tracing::info!("{other} is not supported yet, ignored");
+            // USR1, the one other signal that is heard here.
+            _ => {
+                self.logs.reopen();
                 return false;
             }
         };

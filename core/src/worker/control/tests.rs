@@ -15,7 +15,8 @@ fn control() -> (Control, OwnedFd) {
     let (signals, _) = pair();
     let seat = Scoreboard::map(1, 1, 1).unwrap().seat(0).unwrap();
     seat.sit(1);
-    let heard = Heard { graceful_timeout: GRACE, seat: Some(seat), orphaned: false };
+    let heard =
+        Heard { graceful_timeout: GRACE, seat: Some(seat), logs: WorkerLogs::default(), orphaned: false };
     let (heard, changed) = (Mutex::new(heard), AtomicBool::new(false));
     let ear = Arc::new(Ear { orders: Arc::new(orders), signals, heard, changed });
     (Control { ear, watch: Arc::new(Watch::new().unwrap()) }, arbiter)
