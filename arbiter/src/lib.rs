@@ -16,8 +16,8 @@
 //!
 //! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
 //! program and those of job control. TERM stops gracefully, after the lame duck's time if there is one, which another signal
-//! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less. HUP, USR1, USR2 and WINCH are logged and
-//! ignored. SIGCHLD and the signal mask are put back before `run` returns.
+//! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less; USR1 reopens the logs, here and in all workers. HUP, USR2 and WINCH
+//! are logged and ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod activation;
 mod backlog;
@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use remuda_core::app::AppFactory;
 use remuda_core::shutdown::Reason;
-use remuda_core::worker::{Policies, Worker, WorkerConfig};
+use remuda_core::worker::{Logs, Policies, Worker, WorkerConfig};
 
 pub use self::activation::is_socket_activated;
 pub use self::listener::BindError;
@@ -109,6 +109,8 @@ pub struct ArbiterConfig {
     pub policies: Policies,
     /// What the processes are to their system.
     pub process: ProcessConfig,
+    /// The logs that arbiter and workers write, and open anew when USR1 says so. Default: none.
+    pub logs: Logs,
 }
 
 impl Default for ArbiterConfig {
@@ -123,6 +125,7 @@ impl Default for ArbiterConfig {
             recycle_concurrency: 1,
             policies: Policies::default(),
             process: ProcessConfig::default(),
+            logs: Logs::default(),
         }
     }
 }

@@ -114,6 +114,8 @@ pub(crate) enum Action {
     SaveBacklog,
     /// Give up what is left of the backlog, also what was passed on and not taken; answer likewise.
     DropBacklog,
+    /// Go on in new files of the logs.
+    ReopenLogs,
     /// Say that the server is ready, with so many workers.
     AnnounceReady { workers: usize },
     /// Tell people.
@@ -261,10 +263,18 @@ impl Plan {
             }
             Signal::Ttin => self.grow(now, todo),
             Signal::Ttou => self.shrink(now, todo),
-            Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Winch => {
+            Signal::Usr1 => self.reopen_logs(todo),
+            Signal::Hup | Signal::Usr2 | Signal::Winch => {
                 todo.push(Action::Log(Notice::Unsupported { signal }));
             }
         }
+    }
+
+    /// Here first, so that who is forked from now on finds the new files open.
+    fn reopen_logs(&self, todo: &mut Vec<Action>) {
+        todo.push(Action::ReopenLogs);
+        let pids = self.members.iter().filter_map(Member::pid);
+        todo.extend(pids.map(|pid| Action::Send { pid, order: Order::ReopenLogs }));
     }
 
     /// All workers that are asked for are ready, for the first time: perhaps because one that was not is leaving.

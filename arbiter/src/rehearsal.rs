@@ -116,7 +116,7 @@ fn perform(action: Action, stage: &mut dyn Stage) -> Option<Event> {
         Action::SaveBacklog => stage.save_backlog(),
         Action::AnnounceReady { .. } => stage.ready(),
         Action::Finish(outcome) => stage.finish(outcome),
-        Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {} // for people
+        Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) | Action::ReopenLogs => {} // for people
     }
     None
 }

@@ -260,6 +260,7 @@ impl Run {
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
+                Action::ReopenLogs => self.config.logs.reopen(),
                 Action::AnnounceReady { workers } => self.announce_ready(workers),
                 Action::Log(notice) => {
                     notice.log();
@@ -335,9 +336,17 @@ impl Run {
                     return Exit::BootFailed;
                 }
             };
-            let ArbiterConfig { worker: settings, policies, .. } = config;
-            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, seat, settings, policies);
-            worker.run(cx.with_queue(outbox, inbox), app)
+            let ArbiterConfig { worker: settings, policies, logs, .. } = config;
+            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, seat, settings, policies)
+                .with_queue(outbox, inbox);
+            match logs.start() {
+                Ok(logs) => {
+                    let exit = worker.run(cx.with_logs(&logs), app);
+                    logs.flush();
+                    exit
+                }
+                Err(error) => cx.cannot_start(&error),
+            }
         }));
         let exit = *life.as_ref().unwrap_or_else(|_| {
             error!(slot, "worker panicked; this is a bug");

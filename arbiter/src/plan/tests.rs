@@ -471,7 +471,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
 #[test]
 fn signals_that_are_not_built_are_logged_and_change_nothing() {
     for (phase, reach) in PHASES {
-        for signal in &[Signal::Hup, Signal::Usr1, Signal::Usr2, Signal::Winch] {
+        for signal in &[Signal::Hup, Signal::Usr2, Signal::Winch] {
             let mut world = reach();
             world.outcome = None;
             let deadline = world.plan.deadline();
@@ -479,6 +479,19 @@ fn signals_that_are_not_built_are_logged_and_change_nothing() {
             assert_eq!(world.signal(*signal), [Action::Log(notice)], "{signal} in {phase}");
             assert_eq!(world.plan.deadline(), deadline);
         }
+    }
+}
+
+#[test]
+fn usr1_reopens_the_logs_here_and_then_in_every_worker() {
+    for (phase, reach) in PHASES {
+        let mut world = reach();
+        world.outcome = None;
+        let (deadline, pids) = (world.plan.deadline(), world.pids());
+        let orders = pids.iter().map(|raw| Action::Send { pid: pid(*raw), order: Order::ReopenLogs });
+        let expected: Vec<_> = [Action::ReopenLogs].into_iter().chain(orders).collect();
+        assert_eq!(world.signal(Signal::Usr1), expected, "{phase}");
+        assert_eq!(world.plan.deadline(), deadline);
     }
 }
 

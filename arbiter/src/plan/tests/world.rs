@@ -194,6 +194,7 @@ impl World {
                         assert!(!self.passing, "the backlog ends when it has been passed on");
                         assert!(self.told_end.insert(pid), "the backlog ends once");
                     }
+                    Order::ReopenLogs => {}
                     other => panic!("unexpected order {other:?}"),
                 }
             }
@@ -231,6 +232,7 @@ impl World {
                 self.passing = false;
                 return Some(Event::BacklogOver { lost: if self.stuck { 3 } else { 0 } });
             }
+            Action::ReopenLogs => {}
             Action::AnnounceReady { workers } => {
                 assert_eq!(*workers, self.target);
                 assert!(!std::mem::replace(&mut self.announced, true), "announced once");
