@@ -43,7 +43,7 @@ pub use remuda_core::shutdown::{
 };
 pub use remuda_core::time::Time;
 pub use remuda_core::worker::alarm::{Sleep, sleep};
-pub use remuda_core::worker::{Policies, Worker, WorkerConfig};
+pub use remuda_core::worker::{Format, LogFile, Logs, Policies, Worker, WorkerConfig};
 
 pub use self::into_app::{Async, Blocking, IntoApp, Itself, Tower};
 pub use self::server::Server;

@@ -172,7 +172,7 @@ impl Server {
         if let Some(settings) = self.settings {
             let app =
                 self.application.choose(None).map_err(|error| reject("remuda", vec![refused(&error)]))?;
-            return Ok(Ready { settings, app });
+            return Ok(Ready { program: "remuda".to_owned(), settings, app });
         }
         let arguments = self.arguments.unwrap_or_else(|| env::args_os().collect());
         let program = name(&arguments);
@@ -188,7 +188,7 @@ impl Server {
         let Invocation { action, app, settings, origins, mut problems } = invocation;
         let app = self.application.choose(app.as_deref()).map_err(|error| problems.push(refused(&error)));
         match (app, action) {
-            (Ok(app), Action::Serve) if problems.is_empty() => Ok(Ready { settings, app }),
+            (Ok(app), Action::Serve) if problems.is_empty() => Ok(Ready { program, settings, app }),
             (Ok(_), Action::Check) if problems.is_empty() => Err(0),
             (Ok(_), Action::Print) if problems.is_empty() => {
                 let _ = io::stdout().write_all(settings::printed(&origins).as_bytes());
@@ -216,18 +216,25 @@ impl Application {
 
 /// All that an arbiter needs.
 struct Ready {
+    /// Its name.
+    program: String,
     settings: Settings,
     app: AppFactory,
 }
 
 impl Ready {
     fn serve(self) -> ExitCode {
-        crate::log::start(&self.settings);
+        let logs = match crate::log::start(&self.settings) {
+            Ok(logs) => logs,
+            Err(cause) => return ExitCode::from(reject(&self.program, vec![cause.into()])),
+        };
         let Some(backend) = self.settings.backend else {
             tracing::error!("no backend was chosen, and the default one is not built in");
             return ExitCode::from(BAD_SETTINGS);
         };
-        let outcome = Arbiter::new(self.settings.arbiter, backend, self.app).run();
+        let mut config = self.settings.arbiter;
+        config.logs = logs;
+        let outcome = Arbiter::new(config, backend, self.app).run();
         if outcome.status() != 0 {
             tracing::error!("{outcome}");
         }

@@ -8,11 +8,12 @@
 //! with all others, and nothing is started.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use remuda_arbiter::ArbiterConfig;
 use remuda_core::shutdown::ShutdownPolicy;
-use remuda_core::worker::Worker;
+use remuda_core::worker::{Format, Worker};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -60,6 +61,12 @@ pub struct Settings {
     pub log_filter: Option<Targets>,
     /// How they are written. Default [`LogFormat::Text`].
     pub log_format: LogFormat,
+    /// Where they are written. Default: standard error.
+    pub error_log: LogTarget,
+    /// Where each request is noted. Default: nowhere.
+    pub access_log: Option<LogTarget>,
+    /// How. Default [`Format::DEFAULT`].
+    pub access_format: Arc<Format>,
 }
 
 impl Default for Settings {
@@ -72,6 +79,9 @@ impl Default for Settings {
             log_level: Level::INFO,
             log_filter: None,
             log_format: LogFormat::Text,
+            error_log: LogTarget::Stream,
+            access_log: None,
+            access_format: Arc::new(Format::default()),
         };
         for setting in table() {
             // The one default that may be refused is a backend that is not built in, and it stays `None`.
@@ -79,6 +89,16 @@ impl Default for Settings {
         }
         settings
     }
+}
+
+/// Where a log is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a log is a file or a stream")]
+pub enum LogTarget {
+    /// Standard error; for the access log, standard output.
+    Stream,
+    /// The file at a path, or a FIFO.
+    File(PathBuf),
 }
 
 /// How a log line is written.

@@ -106,6 +106,16 @@ pub enum Cause {
         /// What the parser says.
         why: String,
     },
+    /// A log cannot be opened.
+    #[error("{key} is {path:?}, which cannot be opened: {why}; allowed: a file that can be appended to")]
+    Log {
+        /// The setting.
+        key: String,
+        /// What was written.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
     /// The application that was asked for cannot be served.
     #[error("{0}")]
     App(String),

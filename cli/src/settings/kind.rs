@@ -3,6 +3,7 @@
 //! A kind holds the function that stores its value, so that a setting cannot be read as one type and stored as
 //! another.
 
+use std::env;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use std::time::Duration;
 use remuda_arbiter::Bind;
 use remuda_core::config::Jitter;
 use remuda_core::shutdown::ShutdownPolicy;
+use remuda_core::worker::Format;
 use serde::Serialize;
 
-use super::{Settings, bind, policy, system};
+use super::{LogTarget, Settings, bind, policy, system};
 
 /// What a setting may be.
 #[derive(Debug)]
@@ -75,6 +77,18 @@ pub enum Kind {
     Variables {
         /// Stores them: name and value of each.
         set: fn(&mut Settings, Vec<(String, String)>),
+    },
+    /// A log: a path, `-` for the stream that is usual for it, and for some `off`.
+    Log {
+        /// Whether there may be none.
+        may_be_off: bool,
+        /// Stores it.
+        set: fn(&mut Settings, Option<LogTarget>),
+    },
+    /// How the access log is written.
+    AccessFormat {
+        /// Stores it.
+        set: fn(&mut Settings, Format),
     },
     /// Addresses to listen on; a list.
     Addresses {
@@ -179,6 +193,23 @@ impl Kind {
                 set(settings, variables);
                 Ok(quoted(&texts))
             }
+            Self::Log { may_be_off, set } => {
+                let text = one(written)?;
+                let target = match text {
+                    "" => return Err(Refusal(None)),
+                    "off" if *may_be_off => None,
+                    "-" => Some(LogTarget::Stream),
+                    path => Some(LogTarget::File(path.into())),
+                };
+                set(settings, target);
+                Ok(quoted(&text))
+            }
+            Self::AccessFormat { set } => {
+                let text = one(written)?;
+                let format = Format::parse(text, |name| env::var(name).ok());
+                set(settings, format.map_err(|error| Refusal(Some(format!("but {error}"))))?);
+                Ok(quoted(&text))
+            }
             Self::Addresses { set } => {
                 let binds = bind::parse_all(written)?;
                 let texts: Vec<_> = binds.iter().map(Bind::to_string).collect();
@@ -213,6 +244,8 @@ impl Kind {
             Self::Policy { .. } => "POLICY",
             Self::Text { placeholder, .. } => placeholder,
             Self::Variables { .. } => "NAME=VALUE",
+            Self::Log { .. } => "PATH",
+            Self::AccessFormat { .. } => "FORMAT",
             Self::Addresses { .. } => "ADDRESS",
         }
     }
@@ -237,6 +270,9 @@ impl fmt::Display for Kind {
             Self::Policy { .. } => f.write_str(policy::ALLOWED),
             Self::Text { allowed, .. } => f.write_str(allowed),
             Self::Variables { .. } => f.write_str("NAME=VALUE"),
+            Self::Log { may_be_off: true, .. } => f.write_str("a path, - for standard output, off for none"),
+            Self::Log { .. } => f.write_str("a path, - for standard error"),
+            Self::AccessFormat { .. } => f.write_str(Format::ALLOWED),
             Self::Addresses { .. } => {
                 f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd")
             }

@@ -1,10 +1,13 @@
-//! What is written to the log, which is standard error.
+//! What is written to the logs, and where.
 
+use std::sync::Arc;
+
+use remuda_core::worker::Format;
 use tracing::Level;
 
-use super::LogFormat;
 use super::kind::{Choice, Kind};
 use super::table::{Category, Setting};
+use super::{LogFormat, LogTarget};
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -27,7 +30,48 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "How to write log lines",
-        about: "text is for people, and coloured on a terminal; json is one object a line.",
+        about: "text is for people, and coloured on a terminal; json is one object a line. Both say which process has \
+                written the line.",
+    },
+    Setting {
+        name: "error-logfile",
+        short: None,
+        category: Category::Logging,
+        kind: Kind::Log {
+            may_be_off: false,
+            set: |s, target| s.error_log = target.unwrap_or(LogTarget::Stream),
+        },
+        default: "-",
+        platform: None,
+        reload: false,
+        help: "Where to write the log; -: standard error",
+        about: "The arbiter and all workers append to it. USR1 makes them go on in the file that is at the path then. It \
+                is everything but the access log, not only what went wrong.",
+    },
+    Setting {
+        name: "access-logfile",
+        short: None,
+        category: Category::Logging,
+        kind: Kind::Log { may_be_off: true, set: |s, target| s.access_log = target },
+        default: "off",
+        platform: None,
+        reload: false,
+        help: "Where to note each request; -: standard output, off: nowhere",
+        about: "All workers append to it, each from a thread of its own that no request waits for: lines that a slow disk \
+                or a full pipe has no room for are dropped, and the log says how many. With off there is no such thread. \
+                USR1 makes them go on in the file that is at the path then.",
+    },
+    Setting {
+        name: "access-logformat",
+        short: None,
+        category: Category::Logging,
+        kind: Kind::AccessFormat { set: |s, format| s.access_format = Arc::new(format) },
+        default: Format::DEFAULT,
+        platform: None,
+        reload: false,
+        help: "How to note a request",
+        about: "A text in which gunicorn's atoms are replaced, or json for one object a line. Whatever comes from a client \
+                is escaped.",
     },
 ];
 

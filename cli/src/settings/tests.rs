@@ -53,7 +53,10 @@ fn every_setting_is_documented() {
 
 #[test]
 fn a_zero_that_means_something_else_is_explained() {
-    for setting in table().filter(|setting| !matches!(setting.kind, Kind::Text { .. })) {
+    let is_text = |setting: &&Setting| {
+        matches!(setting.kind, Kind::Text { .. } | Kind::Log { .. } | Kind::AccessFormat { .. })
+    };
+    for setting in table().filter(|setting| !is_text(setting)) {
         let allows_zero = setting.kind.apply(&["0".into()], &mut Settings::default()).is_ok();
         let explained =
             setting.help.contains("0:") || setting.about.contains(" 0 ") || setting.about.starts_with("0 ");
@@ -69,7 +72,8 @@ fn every_default_is_allowed_and_printed_as_itself() {
         let before = format!("{settings:?}");
         let printed = setting.kind.apply(&[setting.default.to_owned()], &mut settings);
         let bare = printed.unwrap_or_else(|_| panic!("the default of {} is not allowed", setting.name));
-        assert_eq!(bare.trim_matches(['[', ']', '"']), setting.default, "{}", setting.name);
+        let (text, list) = (kind::quoted(&setting.default), kind::quoted(&[setting.default]));
+        assert!([setting.default, &text, &list].contains(&&*bare), "{}: {bare}", setting.name);
         assert_eq!(format!("{settings:?}"), before, "the default of {} is not the default", setting.name);
     }
 }
@@ -88,6 +92,14 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(with("bind", "fd://3").arbiter.binds, [remuda_arbiter::Bind::Fd(3)]);
     assert_eq!(with("log-level", "trace").log_level, Level::TRACE);
     assert_eq!(with("log-format", "json").log_format, LogFormat::Json);
+
+    assert_eq!(with("error-logfile", "-").error_log, LogTarget::Stream);
+    assert_eq!(with("error-logfile", "off").error_log, LogTarget::File("off".into()));
+    assert_eq!(with("access-logfile", "off").access_log, None);
+    assert_eq!(with("access-logfile", "-").access_log, Some(LogTarget::Stream));
+    assert_eq!(with("access-logfile", "/x/y").access_log, Some(LogTarget::File("/x/y".into())));
+    let json = Format::parse("json", |_| None).unwrap();
+    assert_eq!(*with("access-logformat", "json").access_format, json);
 
     let worker = |name, text| with(name, text).arbiter.worker;
     assert_eq!(worker("threads", "9").threads, 9);
