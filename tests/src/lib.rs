@@ -189,6 +189,21 @@ macro_rules! scenarios {
                 d1_a_frozen_group_is_forgiven,
                 a_worker_that_does_not_boot_in_time_is_replaced,
                 d10_what_a_killed_worker_served_and_counted_is_known;
+            logs:
+                each_request_is_a_line_of_the_access_log,
+                the_access_log_is_off_by_default_and_combined_where_nothing_else_is_said,
+                an_access_log_in_json_is_an_object_a_line,
+                nobody_forges_a_line_of_the_access_log,
+                refused_requests_are_in_the_access_log,
+                what_the_deadline_cuts_is_in_the_access_log,
+                a_request_whose_client_has_gone_is_in_the_access_log,
+                an_access_log_that_nobody_reads_holds_nobody_up,
+                usr1_goes_on_in_new_files_without_losing_a_line,
+                usr1_to_a_worker_is_for_its_own_logs,
+                the_error_log_is_a_file_that_usr1_reopens,
+                a_log_that_cannot_be_reopened_is_kept,
+                a_log_that_cannot_be_written_is_status_2,
+                the_log_in_json_says_who_has_written_a_line;
             process:
                 connections_are_spread_evenly,
                 a_killed_worker_costs_its_own_connections_and_nothing_else,

@@ -19,6 +19,7 @@ pub(crate) mod keep_alive;
 pub(crate) mod lameduck;
 pub(crate) mod limits;
 pub(crate) mod listener;
+pub(crate) mod logs;
 pub(crate) mod matrix;
 pub(crate) mod policy;
 pub(crate) mod process;
