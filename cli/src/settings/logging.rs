@@ -58,7 +58,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: false,
         help: "Where to note each request; -: standard output, off: nowhere",
         about: "All workers append to it, each from a thread of its own that no request waits for: lines that a slow disk \
-                or a full pipe has no room for are dropped, and the log says how many. With off there is no such thread. \
+                or a full pipe has no room for are dropped, and the log says how many. With off there is no such thread; sync \
+                then has none but its loop's. \
                 USR1 makes them go on in the file that is at the path then.",
     },
     Setting {
