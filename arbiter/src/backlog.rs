@@ -88,6 +88,9 @@ impl Backlog {
                 break;
             }
         }
+        if now >= self.refuse_at {
+            self.refuse();
+        }
         if self.listeners.is_empty() && self.held.is_empty() {
             return Some(self.lost);
         }
@@ -118,13 +121,9 @@ impl Backlog {
                         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
                         self.held.push_back((accepted.socket, HandOff::fresh(origin, now)));
                     }
-                    Err(AcceptError::Exhausted(_)) if !is_tcp(&listener) || now < self.refuse_at => {
-                        self.listeners.push(listener);
-                        break;
-                    }
                     Err(AcceptError::Exhausted(error)) => {
-                        warn!("connections are left in the backlog of {}: {error}", listener.bound);
-                        self.lost += self.give_up(&listener);
+                        debug!("the backlog of {} has to wait: {error}", listener.bound);
+                        self.listeners.push(listener);
                         break;
                     }
                     Ok(None) | Err(AcceptError::Ended(_)) => {
@@ -156,6 +155,14 @@ impl Backlog {
             self.held.pop_front();
         }
         self.held.len() < before
+    }
+
+    /// Ends the TCP listeners whose queues no descriptor was left for.
+    fn refuse(&mut self) {
+        for listener in self.listeners.extract_if(.., |listener| is_tcp(listener)).collect::<Vec<_>>() {
+            warn!("connections are left in the backlog of {}: no descriptor is free", listener.bound);
+            self.lost += self.give_up(&listener);
+        }
     }
 
     /// Ends `listener` and counts what its queue held.

@@ -170,6 +170,8 @@ impl Drain {
             self.deadline = later.deadline;
             self.reason = later.reason;
         }
+        // Of an order and a signal, the one that was heard later may have been given first.
+        self.since = self.since.min(later.since);
         self.phase = self.phase.max(later.phase);
         self.receiver &= later.receiver;
     }

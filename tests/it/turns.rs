@@ -71,8 +71,7 @@ fn applications_of_tokio_live_in_tokio_on_every_backend() {
         let mut server = harness(backend, "tokio").serve(&[]);
         let mut client = server.connect();
         get(&mut client, "/spawn?ms=10");
-        client.send(request("/spawn?ms=500"));
-        server.catch_up();
+        server.begin(&mut client, request("/spawn?ms=500"));
         server.drain();
         let response = client.response();
         assert_eq!((response.status, response.announces_close()), (200, true), "{backend}");

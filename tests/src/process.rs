@@ -253,7 +253,7 @@ impl Server {
     pub fn exit_status(&mut self, limit: Duration) -> ExitStatus {
         assert!(self.process.wait_gone(limit), "the arbiter had not ended after {limit:?}");
         // A worker that ended at the same moment may still hold the pipe for that moment.
-        assert!(self.wait_no_process(Duration::from_millis(200)), "a worker outlives the arbiter");
+        assert!(self.wait_no_process(Duration::from_secs(1)), "a worker outlives the arbiter");
         self.arbiter.wait().expect("the arbiter is a child of this process")
     }
 

@@ -16,6 +16,13 @@ fn d11_a_later_order_only_shortens_a_drain() {
 }
 
 #[test]
+fn d11_a_drain_has_lasted_since_it_was_first_asked_for() {
+    let mut drain = Drain::new(Reason::Stop, at(900), at(30_900));
+    drain.merge(Drain::new(Reason::Stop, at(0), at(30_000)));
+    assert_eq!(drain, Drain::new(Reason::Stop, at(0), at(30_000)));
+}
+
+#[test]
 fn every_reason_survives_being_a_byte() {
     for byte in 0..=u8::MAX {
         if let Some(reason) = Reason::from_u8(byte) {
