@@ -1,7 +1,7 @@
-//! The arbiter without a system: its [`Plan`] plays against a [`Stage`], which does what it says in virtual time.
+//! The arbiter without a system: its `Plan` plays against a [`Stage`], which does what it says in virtual time.
 //!
 //! It exists for the simulation in the conformance suite, which rehearses whole servers, and is no part of the public
-//! interface. What [`Run`](crate::run::Run) does with system calls a stage does with a model of them.
+//! interface. What `Run` does with system calls a stage does with a model of them.
 
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
