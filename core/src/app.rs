@@ -139,8 +139,9 @@ pub struct ConnectionInfo {
 
 /// Builds the application in a worker, after the fork and inside the backend's runtime. Called once in each worker's
 /// life; an error keeps the worker from serving: it exits with status 4.
+#[derive(Clone)]
 pub struct AppFactory {
-    build: Box<Build>,
+    build: Arc<Build>,
     wants_tokio: bool,
 }
 
@@ -154,7 +155,7 @@ impl AppFactory {
             let (build, boot) = (build.clone(), boot.clone());
             Box::pin(async move { build(&boot) })
         };
-        Self { build: Box::new(build), wants_tokio: false }
+        Self { build: Arc::new(build), wants_tokio: false }
     }
 
     /// A factory that awaits what it builds from: connections, files, other services.
@@ -162,7 +163,7 @@ impl AppFactory {
     where
         F: Future<Output = Result<App, AppError>> + 'static,
     {
-        Self { build: Box::new(move |boot| Box::pin(build(boot.clone()))), wants_tokio: false }
+        Self { build: Arc::new(move |boot| Box::pin(build(boot.clone()))), wants_tokio: false }
     }
 
     /// The same for an application that expects to find a tokio runtime, whatever the backend. One that is not tokio

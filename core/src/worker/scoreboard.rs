@@ -29,20 +29,25 @@ pub struct Scoreboard {
 }
 
 impl Scoreboard {
-    /// Seats for `workers` processes and some more, and for those `recycled` at a time, with room for what the loop and
+    /// Seats for `workers` processes and some more, and for those `replaced` at a time, with room for what the loop and
     /// `threads` threads of each are busy with. Shared with all processes forked from now on, and never unmapped.
     ///
     /// # Errors
     ///
     /// As mmap(2).
-    pub fn map(workers: u16, recycled: u16, threads: usize) -> io::Result<Self> {
-        let seats = ROOM.max(workers.into()) + usize::from(recycled);
+    pub fn map(workers: u16, replaced: u16, threads: usize) -> io::Result<Self> {
+        let seats = ROOM.max(workers.into()) + usize::from(replaced);
         Ok(Self { slots: sys::share(seats)?, hands: sys::share(seats * (1 + threads))? })
     }
 
     /// How many seats there are.
     pub fn seats(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many handler threads of a worker there is room for.
+    pub fn threads(&self) -> usize {
+        self.hands.len() / self.slots.len() - 1
     }
 
     /// The seat with that number, from 0, if there is one. It says nothing of the slot that its worker has.
