@@ -1,4 +1,4 @@
-//! What a stop does about connections that nobody has accepted yet (D4).
+//! What a stop does about connections that nobody has accepted yet (D4), and a reload about those of listeners that it ends.
 //!
 //! The arbiter accepts them, ends the listener and passes them to the workers through the hand-off queue. A unix socket
 //! is ended first, because its queue can still be accepted then. A TCP socket's queue would be reset, so that one is made
@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::listener::end;
 use crate::sys;
 
-/// The connections of a server that stops, between the kernel's queues and the workers.
+/// The connections of listeners that end, between the kernel's queues and the workers.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     /// Those whose queues may hold more.
@@ -42,6 +42,8 @@ pub(crate) struct Backlog {
     /// A descriptor to give up where none is free, so that what is lost can be counted.
     spare: Option<OwnedFd>,
     lost: usize,
+    /// Of descriptors, as it was before.
+    limit: Rlimit,
 }
 
 /// What a handshake under way gets to complete, and the pause where descriptors or memory have run out.
@@ -53,7 +55,24 @@ const REFUSE_AFTER: Duration = Duration::from_millis(40);
 impl Backlog {
     /// Makes `listeners`, all of them this server's own, refuse new connections, or at least not complete any.
     pub(crate) fn new(listeners: Vec<Listener>, now: Time) -> Self {
-        raise_descriptor_limit();
+        let mut backlog = Self {
+            listeners: Vec::new(),
+            held: VecDeque::new(),
+            draws: Draws::new(),
+            settled_at: now,
+            refuse_at: now,
+            look_at: None,
+            full: false,
+            spare: listeners.first().and_then(|listener| listener.socket.try_clone().ok()),
+            lost: 0,
+            limit: raise_descriptor_limit(),
+        };
+        backlog.add(listeners, now);
+        backlog
+    }
+
+    /// The same for more of them.
+    pub(crate) fn add(&mut self, listeners: Vec<Listener>, now: Time) {
         for listener in &listeners {
             match listener.bound {
                 Bound::Unix(_) => end(listener),
@@ -64,18 +83,10 @@ impl Backlog {
                 }
             }
         }
-        let spare = listeners.first().and_then(|listener| listener.socket.try_clone().ok());
-        Self {
-            listeners,
-            held: VecDeque::new(),
-            draws: Draws::new(),
-            settled_at: now + MOMENT,
-            refuse_at: now + REFUSE_AFTER,
-            look_at: Some(now),
-            full: false,
-            spare,
-            lost: 0,
-        }
+        self.listeners.extend(listeners);
+        self.settled_at = now + MOMENT;
+        self.refuse_at = now + REFUSE_AFTER;
+        self.look_at = Some(now);
     }
 
     /// Accepts and passes on to `outbox` what goes now. Once nothing is left to do: how many connections are lost.
@@ -201,11 +212,23 @@ fn is_tcp(listener: &Listener) -> bool {
     matches!(listener.bound, Bound::Inet(_))
 }
 
-/// A backlog may be longer than the usual limit of 1,024. Nothing is forked in a stop, so no worker inherits this.
-fn raise_descriptor_limit() {
+/// A backlog may be longer than the usual limit of 1,024. Gives the limit that was; it is the workers', and put back.
+fn raise_descriptor_limit() -> Rlimit {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+    limit_descriptors(Rlimit { current: limit.maximum, ..limit });
+    limit
+}
+
+fn limit_descriptors(limit: Rlimit) {
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
         debug!("the limit of descriptors stays as it is: {error}");
+    }
+}
+
+impl Drop for Backlog {
+    /// Also in who is forked meanwhile.
+    fn drop(&mut self) {
+        limit_descriptors(self.limit);
     }
 }
 

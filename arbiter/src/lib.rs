@@ -16,8 +16,8 @@
 //!
 //! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
 //! program and those of job control. TERM stops gracefully, after the lame duck's time if there is one, which another signal
-//! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less; USR1 reopens the logs, here and in all workers. HUP, USR2 and WINCH
-//! are logged and ignored. SIGCHLD and the signal mask are put back before `run` returns.
+//! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less; HUP reloads;
+//! USR1 reopens the logs, here and in all workers. USR2 and WINCH are logged and ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod activation;
 mod backlog;
@@ -53,15 +53,33 @@ pub use self::sys::ThreadsError;
 
 /// A server that has not started.
 pub struct Arbiter {
-    config: ArbiterConfig,
-    worker: Arc<dyn Worker>,
-    app: AppFactory,
+    loaded: Loaded,
+    load: Box<Load>,
 }
 
+/// Loads what is to replace what it is given.
+type Load = dyn Fn(&Loaded) -> Result<Loaded, String>;
+
 impl Arbiter {
-    /// A server of `worker` processes that each build their application with `app`.
+    /// A server of `worker` processes that each build their application with `app`. A reload (HUP) replaces them by others
+    /// of the same kind.
     pub fn new(config: ArbiterConfig, worker: Arc<dyn Worker>, app: AppFactory) -> Self {
-        Self { config, worker, app }
+        Self::of(Loaded::new(config, worker, app))
+    }
+
+    /// A server of what was loaded.
+    pub fn of(loaded: Loaded) -> Self {
+        Self { loaded, load: Box::new(|current| Ok(current.clone())) }
+    }
+
+    /// Has each reload (HUP) call `load` for what is to come in place of what there is, which it is given. The error says why
+    /// there is nothing, and everything stays as it is (D16).
+    ///
+    /// It is called in the arbiter, which sees to nothing else meanwhile, so it should not wait for anything; and it must start
+    /// no thread.
+    #[must_use]
+    pub fn reloading(self, load: impl Fn(&Loaded) -> Result<Loaded, String> + 'static) -> Self {
+        Self { load: Box::new(load), ..self }
     }
 
     /// Binds, forks and looks after the workers until told to stop. Returns in the arbiter process only; a worker
@@ -70,7 +88,7 @@ impl Arbiter {
     /// The process must have one thread, because fork(2) copies only the calling one. While this runs, all children
     /// of the process are reaped, also those that it did not start.
     pub fn run(self) -> Outcome {
-        match Run::prepare(self.config, self.worker, self.app) {
+        match Run::prepare(self.loaded, self.load) {
             Ok(run) => run.supervise(),
             Err(outcome) => outcome,
         }
@@ -79,7 +97,46 @@ impl Arbiter {
 
 impl fmt::Debug for Arbiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arbiter")
+        f.debug_struct("Arbiter").field("loaded", &self.loaded).finish_non_exhaustive()
+    }
+}
+
+/// All that a generation of workers is made of: what a reload replaces.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// What to run.
+    pub config: ArbiterConfig,
+    /// The backend.
+    pub worker: Arc<dyn Worker>,
+    /// Builds the application in each worker.
+    pub app: AppFactory,
+    applied: Option<Arc<dyn Fn()>>,
+}
+
+impl Loaded {
+    /// Workers of this backend that build their application with `app`.
+    pub fn new(config: ArbiterConfig, worker: Arc<dyn Worker>, app: AppFactory) -> Self {
+        Self { config, worker, app, applied: None }
+    }
+
+    /// The same with something to do first of all in each worker that has this, and in the arbiter once a reload has made it
+    /// what counts. What a start takes besides is done before that.
+    #[must_use]
+    pub fn applying(self, apply: impl Fn() + 'static) -> Self {
+        Self { applied: Some(Arc::new(apply)), ..self }
+    }
+
+    fn apply(&self) {
+        if let Some(apply) = &self.applied {
+            apply();
+        }
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded")
             .field("config", &self.config)
             .field("worker", &self.worker)
             .finish_non_exhaustive()
@@ -105,12 +162,21 @@ pub struct ArbiterConfig {
     pub lameduck: Duration,
     /// Workers that are replaced at a time because they have served enough (D15). Default 1; 0 counts as 1.
     pub recycle_concurrency: u16,
+    /// Workers that are replaced at a time in a reload (D16). Default 1; 0 counts as 1.
+    pub reload_concurrency: u16,
     /// Who decides during drains.
     pub policies: Policies,
     /// What the processes are to their system.
     pub process: ProcessConfig,
     /// The logs that arbiter and workers write, and open anew when USR1 says so. Default: none.
     pub logs: Logs,
+}
+
+impl ArbiterConfig {
+    /// How many workers there may be besides those that are asked for, because some are replaced.
+    fn replaced(&self) -> u16 {
+        self.recycle_concurrency.max(1).saturating_add(self.reload_concurrency.max(1))
+    }
 }
 
 impl Default for ArbiterConfig {
@@ -123,6 +189,7 @@ impl Default for ArbiterConfig {
             boot_timeout: Duration::from_secs(60),
             lameduck: Duration::ZERO,
             recycle_concurrency: 1,
+            reload_concurrency: 1,
             policies: Policies::default(),
             process: ProcessConfig::default(),
             logs: Logs::default(),

@@ -1,4 +1,4 @@
-//! Listeners: bound before the first fork, ended once (D3).
+//! Listeners: bound before the first fork or in a reload, ended once (D3).
 //!
 //! TCP sockets get `SO_REUSEADDR`, so that a restart does not wait for old connections to be forgotten. An IPv6
 //! address means IPv6 and nothing else, except that `[::]` serves IPv4 clients too, whatever the system's
@@ -6,7 +6,6 @@
 //! anyone can connect; a file that a dead server left behind is replaced, one that somebody listens on never is. All are
 //! non-blocking and closed on exec.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -26,21 +25,34 @@ use rustix::net::{
     shutdown, socket_with, sockopt,
 };
 use thiserror::Error;
+use tracing::warn;
 
 use crate::{Bind, sys};
 
 /// Who a unix socket is given to; none: whoever made it.
 pub(crate) type Owner = (Option<Uid>, Option<Gid>);
 
-/// The listeners of a server. They stay open when this is dropped only in so far as children hold them.
+/// The listeners of a server, of all its generations. They stay open when this is dropped only in so far as children hold
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners(Vec<Held>);
 
 #[derive(Debug)]
 struct Held {
     listener: Listener,
+    /// As the settings say it.
+    bind: Bind,
     /// Device and inode of the socket file that was made, so that no other is ever unlinked.
     file: Option<(u64, u64)>,
+}
+
+/// What a generation of workers listens on: numbers of [`Listeners`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Chosen {
+    /// All of it, in the order of the settings.
+    pub(crate) all: Vec<u16>,
+    /// What was bound for it.
+    pub(crate) new: Vec<u16>,
 }
 
 /// Why the server cannot listen where it was told to.
@@ -63,6 +75,23 @@ pub enum BindError {
         bind: Bind,
         /// The address that was bound before.
         other: Bound,
+    },
+    /// An address that a reload asks for overlaps one that is held, and both cannot be at once.
+    #[error(
+        "cannot listen on {bind} while this server listens on {other}, and the two overlap; that needs upgrade, or a new \
+         start"
+    )]
+    NeedsUpgrade {
+        /// Where.
+        bind: Bind,
+        /// The address that is held.
+        other: Bound,
+    },
+    /// A descriptor can be given to a program when it is started, and not later.
+    #[error("cannot listen on {bind}, which the server was not started with; that needs a new start")]
+    NeedsStart {
+        /// Where.
+        bind: Bind,
     },
     /// Another program is there.
     #[error("cannot listen on {bind}: address already in use; another program listens there")]
@@ -120,11 +149,31 @@ pub enum BindError {
 const PATH_MAX: usize = 107;
 
 impl Listeners {
-    /// Binds all of `binds`, or none: on an error everything is as it was. Unix sockets are given to `owner`.
-    pub(crate) fn bind(binds: &[Bind], backlog: u32, owner: Owner) -> Result<Self, BindError> {
-        let mut bound = Self::default();
-        bound.bind_all(binds, backlog, owner).inspect_err(|_| bound.end())?;
-        Ok(bound)
+    /// Keeps those of `binds` that are held and binds the others, or none: on an error everything is as it was. Unix
+    /// sockets are given to `owner`.
+    pub(crate) fn choose(&mut self, binds: &[Bind], backlog: u32, owner: Owner) -> Result<Chosen, BindError> {
+        let mut chosen = Chosen::default();
+        match self.choose_all(binds, length(backlog), owner, &mut chosen) {
+            Ok(()) => Ok(chosen),
+            Err(error) => {
+                self.drop_new(&chosen);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends what was bound for a generation that is not to be.
+    pub(crate) fn drop_new(&mut self, chosen: &Chosen) {
+        self.release_if(|held| chosen.new.contains(&held.listener.index)).iter().for_each(end);
+    }
+
+    /// Lets the kernel queue so many connections on each listener of its own, from now on (listen(2)).
+    pub(crate) fn listen_again(&self, backlog: u32) {
+        for Held { listener, .. } in self.0.iter().filter(|held| held.listener.ownership == Ownership::Sole) {
+            if let Err(error) = listen(listener, length(backlog)) {
+                warn!("the backlog of {} stays as it is: {error}", listener.bound);
+            }
+        }
     }
 
     /// Accepts nothing more (D3): ends the sockets that are this server's own, with all copies of them that
@@ -136,8 +185,29 @@ impl Listeners {
     /// Gives up all listeners. The others are closed; those that are this server's own are for the caller to
     /// [`end`], and their files are removed.
     pub(crate) fn release(&mut self) -> Vec<Listener> {
+        self.release_if(|_| true)
+    }
+
+    /// The same for those that are not `kept`.
+    pub(crate) fn release_others(&mut self, kept: &[u16]) -> Vec<Listener> {
+        self.release_if(|held| !kept.contains(&held.listener.index))
+    }
+
+    /// The listeners for a worker, in the worker.
+    pub(crate) fn into_chosen(self, chosen: &Chosen) -> Vec<Listener> {
+        let all = self.0.into_iter().map(|held| held.listener);
+        all.filter(|listener| chosen.all.contains(&listener.index)).collect()
+    }
+
+    /// What a generation listens on, as clients would write it: `http://127.0.0.1:8000, unix:/run/app.sock`.
+    pub(crate) fn describe(&self, chosen: &Chosen) -> String {
+        let bound = chosen.all.iter().filter_map(|index| Some(self.held(*index)?.listener.bound.to_string()));
+        bound.collect::<Vec<_>>().join(", ")
+    }
+
+    fn release_if(&mut self, is_over: impl Fn(&Held) -> bool) -> Vec<Listener> {
         let mut own = Vec::new();
-        for Held { listener, file } in self.0.drain(..) {
+        for Held { listener, file, .. } in self.0.extract_if(.., |held| is_over(held)) {
             if listener.ownership != Ownership::Sole {
                 continue;
             }
@@ -152,26 +222,45 @@ impl Listeners {
         own
     }
 
-    /// The listeners for a worker, in the worker.
-    pub(crate) fn into_vec(self) -> Vec<Listener> {
-        self.0.into_iter().map(|held| held.listener).collect()
+    fn held(&self, index: u16) -> Option<&Held> {
+        self.0.iter().find(|held| held.listener.index == index)
     }
 
-    fn bind_all(&mut self, binds: &[Bind], backlog: u32, owner: Owner) -> Result<(), BindError> {
+    fn choose_all(
+        &mut self,
+        binds: &[Bind],
+        backlog: i32,
+        owner: Owner,
+        chosen: &mut Chosen,
+    ) -> Result<(), BindError> {
         if binds.is_empty() {
             return Err(BindError::Nowhere);
         }
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        for (index, bind) in (0..).zip(binds) {
-            if binds[..usize::from(index)].contains(bind) && !bind.is_any_port() {
+        let is_start = self.0.is_empty();
+        for (place, bind) in binds.iter().enumerate() {
+            if binds[..place].contains(bind) && !bind.is_any_port() {
                 return Err(BindError::Twice { bind: bind.clone() });
             }
-            let (socket, bound, ownership) = self.open(bind, backlog, owner)?;
+            let kept =
+                self.0.iter().find(|held| held.is_at(bind) && !chosen.all.contains(&held.listener.index));
+            if let Some(held) = kept {
+                chosen.all.push(held.listener.index);
+                continue;
+            }
+            if !is_start && matches!(bind, Bind::Fd(_)) {
+                return Err(BindError::NeedsStart { bind: bind.clone() });
+            }
+            let (socket, bound, ownership) = self.open(bind, backlog, owner, chosen)?;
             let file = match (&bound, ownership) {
                 (Bound::Unix(path), Ownership::Sole) => identity(path),
                 _ => None,
             };
-            self.0.push(Held { listener: Listener::new(index, socket, bound, ownership), file });
+            let is_free = |index: &u16| self.held(*index).is_none();
+            let index = (0..=u16::MAX).find(is_free).expect("there are fewer listeners than numbers");
+            let listener = Listener::new(index, socket, bound, ownership);
+            self.0.push(Held { listener, bind: bind.clone(), file });
+            chosen.all.push(index);
+            chosen.new.push(index);
         }
         Ok(())
     }
@@ -181,11 +270,12 @@ impl Listeners {
         bind: &Bind,
         backlog: i32,
         owner: Owner,
+        chosen: &Chosen,
     ) -> Result<(OwnedFd, Bound, Ownership), BindError> {
         match bind {
             Bind::Inet(addr) => match inet(*addr, backlog) {
                 Ok((socket, addr)) => Ok((socket, Bound::Inet(addr), Ownership::Sole)),
-                Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr)),
+                Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr, chosen)),
                 Err(errno) => Err(system(bind, errno)),
             },
             Bind::Unix(path) => {
@@ -201,11 +291,15 @@ impl Listeners {
         }
     }
 
-    fn in_use(&self, bind: &Bind, addr: SocketAddr) -> BindError {
-        let mut ours = self.0.iter().map(|held| &held.listener.bound);
-        match ours.find(|bound| matches!(bound, Bound::Inet(held) if overlap(*held, addr))) {
-            Some(other) => BindError::Overlap { bind: bind.clone(), other: other.clone() },
-            None => BindError::InUse { bind: bind.clone() },
+    fn in_use(&self, bind: &Bind, addr: SocketAddr, chosen: &Chosen) -> BindError {
+        let overlaps = |held: &&Held| matches!(held.listener.bound, Bound::Inet(at) if overlap(at, addr));
+        let bind = bind.clone();
+        match self.0.iter().find(overlaps).map(|held| &held.listener) {
+            Some(other) if chosen.all.contains(&other.index) => {
+                BindError::Overlap { bind, other: other.bound.clone() }
+            }
+            Some(other) => BindError::NeedsUpgrade { bind, other: other.bound.clone() },
+            None => BindError::InUse { bind },
         }
     }
 }
@@ -216,15 +310,17 @@ pub(crate) fn end(listener: &Listener) {
     let _ = shutdown(listener, Shutdown::Both); // fails only where nothing listens any more
 }
 
-/// Where the server listens, as clients would write it: `http://127.0.0.1:8000, unix:/run/app.sock`.
-impl fmt::Display for Listeners {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, held) in self.0.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            write!(f, "{comma}{}", held.listener.bound)?;
-        }
-        Ok(())
+impl Held {
+    /// Whether it is what the settings mean by `bind`.
+    fn is_at(&self, bind: &Bind) -> bool {
+        let same_address = matches!((&self.listener.bound, bind), (Bound::Inet(a), Bind::Inet(b)) if a == b);
+        self.bind == *bind || same_address && self.listener.ownership == Ownership::Sole
     }
+}
+
+/// A length of backlog as listen(2) takes it.
+fn length(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
 fn inet(addr: SocketAddr, backlog: i32) -> Result<(OwnedFd, SocketAddr), Errno> {

@@ -10,7 +10,7 @@ use remuda_core::time::Time;
 use rustix::process::Pid;
 use tracing::{debug, error, info, warn};
 
-use crate::plan::{Death, Signal};
+use crate::plan::{Death, ReloadEnd, Signal};
 
 /// Something worth a line in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,12 @@ pub(crate) enum Notice {
     Spent { slot: u16, pid: Pid, reason: Reason },
     /// A worker gets a successor, which takes over once it is ready.
     Recycling { slot: u16, reason: Reason },
+    /// A configuration was loaded, and has to prove itself.
+    Reloading { generation: u32 },
+    /// A reload was asked for, and cannot begin yet.
+    ReloadWaits,
+    /// A reload is over.
+    Reloaded { generation: u32, end: ReloadEnd },
     /// The server is to stop, and serves on until then.
     Lameduck { left: Duration },
     /// The server stops.
@@ -87,6 +93,22 @@ impl Notice {
             Self::Stranger { pid, death } => debug!(%pid, "reaped a child that is no worker: {death}"),
             Self::Spent { slot, pid, reason } => debug!(slot, %pid, %reason, "worker asks to be replaced"),
             Self::Recycling { slot, reason } => info!(slot, %reason, "worker is replaced"),
+            Self::Reloading { generation } => {
+                info!(generation, "reloading: settings and application are loaded")
+            }
+            Self::ReloadWaits => info!("reload waits for what is under way"),
+            Self::Reloaded { generation, end: ReloadEnd::Done } => {
+                info!(generation, "reloaded: all older workers were told to drain");
+            }
+            Self::Reloaded { generation, end: ReloadEnd::Overtaken } => {
+                info!(generation, "reload goes on with a newer configuration");
+            }
+            Self::Reloaded { generation, end: ReloadEnd::TooLate } => {
+                warn!(generation, "not reloaded: the server stops");
+            }
+            Self::Reloaded { generation, end: ReloadEnd::Failed(why) } => {
+                error!(generation, "not reloaded, the server goes on as before: {why}");
+            }
             Self::Lameduck { left } => info!("to stop in {left:?}, serving until then"),
             Self::Stopping { reason, left: Duration::ZERO } => info!(%reason, "stopping at once"),
             Self::Stopping { reason, left } => info!(%reason, "stopping, at most {left:?}"),

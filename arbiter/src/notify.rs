@@ -5,9 +5,9 @@
 //! | all workers are ready, for the first time | `READY=1`, `MAINPID`, `STATUS` |
 //! | one worker more or less is asked for | `STATUS` |
 //! | the server becomes a lame duck, and when it begins to stop | `STOPPING=1`, `STATUS` |
+//! | a reload begins | `RELOADING=1`, `MONOTONIC_USEC` |
+//! | a reload is over, whatever came of it | `READY=1`, `STATUS` |
 //! | twice in each `WATCHDOG_USEC` | `WATCHDOG=1`, by the loop itself: an arbiter that is stuck says nothing |
-//!
-//! A reload would be `RELOADING=1` with `MONOTONIC_USEC` before its first step, and `READY=1` after its last.
 //!
 //! A message is a line for each of these. Nothing depends on it that it arrives, and a manager that does not read delays
 //! the arbiter by no more than [`PATIENCE`]; sd_notify(3) itself would wait for ever.
@@ -26,6 +26,7 @@ use rustix::process::getpid;
 use tracing::warn;
 
 use crate::notice::Notice;
+use crate::plan::ReloadEnd;
 
 /// Where the manager listens, and how often it wants to hear.
 pub(crate) const VARIABLES: [&str; 3] = [SOCKET, WATCHDOG, WATCHDOG_PID];
@@ -69,11 +70,20 @@ impl Manager {
         self.tell(&format!("READY=1\nMAINPID={}\nSTATUS={workers} worker{plural} ready", getpid()));
     }
 
+    /// Settings and application are about to be loaded afresh (`Type=notify-reload` in systemd.service(5)).
+    pub(crate) fn reloading(&self, now: Time) {
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", now.as_nanos() / 1000));
+    }
+
     /// What people are told may concern the manager, too.
     pub(crate) fn hear(&self, notice: &Notice) {
         match notice {
             Notice::Lameduck { .. } => self.tell("STOPPING=1\nSTATUS=serving until the stop"),
             Notice::Stopping { reason, .. } => self.tell(&format!("STOPPING=1\nSTATUS=stopping ({reason})")),
+            Notice::Reloaded { end: ReloadEnd::Done, .. } => self.tell("READY=1\nSTATUS=reloaded"),
+            Notice::Reloaded { end: ReloadEnd::Failed(why), .. } => {
+                self.tell(&format!("READY=1\nSTATUS=not reloaded: {}", why.replace('\n', " ")));
+            }
             Notice::Scaled { workers: 1 } => self.tell("STATUS=1 worker asked for"),
             Notice::Scaled { workers } => self.tell(&format!("STATUS={workers} workers asked for")),
             _ => {}

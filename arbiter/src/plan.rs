@@ -3,9 +3,9 @@
 //! It makes no system call and reads no clock, so a restart storm or a worker that will not end is a test of
 //! microseconds. [`run`](crate::run) does what it says and tells it what came of that. It keeps these promises:
 //!
-//! 1. There are never more workers than asked for, those that leave because fewer are, and as many as may be recycled at a
-//!    time (D15): for each of these one more, its successor first and then, until it is gone, itself. A slot never has two
-//!    that stay.
+//! 1. There are never more workers than asked for, those that leave because fewer are, and as many as may be recycled (D15)
+//!    and reloaded (D16) at a time: for each of these one more, its successor first and then, until it is gone, itself. A
+//!    slot never has two that stay.
 //! 2. Once a stop has begun nothing is spawned, every worker is told before the listeners are ended and hears of the
 //!    backlog's end after its last connection was passed on (D4), and `Finish` comes, once, when the last worker is gone.
 //! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told, or
@@ -15,6 +15,8 @@
 //!    with back-off, and takes the slot as soon as it is without a worker.
 //! 6. TTIN and TTOU ask for one worker more or less, never for none and never for more than there is room for. A worker
 //!    that is leaving drains as in a stop and is not replaced, whatever it dies of.
+//! 7. A reload that is asked for ends, once, with what came of it. Until a worker of the new generation was ready everything is
+//!    as it was, and after a reload that was given up it is so still.
 //!
 //! ```text
 //! Starting ── all ready ──▶ Serving ───── INT QUIT, or TERM ────▶ Stopping ── all gone ──▶ Finished
@@ -22,7 +24,8 @@
 //!     └────────────── TERM INT QUIT, or a failed boot ──────────────┘
 //! ```
 //!
-//! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`stop`] the end.
+//! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`reload`] one configuration
+//! for another, [`stop`] the end.
 
 use std::fmt;
 use std::time::Duration;
@@ -33,12 +36,14 @@ use remuda_core::time::Time;
 use rustix::process::Pid;
 
 use self::member::{Member, Role, State};
+use self::reload::Reload;
 use self::stop::{Backlog, Stop};
 use crate::Outcome;
 use crate::notice::Notice;
 
 mod lives;
 mod member;
+mod reload;
 mod replace;
 mod stop;
 
@@ -46,16 +51,31 @@ mod stop;
 #[derive(Debug)]
 pub(crate) struct Plan {
     members: Vec<Member>,
-    /// How many there may be, without those that are being recycled.
-    room: usize,
-    /// How many may be recycled at a time.
-    recycle_concurrency: usize,
-    graceful_timeout: Duration,
-    lameduck: Duration,
-    patience: Patience,
+    /// What counts now.
+    shape: Shape,
+    /// The configuration that workers are spawned with: the newest of which one was ready.
+    generation: u32,
+    reload: Reload,
     /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
     awake: Time,
     phase: Phase,
+}
+
+/// What a plan reads of a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    /// How many are asked for.
+    pub(crate) workers: u16,
+    /// How many there may be, without those that are being replaced.
+    pub(crate) room: usize,
+    /// How many may be recycled at a time.
+    pub(crate) recycle_concurrency: usize,
+    /// How many may be reloaded at a time.
+    pub(crate) reload_concurrency: usize,
+    pub(crate) graceful_timeout: Duration,
+    /// How long to serve on when TERM asks for a stop.
+    pub(crate) lameduck: Duration,
+    pub(crate) patience: Patience,
 }
 
 /// How long workers may be silent. Zero: for ever.
@@ -86,6 +106,10 @@ pub(crate) enum Event {
     Exited { pid: Pid, death: Death },
     /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
     BacklogOver { lost: usize },
+    /// A configuration was loaded, and its listeners are bound.
+    Loaded { shape: Shape },
+    /// It could not be loaded, and nothing has changed.
+    NotLoaded { why: String },
     /// Time has passed.
     Tick,
 }
@@ -93,9 +117,9 @@ pub(crate) enum Event {
 /// What to do, in this order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
-    /// Fork a worker that shows this slot as its place and writes in this seat of the scoreboard; answer with
-    /// [`Event::Spawned`] or [`Event::SpawnFailed`].
-    Spawn { slot: u16, seat: u16 },
+    /// Fork a worker of this generation that shows this slot as its place and writes in this seat of the scoreboard; answer
+    /// with [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn { slot: u16, seat: u16, generation: u32 },
     /// Send an order, without waiting for it to be read.
     Send { pid: Pid, order: Order },
     /// Look when the worker in a seat was last alive; answer with [`Event::Beat`].
@@ -116,12 +140,38 @@ pub(crate) enum Action {
     DropBacklog,
     /// Go on in new files of the logs.
     ReopenLogs,
+    /// Load settings and application afresh as this generation, and bind what is new; answer with [`Event::Loaded`] or
+    /// [`Event::NotLoaded`]. Whoever has asked for a reload until now learns from this generation's
+    /// [`Reloaded`](Action::Reloaded) what came of it.
+    Load { generation: u32 },
+    /// What was loaded last counts from now on, and what counted before is needed no more.
+    Adopt,
+    /// Forget what was loaded last, with the listeners that were bound for it.
+    Abandon,
+    /// End the listeners that are not among those of the generation that counts (D3) and pass on what their queues hold (D4),
+    /// without waiting; answer with [`Event::BacklogOver`] if there are any.
+    EndListeners,
+    /// The reload to this generation is over. Tell people, and whoever asked.
+    Reloaded { generation: u32, end: ReloadEnd },
     /// Say that the server is ready, with so many workers.
     AnnounceReady { workers: usize },
     /// Tell people.
     Log(Notice),
     /// All workers are gone: end like this.
     Finish(Outcome),
+}
+
+/// What came of a reload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum ReloadEnd {
+    /// All workers of older generations were told to drain.
+    Done,
+    /// It counts, but before they all were, a newer one did.
+    Overtaken,
+    /// Everything is as it was before, for this reason.
+    Failed(String),
+    /// The server is to end, and everything stays as it is.
+    TooLate,
 }
 
 /// A signal that means something to the arbiter.
@@ -172,34 +222,16 @@ enum Phase {
 }
 
 impl Plan {
-    /// A plan for `workers` processes, all of which are due.
-    pub(crate) fn new(workers: u16, graceful_timeout: Duration) -> Self {
+    /// A plan whose workers are all due, as generation 1.
+    pub(crate) fn new(shape: Shape) -> Self {
         Self {
-            members: (0..workers).map(|n| Member::due(n, n, Role::Holder, Time::ZERO)).collect(),
-            room: usize::from(u16::MAX),
-            recycle_concurrency: 1,
-            graceful_timeout,
-            lameduck: Duration::ZERO,
-            patience: Patience::default(),
+            members: (0..shape.workers).map(|n| Member::due(n, n, Role::Holder, Time::ZERO)).collect(),
+            shape,
+            generation: 1,
+            reload: Reload::new(1),
             awake: Time::MAX,
             phase: Phase::Starting,
         }
-    }
-
-    /// The same with at most `room` workers at a time, those that are leaving included, and `recycle_concurrency` (1) more
-    /// that are being recycled.
-    pub(crate) fn with_room(self, room: usize, recycle_concurrency: usize) -> Self {
-        Self { room, recycle_concurrency, ..self }
-    }
-
-    /// The same with bounds on the silence of workers. Default: none.
-    pub(crate) fn watching(self, patience: Patience) -> Self {
-        Self { patience, ..self }
-    }
-
-    /// The same that serves on for so long when TERM asks for a stop. Default: not at all.
-    pub(crate) fn with_lameduck(self, lameduck: Duration) -> Self {
-        Self { lameduck, ..self }
     }
 
     /// What to do about `event`, which happened `now`.
@@ -214,6 +246,8 @@ impl Plan {
             Event::Beat { seat, at } => self.beat(seat, at, now, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
+            Event::Loaded { shape } => self.loaded(shape, &mut todo),
+            Event::NotLoaded { why } => self.not_loaded(why, &mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
@@ -231,16 +265,16 @@ impl Plan {
         };
         let stop_kills_at = self.stop_kills_at();
         let kill = self.members.iter().filter_map(|member| member.kill_at(stop_kills_at)).min();
-        let silence = self.members.iter().filter_map(|member| member.silent_at(&self.patience)).min();
+        let silence = self.members.iter().filter_map(Member::silent_at).min();
         // Only who wakes up often can tell a frozen server from silent workers.
-        let nap = silence.map(|_| self.awake + self.patience.nap);
+        let nap = silence.map(|_| self.awake + self.nap());
         [phase, kill, silence, nap].into_iter().flatten().min()
     }
 
     /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
     /// silence counts from now on (D1).
     fn forgive_a_freeze(&mut self, now: Time) {
-        if now.since(self.awake) > 2 * self.patience.nap {
+        if now.since(self.awake) > 2 * self.nap() {
             for life in self.members.iter_mut().filter_map(Member::life) {
                 life.well = now;
             }
@@ -248,14 +282,20 @@ impl Plan {
         self.awake = now;
     }
 
+    /// As often as the most closely watched worker wants.
+    fn nap(&self) -> Duration {
+        let naps = self.members.iter().filter_map(Member::patience).map(|patience| patience.nap);
+        naps.min().unwrap_or(self.shape.patience.nap)
+    }
+
     fn signalled(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
-        let hurry = self.graceful_timeout.min(HURRY);
+        let hurry = self.shape.graceful_timeout.min(HURRY);
         match signal {
             Signal::Term if self.is_stopping() => self.stop(Reason::Stop, now, now + hurry, todo),
-            Signal::Term if matches!(self.phase, Phase::Serving) && !self.lameduck.is_zero() => {
+            Signal::Term if matches!(self.phase, Phase::Serving) && !self.shape.lameduck.is_zero() => {
                 self.become_lame(now, todo);
             }
-            Signal::Term => self.stop(Reason::Stop, now, now + self.graceful_timeout, todo),
+            Signal::Term => self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo),
             Signal::Int => self.stop(Reason::QuickStop, now, now + hurry, todo),
             Signal::Quit => self.quit(now, todo),
             Signal::Ttin | Signal::Ttou if self.is_ending() => {
@@ -263,8 +303,9 @@ impl Plan {
             }
             Signal::Ttin => self.grow(now, todo),
             Signal::Ttou => self.shrink(now, todo),
+            Signal::Hup => self.ask_for_reload(todo),
             Signal::Usr1 => self.reopen_logs(todo),
-            Signal::Hup | Signal::Usr2 | Signal::Winch => {
+            Signal::Usr2 | Signal::Winch => {
                 todo.push(Action::Log(Notice::Unsupported { signal }));
             }
         }
@@ -292,18 +333,22 @@ impl Plan {
         if let Phase::Lameduck { until, .. } = self.phase
             && now >= until
         {
-            self.stop(Reason::Stop, now, now + self.graceful_timeout, todo);
+            self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo);
         }
         if matches!(self.phase, Phase::Serving) {
+            self.begin_reload(todo);
+            self.renew(now, todo);
             self.recycle(now, todo);
         }
         if self.is_stopping() {
             self.finish_when_all_are_gone(now, todo);
         } else {
-            for member in &mut self.members {
-                if member.due_at().is_some_and(|at| at <= now) {
-                    member.state = State::Spawning;
-                    todo.push(Action::Spawn { slot: member.slot, seat: member.seat });
+            for index in 0..self.members.len() {
+                if self.members[index].due_at().is_some_and(|at| at <= now) {
+                    let (generation, patience) = self.made_of(index);
+                    let member = &mut self.members[index];
+                    member.state = State::Spawning { generation, patience };
+                    todo.push(Action::Spawn { slot: member.slot, seat: member.seat, generation });
                 }
             }
         }

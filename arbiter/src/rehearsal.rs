@@ -11,7 +11,7 @@ use remuda_core::order::{Order, Report};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
-use crate::plan::{Action, Death, Event, Plan};
+use crate::plan::{Action, Death, Event, Plan, Shape};
 use crate::{ArbiterConfig, Outcome, run};
 
 /// What the arbiter does to the world.
@@ -46,12 +46,17 @@ pub trait Stage {
 
 /// An arbiter on a stage.
 #[derive(Debug)]
-pub struct Rehearsal(Plan);
+pub struct Rehearsal {
+    plan: Plan,
+    /// What every reload finds.
+    shape: Shape,
+}
 
 impl Rehearsal {
     /// An arbiter that has forked nobody yet; there may be `seats` workers at a time.
     pub fn new(config: &ArbiterConfig, seats: usize) -> Self {
-        Self(run::plan(config, seats))
+        let shape = run::shape(config, seats);
+        Self { plan: Plan::new(shape), shape }
     }
 
     /// Time has passed.
@@ -87,38 +92,43 @@ impl Rehearsal {
 
     /// When [`tick`](Self::tick) is wanted, if nothing else happens before.
     pub fn deadline(&self) -> Option<Time> {
-        self.0.deadline()
+        self.plan.deadline()
     }
 
     fn feed(&mut self, event: Event, now: Time, stage: &mut dyn Stage) {
-        let mut todo = VecDeque::from(self.0.handle(event, now));
+        let mut todo = VecDeque::from(self.plan.handle(event, now));
         while let Some(action) = todo.pop_front() {
-            if let Some(answer) = perform(action, stage) {
-                todo.extend(self.0.handle(answer, now));
+            if let Some(answer) = self.perform(action, stage) {
+                todo.extend(self.plan.handle(answer, now));
             }
         }
     }
-}
 
-fn perform(action: Action, stage: &mut dyn Stage) -> Option<Event> {
-    match action {
-        Action::Spawn { seat, .. } => {
-            return Some(match stage.spawn(seat) {
-                Ok(pid) => Event::Spawned { seat, pid: name(pid) },
-                Err(error) => Event::SpawnFailed { seat, error },
-            });
+    fn perform(&self, action: Action, stage: &mut dyn Stage) -> Option<Event> {
+        match action {
+            Action::Spawn { seat, .. } => {
+                return Some(match stage.spawn(seat) {
+                    Ok(pid) => Event::Spawned { seat, pid: name(pid) },
+                    Err(error) => Event::SpawnFailed { seat, error },
+                });
+            }
+            Action::Look { seat } => return Some(Event::Beat { seat, at: stage.last_beat(seat) }),
+            Action::DropBacklog => return Some(Event::BacklogOver { lost: stage.drop_backlog() }),
+            Action::Send { pid, order } => stage.send(pid.as_raw_nonzero().get(), order),
+            Action::Abort { pid } => stage.abort(pid.as_raw_nonzero().get()),
+            Action::Kill { pid } => stage.kill(pid.as_raw_nonzero().get()),
+            Action::SaveBacklog => stage.save_backlog(),
+            Action::AnnounceReady { .. } => stage.ready(),
+            Action::Finish(outcome) => stage.finish(outcome),
+            Action::Load { .. } => return Some(Event::Loaded { shape: self.shape }),
+            // A stage has one configuration, and nothing of it goes or comes.
+            Action::Adopt | Action::Abandon | Action::EndListeners => {}
+            // For people.
+            Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
+            Action::ReopenLogs | Action::Reloaded { .. } => {}
         }
-        Action::Look { seat } => return Some(Event::Beat { seat, at: stage.last_beat(seat) }),
-        Action::DropBacklog => return Some(Event::BacklogOver { lost: stage.drop_backlog() }),
-        Action::Send { pid, order } => stage.send(pid.as_raw_nonzero().get(), order),
-        Action::Abort { pid } => stage.abort(pid.as_raw_nonzero().get()),
-        Action::Kill { pid } => stage.kill(pid.as_raw_nonzero().get()),
-        Action::SaveBacklog => stage.save_backlog(),
-        Action::AnnounceReady { .. } => stage.ready(),
-        Action::Finish(outcome) => stage.finish(outcome),
-        Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) | Action::ReopenLogs => {} // for people
+        None
     }
-    None
 }
 
 fn name(pid: i32) -> Pid {

@@ -10,15 +10,14 @@ use std::io::{self, Write as _};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use remuda_core::app::{AppFactory, Tally};
+use remuda_core::app::Tally;
 use remuda_core::order::Order;
 use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
-use remuda_core::worker::{Control, Entry, Exit, Scoreboard, Seat, Worker, WorkerCx};
+use remuda_core::worker::{Control, Entry, Exit, Listener, Scoreboard, Seat, WorkerCx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
@@ -27,19 +26,21 @@ use tracing::{debug, error, info, warn};
 use crate::activation::{self, Passed};
 use crate::backlog::{Backlog, abandon};
 use crate::link::Link;
-use crate::listener::Listeners;
+use crate::listener::{BindError, Chosen, Listeners};
 use crate::notice::Notice;
 use crate::notify::{self, Manager};
 use crate::pidfile::Pidfile;
-use crate::plan::{Action, Death, Event, Patience, Plan, Signal};
+use crate::plan::{Action, Death, Event, Patience, Plan, Shape, Signal};
 use crate::sys::{self, Fork, Signals, Title};
-use crate::{ArbiterConfig, Outcome};
+use crate::{ArbiterConfig, Load, Loaded, Outcome};
 
 /// Everything that the arbiter holds.
 pub(crate) struct Run {
-    config: ArbiterConfig,
-    worker: Arc<dyn Worker>,
-    app: AppFactory,
+    /// What counts.
+    current: Generation,
+    /// What was loaded, and has to prove itself.
+    next: Option<Generation>,
+    load: Box<Load>,
     plan: Plan,
     signals: Signals,
     listeners: Listeners,
@@ -51,13 +52,20 @@ pub(crate) struct Run {
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
     outbox: Outbox,
     inbox: OwnedFd,
-    /// In a stop, until it has been passed on.
+    /// Of listeners that were ended, until it has been passed on.
     backlog: Option<Backlog>,
     manager: Manager,
     /// None where it cannot be changed.
     title: Option<Title>,
     /// The file is there while this is.
     pidfile: Option<Pidfile>,
+}
+
+/// A configuration, and what its workers listen on.
+struct Generation {
+    number: u32,
+    loaded: Loaded,
+    chosen: Chosen,
 }
 
 /// Why the loop is left.
@@ -71,49 +79,51 @@ enum Leave {
 /// A child just forked.
 struct Newborn {
     slot: u16,
+    generation: u32,
     seat: Seat,
     orders: OwnedFd,
     parent: Pid,
 }
 
-/// Configurations are not replaced yet, so there is one.
-const GENERATION: u32 = 1;
+/// Handler threads that the scoreboard has room for at least, and workers that are replaced at a time: a reload may ask for
+/// more than there were, and memory that nobody writes costs nothing.
+const THREADS: usize = 64;
+const REPLACED: u16 = 128;
 
 impl Run {
     /// Everything that must be done, and may fail, before the first fork.
-    pub(crate) fn prepare(
-        config: ArbiterConfig,
-        worker: Arc<dyn Worker>,
-        app: AppFactory,
-    ) -> Result<Self, Outcome> {
+    pub(crate) fn prepare(loaded: Loaded, load: Box<Load>) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
         let (outbox, inbox) =
             handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let (pidfile, listeners) = match open(&config) {
+        let mut listeners = Listeners::default();
+        let config = &loaded.config;
+        let (pidfile, chosen) = match open(config, &mut listeners) {
             Ok(opened) => opened,
             Err(outcome) => {
                 signals.restore();
                 return Err(outcome);
             }
         };
-        let (workers, recycled) = (config.workers.max(1), config.recycle_concurrency.max(1));
-        let board = match Scoreboard::map(workers, recycled, config.worker.threads) {
+        let replaced = REPLACED.max(config.replaced());
+        let board = match Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS)) {
             Ok(board) => board,
             Err(error) => {
                 signals.restore();
                 return Err(Outcome::internal("map the scoreboard", &error));
             }
         };
-        let plan = plan(&config, board.seats());
+        let plan = Plan::new(shape(config, board.seats()));
         let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
         let mut title = Title::claim();
         title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
+        let (current, next) = (Generation { number: 1, loaded, chosen }, None);
         Ok(Self {
-            config,
-            worker,
-            app,
+            current,
+            next,
+            load,
             plan,
             signals,
             listeners,
@@ -232,8 +242,8 @@ impl Run {
         let mut todo = VecDeque::from(self.plan.handle(event, now()));
         while let Some(action) = todo.pop_front() {
             match action {
-                Action::Spawn { slot, seat } => {
-                    let event = self.spawn(slot, seat)?;
+                Action::Spawn { slot, seat, generation } => {
+                    let event = self.spawn(slot, seat, generation)?;
                     todo.extend(self.plan.handle(event, now()));
                 }
                 Action::Send { pid, order } => {
@@ -250,17 +260,44 @@ impl Run {
                     let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());
                     todo.extend(self.plan.handle(Event::Beat { seat, at }, now()));
                 }
-                Action::SaveBacklog => self.backlog = Some(Backlog::new(self.listeners.release(), now())),
+                Action::SaveBacklog => {
+                    let listeners = self.listeners.release();
+                    self.save_backlog(listeners);
+                }
                 Action::DropBacklog => {
                     let lost = abandon(self.backlog.take(), self.inbox.as_fd());
                     todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
+                }
+                Action::Load { generation } => {
+                    self.manager.reloading(now());
+                    let event = self.load(generation);
+                    todo.extend(self.plan.handle(event, now()));
+                }
+                Action::Adopt => self.adopt(),
+                Action::Abandon => {
+                    if let Some(next) = self.next.take() {
+                        self.listeners.drop_new(&next.chosen);
+                    }
+                }
+                Action::EndListeners => {
+                    let next = self.next.iter().flat_map(|next| &next.chosen.all);
+                    let kept: Vec<_> = self.current.chosen.all.iter().chain(next).copied().collect();
+                    let others = self.listeners.release_others(&kept);
+                    if !others.is_empty() {
+                        self.save_backlog(others);
+                    }
+                }
+                Action::Reloaded { generation, end } => {
+                    let notice = Notice::Reloaded { generation, end };
+                    notice.log();
+                    self.manager.hear(&notice);
                 }
                 Action::Describe { slot, seat } => self.describe(slot, seat),
                 Action::Bury { seat, clean } => self.bury(seat, clean),
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
-                Action::ReopenLogs => self.config.logs.reopen(),
+                Action::ReopenLogs => self.current.loaded.config.logs.reopen(),
                 Action::AnnounceReady { workers } => self.announce_ready(workers),
                 Action::Log(notice) => {
                     notice.log();
@@ -272,7 +309,43 @@ impl Run {
         Continue(())
     }
 
-    fn spawn(&mut self, slot: u16, number: u16) -> ControlFlow<Leave, Event> {
+    /// Loads and binds what is to be a generation of that number. Nothing changes if that fails.
+    fn load(&mut self, number: u32) -> Event {
+        let prepared = (self.load)(&self.current.loaded).and_then(|loaded| {
+            has_room(&loaded.config, &self.board)?;
+            let chosen = listen(&loaded.config, &mut self.listeners).map_err(|error| error.to_string())?;
+            Ok(Generation { number, loaded, chosen })
+        });
+        match prepared {
+            Ok(next) => {
+                let shape = shape(&next.loaded.config, self.board.seats());
+                self.next = Some(next);
+                Event::Loaded { shape }
+            }
+            Err(why) => Event::NotLoaded { why },
+        }
+    }
+
+    /// Makes what was loaded last what counts.
+    fn adopt(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        if next.chosen.all != self.current.chosen.all {
+            let addresses = self.listeners.describe(&next.chosen);
+            info!(%addresses, "listening on {addresses}");
+        }
+        self.current = next;
+        self.listeners.listen_again(self.current.loaded.config.backlog);
+        self.current.loaded.apply();
+    }
+
+    fn save_backlog(&mut self, listeners: Vec<Listener>) {
+        match &mut self.backlog {
+            Some(backlog) => backlog.add(listeners, now()),
+            None => self.backlog = Some(Backlog::new(listeners, now())),
+        }
+    }
+
+    fn spawn(&mut self, slot: u16, number: u16, generation: u32) -> ControlFlow<Leave, Event> {
         let failed = |error: String| Continue(Event::SpawnFailed { seat: number, error });
         let (link, orders) = match Link::pair() {
             Ok(pair) => pair,
@@ -286,7 +359,9 @@ impl Run {
                 self.links.push((child, link));
                 Continue(Event::Spawned { seat: number, pid: child })
             }
-            Ok(Fork::Child { parent }) => Break(Leave::Born(Newborn { slot, seat, orders, parent })),
+            Ok(Fork::Child { parent }) => {
+                Break(Leave::Born(Newborn { slot, generation, seat, orders, parent }))
+            }
             Err(error) => failed(error.to_string()),
         }
     }
@@ -315,15 +390,22 @@ impl Run {
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
-        let Self { config, worker, app, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
-        drop((links, signals, plan, backlog, self.manager, self.pidfile));
-        let Newborn { slot, seat, orders, parent } = newborn;
+        let Self { current, next, load, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
+        let Newborn { slot, generation, seat, orders, parent } = newborn;
+        // It was forked for one of the two.
+        let (born_of, other) = match next {
+            Some(next) if next.number == generation => (next, Some(current)),
+            other => (current, other),
+        };
+        let Generation { number, loaded, chosen } = born_of;
+        let listeners = listeners.into_chosen(&chosen);
+        drop((links, signals, plan, backlog, load, other, self.manager, self.pidfile));
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
-                title.set(&config.process.title(&format!("worker {slot}")));
+                title.set(&loaded.config.process.title(&format!("worker {slot}")));
             });
             sys::remove_variables(&[activation::VARIABLES, notify::VARIABLES].concat());
-            if let Err(error) = config.process.assume() {
+            if let Err(error) = loaded.config.process.assume() {
                 error!(slot, "worker could not change its user or group: {error}");
                 return Exit::BootFailed;
             }
@@ -336,8 +418,10 @@ impl Run {
                     return Exit::BootFailed;
                 }
             };
+            loaded.apply();
+            let Loaded { config, worker, app, .. } = loaded;
             let ArbiterConfig { worker: settings, policies, logs, .. } = config;
-            let cx = WorkerCx::new(slot, GENERATION, listeners.into_vec(), control, seat, settings, policies)
+            let cx = WorkerCx::new(slot, number, listeners, control, seat, settings, policies)
                 .with_queue(outbox, inbox);
             match logs.start() {
                 Ok(logs) => {
@@ -361,8 +445,9 @@ impl Run {
 
     fn announce_ready(&self, workers: usize) {
         self.manager.ready(workers);
-        let (backend, pid) = (self.worker.name(), getpid());
-        let addresses = &self.listeners;
+        let Generation { loaded, chosen, .. } = &self.current;
+        let (backend, pid) = (loaded.worker.name(), getpid());
+        let addresses = self.listeners.describe(chosen);
         let plural = if workers == 1 { "" } else { "s" };
         info!(
             %addresses, backend, workers, %pid,
@@ -371,28 +456,51 @@ impl Run {
     }
 }
 
-/// The plan of a server with room for `seats` workers.
-pub(crate) fn plan(config: &ArbiterConfig, seats: usize) -> Plan {
-    let patience = Patience {
-        timeout: config.worker.timeout,
-        boot_timeout: config.boot_timeout,
-        nap: config.worker.beat_interval(),
-    };
-    let recycled = usize::from(config.recycle_concurrency.max(1));
-    Plan::new(config.workers.max(1), config.worker.graceful_timeout)
-        .with_room(seats - recycled, recycled)
-        .with_lameduck(config.lameduck)
-        .watching(patience)
-}
-
 /// Goes where the server is to be, and makes what others may find there.
-fn open(config: &ArbiterConfig) -> Result<(Option<Pidfile>, Listeners), Outcome> {
-    let ArbiterConfig { process, binds, backlog, .. } = config;
+fn open(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<(Option<Pidfile>, Chosen), Outcome> {
+    let ArbiterConfig { process, .. } = config;
     process.enter()?;
     let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
-    let passed = Passed::of_process();
-    passed.close_on_exec();
-    Ok((pidfile, Listeners::bind(&passed.resolve(binds)?, *backlog, process.owner())?))
+    Passed::of_process().close_on_exec();
+    Ok((pidfile, listen(config, listeners)?))
+}
+
+/// Listens where `config` says.
+fn listen(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<Chosen, BindError> {
+    let ArbiterConfig { process, binds, backlog, .. } = config;
+    listeners.choose(&Passed::of_process().resolve(binds)?, *backlog, process.owner())
+}
+
+/// What the plan has to know of `config`, for a server with room for `seats` workers.
+pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
+    let (workers, replaced) = (config.workers.max(1), usize::from(config.replaced()));
+    Shape {
+        workers,
+        room: seats.saturating_sub(replaced),
+        recycle_concurrency: config.recycle_concurrency.max(1).into(),
+        reload_concurrency: config.reload_concurrency.max(1).into(),
+        graceful_timeout: config.worker.graceful_timeout,
+        lameduck: config.lameduck,
+        patience: Patience {
+            timeout: config.worker.timeout,
+            boot_timeout: config.boot_timeout,
+            nap: config.worker.beat_interval(),
+        },
+    }
+}
+
+/// Whether workers as `config` has them fit on the scoreboard, which is as large as it was at the start.
+fn has_room(config: &ArbiterConfig, board: &Scoreboard) -> Result<(), String> {
+    let refuse = |what, n: usize, room| {
+        Err(format!("{what} is {n}, and this server has room for {room}; that needs a new start"))
+    };
+    let replaced = usize::from(config.replaced());
+    let (workers, threads) = (usize::from(config.workers), config.worker.threads);
+    match board.seats().saturating_sub(replaced) {
+        room if workers > room => refuse("workers", workers, room),
+        _ if threads > board.threads() => refuse("threads", threads, board.threads()),
+        _ => Ok(()),
+    }
 }
 
 /// What all workers have counted, of all generations.

@@ -57,6 +57,25 @@ fn d4_tcp_connections_that_wait_are_passed_on_and_new_ones_are_refused() {
     }
 }
 
+#[test]
+fn d4_listeners_may_end_while_others_do() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let [(first, first_addr), (second, second_addr)] = [tcp(any), tcp(any)];
+    let (outbox, queue) = queue().unwrap();
+    let connect = |addr| (0..20).map(move |_| TcpStream::connect(addr).unwrap());
+    let clients: Vec<_> = connect(first_addr).chain(connect(second_addr)).collect();
+    let mut backlog = Backlog::new(vec![first], now());
+    assert_eq!(backlog.advance(&outbox, now()), None);
+    backlog.add(vec![second], now());
+    let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
+    assert_eq!((taken.len(), lost), (40, 0));
+    for addr in [first_addr, second_addr] {
+        assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+    answer_all(taken);
+    assert_greeted(clients);
+}
+
 /// All clients get a greeting, and then the end.
 fn assert_greeted(clients: impl IntoIterator<Item = impl io::Read>) {
     for mut client in clients {

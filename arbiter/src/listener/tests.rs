@@ -13,7 +13,28 @@ const ANY: &str = "127.0.0.1:0";
 const NOBODY: Owner = (None, None);
 
 fn bind_one(bind: Bind) -> Result<Listeners, BindError> {
-    Listeners::bind(&[bind], 16, NOBODY)
+    bind_all(&[bind])
+}
+
+fn bind_all(binds: &[Bind]) -> Result<Listeners, BindError> {
+    let mut listeners = Listeners::default();
+    listeners.choose(binds, 16, NOBODY)?;
+    Ok(listeners)
+}
+
+impl Listeners {
+    fn all(&self) -> Chosen {
+        Chosen { all: self.0.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
+    }
+
+    fn into_vec(self) -> Vec<Listener> {
+        let all = self.all();
+        self.into_chosen(&all)
+    }
+
+    fn written(&self) -> String {
+        self.describe(&self.all())
+    }
 }
 
 fn tcp(addr: impl ToString) -> Bind {
@@ -44,7 +65,7 @@ fn a_tcp_listener_knows_the_port_it_got_and_is_ready_for_workers() {
     let listeners = bind_one(tcp(ANY)).unwrap();
     let addr = addr_of(&listeners, 0);
     assert_ne!(addr.port(), 0);
-    assert_eq!(listeners.to_string(), format!("http://{addr}"));
+    assert_eq!(listeners.written(), format!("http://{addr}"));
     let listener = listeners.into_vec().pop().unwrap();
     assert_eq!((listener.index, listener.ownership), (0, Ownership::Sole));
     assert!(fcntl_getfl(&listener).unwrap().contains(OFlags::NONBLOCK));
@@ -59,16 +80,16 @@ fn a_tcp_listener_knows_the_port_it_got_and_is_ready_for_workers() {
 fn several_addresses_are_bound_in_order_and_port_0_may_be_named_twice() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
-    let listeners = Listeners::bind(&[tcp(ANY), unix, tcp(ANY)], 16, NOBODY).unwrap();
+    let listeners = bind_all(&[tcp(ANY), unix, tcp(ANY)]).unwrap();
     let (first, last) = (addr_of(&listeners, 0), addr_of(&listeners, 2));
     assert_ne!(first, last);
-    assert_eq!(listeners.to_string(), format!("http://{first}, unix:{}, http://{last}", path.display()));
+    assert_eq!(listeners.written(), format!("http://{first}, unix:{}, http://{last}", path.display()));
     assert_eq!(listeners.into_vec().iter().map(|listener| listener.index).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 #[test]
 fn nowhere_to_listen_is_an_error() {
-    assert_eq!(Listeners::bind(&[], 16, NOBODY).unwrap_err(), BindError::Nowhere);
+    assert_eq!(bind_all(&[]).unwrap_err(), BindError::Nowhere);
 }
 
 #[test]
@@ -86,10 +107,7 @@ fn a_port_in_use_names_the_address_and_the_cause() {
 fn one_address_twice_is_an_error() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
-    assert_eq!(
-        Listeners::bind(&[unix.clone(), unix.clone()], 16, NOBODY).unwrap_err(),
-        BindError::Twice { bind: unix }
-    );
+    assert_eq!(bind_all(&[unix.clone(), unix.clone()]).unwrap_err(), BindError::Twice { bind: unix });
     assert!(!path.exists(), "what was bound before is released");
 }
 
@@ -97,7 +115,7 @@ fn one_address_twice_is_an_error() {
 fn addresses_of_one_server_that_overlap_are_told_from_other_programs() {
     let port = bind_one(tcp(ANY)).map(|free| addr_of(&free, 0).port()).unwrap();
     let (wide, narrow) = (tcp(format!("0.0.0.0:{port}")), tcp(format!("127.0.0.1:{port}")));
-    let error = Listeners::bind(&[wide.clone(), narrow.clone()], 16, NOBODY).unwrap_err();
+    let error = bind_all(&[wide.clone(), narrow.clone()]).unwrap_err();
     let Bind::Inet(held) = wide else { unreachable!() };
     assert_eq!(error, BindError::Overlap { bind: narrow, other: Bound::Inet(held) });
 }
@@ -134,7 +152,7 @@ fn an_error_releases_what_was_bound_before() {
     let free = bind_one(tcp(ANY)).map(|listeners| addr_of(&listeners, 0)).unwrap();
     let taken = TcpListener::bind(ANY).unwrap();
     let binds = [tcp(free), unix, tcp(taken.local_addr().unwrap())];
-    Listeners::bind(&binds, 16, NOBODY).unwrap_err();
+    bind_all(&binds).unwrap_err();
     assert!(!path.exists());
     TcpListener::bind(free).unwrap();
 }
@@ -143,7 +161,7 @@ fn an_error_releases_what_was_bound_before() {
 fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
-    let mut listeners = Listeners::bind(&[tcp(ANY), unix], 16, NOBODY).unwrap();
+    let mut listeners = bind_all(&[tcp(ANY), unix]).unwrap();
     let addr = addr_of(&listeners, 0);
     let copies: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.try_clone().unwrap()).collect();
     listeners.end();
@@ -244,7 +262,7 @@ fn an_inherited_unix_listener_keeps_its_file() {
     let (_, path) = unix_in(&dir);
     let fd = UnixListener::bind(&path).unwrap().into_raw_fd();
     let mut listeners = bind_one(Bind::Fd(fd)).unwrap();
-    assert_eq!(listeners.to_string(), format!("unix:{}", path.display()));
+    assert_eq!(listeners.written(), format!("unix:{}", path.display()));
     listeners.end();
     assert!(path.exists());
 }
@@ -276,7 +294,8 @@ fn a_unix_socket_is_given_to_its_owner() {
     let number = |own: u32| if root { 65534 } else { own };
     let (uid, gid) = (number(nix::unistd::geteuid().as_raw()), number(nix::unistd::getegid().as_raw()));
     let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    let mut listeners = Listeners::bind(&[unix], 16, owner).unwrap();
+    let mut listeners = Listeners::default();
+    listeners.choose(&[unix], 16, owner).unwrap();
     let file = fs::symlink_metadata(&path).unwrap();
     assert_eq!((file.uid(), file.gid()), (uid, gid));
     listeners.end();
@@ -312,4 +331,101 @@ fn of_two_servers_that_start_at_once_over_a_stale_socket_one_is_refused() {
         drop(UnixStream::connect(&path).unwrap());
         first.end();
     }
+}
+
+/// A server on any port and on a unix socket, with what it listens on.
+fn serving(dir: &TempDir) -> (Listeners, [Bind; 2], Chosen) {
+    let binds = [tcp(ANY), unix_in(dir).0];
+    let mut listeners = Listeners::default();
+    let chosen = listeners.choose(&binds, 16, NOBODY).unwrap();
+    (listeners, binds, chosen)
+}
+
+#[test]
+fn d16_addresses_that_stay_keep_their_sockets_and_new_ones_are_bound() {
+    let dir = tempdir().unwrap();
+    let (mut listeners, [any, unix], before) = serving(&dir);
+    let addr = addr_of(&listeners, 0);
+    let sockets: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.as_raw_fd()).collect();
+    let new = Bind::Unix(dir.path().join("new.sock"));
+    for same in [any.clone(), tcp(addr)] {
+        let chosen = listeners.choose(&[new.clone(), unix.clone(), same], 16, NOBODY).unwrap();
+        assert_eq!((&chosen.all[..], &chosen.new[..]), (&[2, 1, 0][..], &[2][..]));
+        assert_eq!(
+            listeners.0[..2].iter().map(|held| held.listener.socket.as_raw_fd()).collect::<Vec<_>>(),
+            sockets
+        );
+        assert_eq!(listeners.describe(&before), format!("http://{addr}, {unix}"));
+        listeners.drop_new(&chosen);
+        assert!(
+            !dir.path().join("new.sock").exists(),
+            "a generation that was given up leaves nothing behind"
+        );
+    }
+    let chosen = listeners.choose(&[any.clone(), any], 16, NOBODY).unwrap();
+    assert_eq!((chosen.all, chosen.new), (vec![0, 2], vec![2]), "each port 0 is one of its own");
+}
+
+#[test]
+fn d16_addresses_that_cannot_be_bound_leave_what_is_held() {
+    let dir = tempdir().unwrap();
+    let (mut listeners, [any, _], _) = serving(&dir);
+    let taken = TcpListener::bind(ANY).unwrap();
+    let taken = tcp(taken.local_addr().unwrap());
+    let new = dir.path().join("new.sock");
+    let error = listeners.choose(&[any, Bind::Unix(new.clone()), taken.clone()], 16, NOBODY).unwrap_err();
+    assert_eq!(error, BindError::InUse { bind: taken });
+    assert!(!new.exists());
+    assert_eq!(listeners.0.len(), 2);
+    TcpStream::connect(addr_of(&listeners, 0)).unwrap();
+}
+
+#[test]
+fn d16_an_overlap_with_a_held_address_needs_upgrade() {
+    let dir = tempdir().unwrap();
+    let (mut listeners, [any, _], _) = serving(&dir);
+    let wide = format!("0.0.0.0:{}", addr_of(&listeners, 0).port());
+    let error = listeners.choose(&[tcp(&wide)], 16, NOBODY).unwrap_err();
+    assert!(error.to_string().ends_with("the two overlap; that needs upgrade, or a new start"), "{error}");
+    // With both in the settings nothing would help.
+    let error = listeners.choose(&[any, tcp(&wide)], 16, NOBODY).unwrap_err();
+    assert!(matches!(error, BindError::Overlap { .. }), "{error}");
+}
+
+#[test]
+fn d16_an_inherited_descriptor_stays_and_no_other_is_taken() {
+    let other = TcpListener::bind(ANY).unwrap();
+    let own = TcpListener::bind(ANY).unwrap().into_raw_fd();
+    let mut listeners = bind_one(Bind::Fd(own)).unwrap();
+    let chosen = listeners.choose(&[Bind::Fd(own)], 16, NOBODY).unwrap();
+    assert_eq!((chosen.all, chosen.new), (vec![0], vec![]));
+    let bind = Bind::Fd(other.as_raw_fd());
+    assert_eq!(
+        listeners.choose(std::slice::from_ref(&bind), 16, NOBODY).unwrap_err(),
+        BindError::NeedsStart { bind }
+    );
+    assert!(listeners.release_others(&[]).is_empty(), "it is closed, and not for us to end");
+    assert!(listeners.0.is_empty());
+}
+
+#[test]
+fn d16_listeners_that_are_not_chosen_any_more_are_given_up() {
+    let dir = tempdir().unwrap();
+    let (mut listeners, [any, _], _) = serving(&dir);
+    let chosen = listeners.choose(&[any], 16, NOBODY).unwrap();
+    let others = listeners.release_others(&chosen.all);
+    assert_eq!(others.iter().map(|listener| listener.index).collect::<Vec<_>>(), [1]);
+    assert!(!unix_in(&dir).1.exists());
+    assert_eq!(listeners.into_chosen(&chosen).len(), 1);
+}
+
+#[test]
+fn d16_the_kernel_s_queue_has_its_new_length() {
+    let listeners = bind_one(tcp(ANY)).unwrap();
+    let addr = addr_of(&listeners, 0);
+    listeners.listen_again(64);
+    // With 16 the eighteenth connect would wait.
+    let waiting: Vec<_> =
+        (0..40).map(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(500))).collect();
+    assert!(waiting.iter().all(Result::is_ok));
 }

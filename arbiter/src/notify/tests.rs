@@ -41,6 +41,25 @@ fn a_path_and_an_abstract_name_are_told_the_same() {
 }
 
 #[test]
+fn a_reload_is_told_and_its_end_whatever_came_of_it() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let manager = manager(&path);
+    manager.reloading(Time::from_nanos(7_000_123));
+    assert_eq!(heard(&socket), "RELOADING=1\nMONOTONIC_USEC=7000\nSTATUS=reloading");
+    let told = |end| {
+        manager.hear(&Notice::Reloaded { generation: 2, end });
+        heard(&socket)
+    };
+    assert_eq!(told(ReloadEnd::Done), "READY=1\nSTATUS=reloaded");
+    let why = ReloadEnd::Failed("one\ntwo".into());
+    assert_eq!(told(why), "READY=1\nSTATUS=not reloaded: one two");
+    assert_eq!(told(ReloadEnd::Overtaken), "", "the newer one goes on");
+    assert_eq!(told(ReloadEnd::TooLate), "", "the server stops, and has said so or will");
+}
+
+#[test]
 fn a_name_that_is_no_socket_is_refused() {
     for name in ["", "notify", "vsock:2:9"] {
         assert!(connect(name.as_ref()).is_err(), "{name:?}");

@@ -35,10 +35,15 @@ impl Plan {
         let stays = !self.is_stopping();
         let spawning = |member: &Member| member.seat == seat && member.is_spawning();
         let Some(index) = self.members.iter().position(spawning) else { return };
+        let (unproven, unwanted) = (self.is_unproven(index), self.is_overtaken(index));
         let member = &mut self.members[index];
-        let again_in = (stays && member.leaves_by().is_none()).then(|| member.back_off(false));
-        todo.push(Action::Log(Notice::NotStarted { slot: member.slot, error, again_in }));
+        let replaced = stays && member.leaves_by().is_none() && !unwanted;
+        let again_in = replaced.then(|| member.back_off(false));
+        todo.push(Action::Log(Notice::NotStarted { slot: member.slot, error: error.clone(), again_in }));
         self.empty(index, again_in, now);
+        if unproven {
+            self.give_up_reload(error, now, todo);
+        }
     }
 
     pub(super) fn reported(&mut self, pid: Pid, report: Report, now: Time, todo: &mut Vec<Action>) {
@@ -61,6 +66,8 @@ impl Plan {
                 todo.push(Action::Log(Notice::BootFailed { slot, pid, message: message.clone() }));
                 if matches!(self.phase, Phase::Starting) {
                     self.give_up(status.into(), message, now, todo);
+                } else if self.is_unproven(index) {
+                    self.give_up_reload(message, now, todo);
                 }
             }
             Report::Recycle { reason } if !stopping && role == Role::Holder && life.spent.is_none() => {
@@ -78,7 +85,7 @@ impl Plan {
         let Some(life) = member.life().filter(|life| life.aborted.is_none()) else { return };
         life.looking = false;
         life.well = life.well.max(at);
-        if life.silent_at(&self.patience).is_none_or(|at| at > now) {
+        if life.silent_at().is_none_or(|at| at > now) {
             return;
         }
         life.aborted = Some(now + ABORT_GRACE);
@@ -99,6 +106,7 @@ impl Plan {
             return;
         };
         let (stopping, starting) = (self.is_stopping(), matches!(self.phase, Phase::Starting));
+        let (unproven, unwanted) = (self.is_unproven(index), self.is_overtaken(index));
         let member = &mut self.members[index];
         let (slot, seat, leaves) = (member.slot, member.seat, member.leaves_by().is_some());
         let Some(life) = member.life() else { return };
@@ -108,7 +116,7 @@ impl Plan {
         let long_enough = life.ready.is_some_and(|ready| now - ready >= LONG_ENOUGH);
         let ends_server = stopping || (boot_failed && starting);
 
-        let again_in = (!ends_server && !leaves).then(|| member.back_off(long_enough));
+        let again_in = (!ends_server && !leaves && !unwanted).then(|| member.back_off(long_enough));
         todo.push(Action::Log(Notice::Died { slot, pid, death, lived, again_in }));
         let clean = death == Death::Status(0);
         if !clean && !described {
@@ -123,6 +131,10 @@ impl Plan {
                 let message = format!("worker {pid} ended with status {status} before it was ready");
                 self.give_up(status, message, now, todo);
             }
+            _ if unproven => {
+                let why = if described { "was not ready in time" } else { "ended before it was ready" };
+                self.give_up_reload(format!("worker {pid} {why}, with {death}"), now, todo);
+            }
             _ => {}
         }
     }
@@ -131,7 +143,7 @@ impl Plan {
     pub(super) fn watch(&mut self, now: Time, todo: &mut Vec<Action>) {
         let stop_kills_at = self.stop_kills_at();
         for member in &mut self.members {
-            let is_due = member.silent_at(&self.patience).is_some_and(|at| at <= now);
+            let is_due = member.silent_at().is_some_and(|at| at <= now);
             let is_over = member.kill_at(stop_kills_at).is_some_and(|at| at <= now);
             let seat = member.seat;
             match member.life() {
@@ -155,9 +167,9 @@ impl Plan {
     }
 
     /// A member has no process any more: it gets another one after that time or, without one, goes. A successor of it does
-    /// not wait for longer to take its place.
+    /// not wait for longer to take its place, unless it has to prove its generation first.
     fn empty(&mut self, index: usize, again_in: Option<Duration>, now: Time) {
-        let successor = self.successor_of(index);
+        let successor = self.successor_of(index).filter(|successor| !self.is_unproven(*successor));
         match (again_in, successor) {
             (Some(delay), None) => self.members[index].state = State::Due { at: now + delay },
             (Some(delay), Some(successor)) => {

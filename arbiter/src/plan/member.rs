@@ -48,13 +48,20 @@ pub(super) enum State {
         at: Time,
     },
     /// A spawn was asked for.
-    Spawning,
+    Spawning {
+        generation: u32,
+        patience: Patience,
+    },
     Alive(Life),
 }
 
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) pid: Pid,
+    /// The configuration that it has.
+    pub(super) generation: u32,
+    /// What that says of its silence.
+    patience: Patience,
     pub(super) born: Time,
     pub(super) ready: Option<Time>,
     /// Up to when it is known to be well: its silence counts from here.
@@ -74,10 +81,13 @@ impl Member {
         Self { slot, seat, role, state: State::Due { at }, failures: 0 }
     }
 
-    /// Its process is there.
+    /// The process that was asked for is there.
     pub(super) fn is_born(&mut self, pid: Pid, now: Time) {
+        let State::Spawning { generation, patience } = self.state else { return };
         self.state = State::Alive(Life {
             pid,
+            generation,
+            patience,
             born: now,
             ready: None,
             well: now,
@@ -141,9 +151,28 @@ impl Member {
         self.role == Role::Holder
     }
 
-    /// Whether it is there only because a worker is recycled.
-    pub(super) fn is_recycled(&self) -> bool {
-        matches!(self.role, Role::Successor { reason } | Role::Leaver { reason, .. } if reason.is_recycle())
+    /// Whether it is there only because a worker is replaced, for a reason that is one of `these`.
+    pub(super) fn is_replaced(&self, these: fn(Reason) -> bool) -> bool {
+        matches!(self.role, Role::Successor { reason } | Role::Leaver { reason, .. } if these(reason))
+    }
+
+    /// Whether it comes because of a reload.
+    pub(super) fn is_reloaded(&self) -> bool {
+        self.role == Role::Successor { reason: Reason::Reload }
+    }
+
+    /// The configuration that its process has, if there is one or will be at once.
+    pub(super) fn generation(&self) -> Option<u32> {
+        match &self.state {
+            State::Due { .. } => None,
+            State::Spawning { generation, .. } => Some(*generation),
+            State::Alive(life) => Some(life.generation),
+        }
+    }
+
+    /// What its configuration says of its silence.
+    pub(super) fn patience(&self) -> Option<Patience> {
+        self.alive().map(|life| life.patience)
     }
 
     /// By when it has to have left, if it is leaving.
@@ -159,7 +188,7 @@ impl Member {
     }
 
     pub(super) fn is_spawning(&self) -> bool {
-        matches!(self.state, State::Spawning)
+        matches!(self.state, State::Spawning { .. })
     }
 
     /// When it is to be spawned.
@@ -176,8 +205,8 @@ impl Member {
     }
 
     /// When it has been silent for too long, or is killed for that.
-    pub(super) fn silent_at(&self, patience: &Patience) -> Option<Time> {
-        self.alive().and_then(|life| life.silent_at(patience))
+    pub(super) fn silent_at(&self) -> Option<Time> {
+        self.alive().and_then(Life::silent_at)
     }
 
     /// When it has outlived its deadline: that of a stop, if there is one, or its own.
@@ -190,8 +219,9 @@ impl Member {
 
 impl Life {
     /// When it has been silent for too long or, if it was aborted for that, when it is killed.
-    pub(super) fn silent_at(&self, patience: &Patience) -> Option<Time> {
-        let bound = if self.ready.is_some() { patience.timeout } else { patience.boot_timeout };
+    pub(super) fn silent_at(&self) -> Option<Time> {
+        let Patience { timeout, boot_timeout, .. } = self.patience;
+        let bound = if self.ready.is_some() { timeout } else { boot_timeout };
         match self.aborted {
             _ if self.killed => None,
             None if bound.is_zero() => None,

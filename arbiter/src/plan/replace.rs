@@ -11,43 +11,48 @@ use super::{Action, Plan};
 use crate::notice::Notice;
 
 impl Plan {
-    /// One worker more, in the first slot that has none.
+    /// One worker more.
     pub(super) fn grow(&mut self, now: Time, todo: &mut Vec<Action>) {
-        if self.members.len() - self.recycled() >= self.room {
-            todo.push(Action::Log(Notice::TooMany { room: self.room }));
+        if self.enlarge(now) {
+            todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
+        } else {
+            todo.push(Action::Log(Notice::TooMany { room: self.shape.room }));
+        }
+    }
+
+    /// One worker less.
+    pub(super) fn shrink(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let workers = self.workers();
+        if workers <= 1 {
+            todo.push(Action::Log(Notice::TooFew));
             return;
         }
-        let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
-        self.add(slot, Role::Holder, now);
+        todo.push(Action::Log(Notice::Scaled { workers: workers - 1 }));
+        self.reduce(now, todo);
+    }
+
+    /// As many workers as the settings say now, or as there is room for.
+    pub(super) fn resize(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let wanted = usize::from(self.shape.workers);
+        while self.workers() < wanted && self.enlarge(now) {}
+        while self.workers() > wanted {
+            self.reduce(now, todo);
+        }
         todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
     }
 
-    /// One worker less: the one in the last slot that has one.
-    pub(super) fn shrink(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let workers = self.workers();
-        let holders = self.members.iter().filter(|member| member.is_holder());
-        let Some(slot) = holders.map(|member| member.slot).max().filter(|_| workers > 1) else {
-            todo.push(Action::Log(Notice::TooFew));
-            return;
-        };
-        todo.push(Action::Log(Notice::Scaled { workers: workers - 1 }));
-        // Also who was to come in its place.
-        for index in (0..self.members.len()).rev() {
-            if self.members[index].slot == slot && self.members[index].leaves_by().is_none() {
-                self.dismiss(index, Reason::ScaleDown, now, todo);
-            }
-        }
-        self.become_ready(todo);
-    }
-
-    /// Spawns successors for those that have waited longest, as many as may be recycled at a time.
+    /// Spawns successors for those that have waited longest, as many as may be recycled at a time. Who has an older
+    /// configuration than there is waits: a reload replaces it.
     pub(super) fn recycle(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let seats = self.room + self.recycle_concurrency;
-        while self.recycled() < self.recycle_concurrency && self.members.len() < seats {
+        let is_recycle = Reason::is_recycle;
+        while self.replaced(is_recycle) < self.shape.recycle_concurrency && self.members.len() < self.seats()
+        {
             let spent =
                 (0..self.members.len()).filter_map(|index| Some((self.members[index].spent()?, index)));
-            let waiting = spent
-                .filter(|(_, index)| self.members[*index].is_holder() && self.successor_of(*index).is_none());
+            let waiting = spent.filter(|(_, index)| {
+                let member = &self.members[*index];
+                member.is_holder() && !self.is_old(member) && self.successor_of(*index).is_none()
+            });
             let Some(((_, reason), index)) = waiting.min_by_key(|((since, _), _)| *since) else { return };
             let slot = self.members[index].slot;
             todo.push(Action::Log(Notice::Recycling { slot, reason }));
@@ -55,14 +60,38 @@ impl Plan {
         }
     }
 
+    /// Spawns successors for those whose configuration is older than the newest there is, the oldest first, as many as may
+    /// be reloaded at a time.
+    pub(super) fn renew(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let is_reload = |reason| reason == Reason::Reload;
+        while self.replaced(is_reload) < self.shape.reload_concurrency && self.members.len() < self.seats() {
+            let holders = (0..self.members.len()).filter(|index| self.members[*index].is_holder());
+            let old = holders
+                .filter(|index| self.is_old(&self.members[*index]) && self.successor_of(*index).is_none());
+            let oldest = old.min_by_key(|index| {
+                let member = &self.members[*index];
+                (member.generation().unwrap_or(self.generation), member.slot)
+            });
+            let Some(index) = oldest else { break };
+            let (slot, reason) = (self.members[index].slot, Reason::Reload);
+            todo.push(Action::Log(Notice::Recycling { slot, reason }));
+            self.add(slot, Role::Successor { reason }, now);
+        }
+        self.finish_reload(todo);
+    }
+
     /// A successor that is ready has the slot from now on, and the worker that had it drains.
     pub(super) fn take_over(&mut self, index: usize, now: Time, todo: &mut Vec<Action>) {
         let Role::Successor { reason } = self.members[index].role else { return };
+        let resized = self.is_unproven(index) && self.adopt(todo);
         let slot = self.members[index].slot;
         let before = self.members.iter().position(|member| member.is_holder() && member.slot == slot);
         self.members[index].role = Role::Holder;
         if let Some(before) = before {
             self.dismiss(before, reason, now, todo);
+        }
+        if resized {
+            self.resize(now, todo);
         }
     }
 
@@ -74,14 +103,37 @@ impl Plan {
         (*role == Role::Holder).then(|| self.members.iter().position(succeeds)).flatten()
     }
 
+    /// One worker more, in the first slot that has none, if there is room.
+    fn enlarge(&mut self, now: Time) -> bool {
+        let has_room =
+            self.members.len() - self.replaced(|reason| reason != Reason::ScaleDown) < self.shape.room;
+        if has_room {
+            let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
+            self.add(slot, Role::Holder, now);
+        }
+        has_room
+    }
+
+    /// One worker less: the one in the last slot that has one, and who was to come in its place.
+    fn reduce(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let holders = self.members.iter().filter(|member| member.is_holder());
+        let Some(slot) = holders.map(|member| member.slot).max() else { return };
+        for index in (0..self.members.len()).rev() {
+            if self.members[index].slot == slot && self.members[index].leaves_by().is_none() {
+                self.dismiss(index, Reason::ScaleDown, now, todo);
+            }
+        }
+        self.become_ready(todo);
+    }
+
     /// Tells a worker to leave, if there is one.
-    fn dismiss(&mut self, index: usize, reason: Reason, now: Time, todo: &mut Vec<Action>) {
+    pub(super) fn dismiss(&mut self, index: usize, reason: Reason, now: Time, todo: &mut Vec<Action>) {
         if let State::Due { .. } = self.members[index].state {
             self.members.remove(index);
             return;
         }
         let member = &mut self.members[index];
-        member.role = Role::Leaver { reason, deadline: now + self.graceful_timeout };
+        member.role = Role::Leaver { reason, deadline: now + self.shape.graceful_timeout };
         todo.extend(member.leave_order(now));
     }
 
@@ -96,8 +148,13 @@ impl Plan {
         (0..=u16::MAX).find(is_free).expect("there is room for fewer members than there are numbers")
     }
 
-    /// How many there are only because workers are recycled.
-    fn recycled(&self) -> usize {
-        self.members.iter().filter(|member| member.is_recycled()).count()
+    /// How many there are only because workers are replaced, for a reason that is one of `these`.
+    fn replaced(&self, these: fn(Reason) -> bool) -> usize {
+        self.members.iter().filter(|member| member.is_replaced(these)).count()
+    }
+
+    /// As many as there ever are.
+    fn seats(&self) -> usize {
+        self.shape.room + self.shape.recycle_concurrency + self.shape.reload_concurrency
     }
 }

@@ -37,9 +37,10 @@ pub(super) enum Backlog {
 impl Plan {
     /// Serves on for a while, and lets it be known. The drain's deadline is what it will be at the latest.
     pub(super) fn become_lame(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let until = now + self.lameduck;
-        let drain = Drain::new(Reason::Stop, now, until + self.graceful_timeout).lameduck();
-        todo.push(Action::Log(Notice::Lameduck { left: self.lameduck }));
+        self.end_reload(now, todo);
+        let until = now + self.shape.lameduck;
+        let drain = Drain::new(Reason::Stop, now, until + self.shape.graceful_timeout).lameduck();
+        todo.push(Action::Log(Notice::Lameduck { left: self.shape.lameduck }));
         let staying = self.members.iter().filter(|member| member.leaves_by().is_none());
         let order = Order::Drain { drain, policy: PolicyId::Stop };
         todo.extend(staying.filter_map(Member::pid).map(|pid| Action::Send { pid, order: order.clone() }));
@@ -83,16 +84,17 @@ impl Plan {
     /// Ends a server that never was ready: what kept one worker from booting would keep its replacement.
     pub(super) fn give_up(&mut self, status: i32, message: String, now: Time, todo: &mut Vec<Action>) {
         let status = if status == 4 { 4 } else { 3 };
-        let drain = Drain::new(Reason::QuickStop, now, now + self.graceful_timeout.min(HURRY));
+        let drain = Drain::new(Reason::QuickStop, now, now + self.shape.graceful_timeout.min(HURRY));
         self.enter_stop(drain, Outcome::BootFailed { status, message }, todo);
     }
 
     pub(super) fn backlog_over(&mut self, lost: usize, todo: &mut Vec<Action>) {
-        let Phase::Stopping(stop) = &mut self.phase else { return };
-        stop.backlog = if stop.backlog == Backlog::Passing { Backlog::Passed } else { Backlog::Gone };
         if lost > 0 {
             todo.push(Action::Log(Notice::BacklogLost { lost }));
         }
+        // Without a stop it was that of listeners which a reload has ended.
+        let Phase::Stopping(stop) = &mut self.phase else { return };
+        stop.backlog = if stop.backlog == Backlog::Passing { Backlog::Passed } else { Backlog::Gone };
         let living = self.members.iter().filter_map(Member::pid);
         todo.extend(living.map(|pid| Action::Send { pid, order: Order::BacklogEnd }));
     }
@@ -125,6 +127,7 @@ impl Plan {
         }
         todo.push(Action::SaveBacklog);
         self.phase = Phase::Stopping(stop);
+        self.end_reload(drain.since, todo);
     }
 }
 

@@ -3,19 +3,33 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use remuda_core::order::PolicyId;
 
-use self::world::{World, pid};
+use self::world::{RECYCLED, RELOADED, ROOM, World, pid};
 use super::member::{BACKOFF_MIN, LONG_ENOUGH};
 use super::*;
 
 mod heartbeat;
 mod lameduck;
 mod recycle;
+mod reload;
 mod scale;
 mod world;
 
 const GRACEFUL: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
+
+/// What the settings of a server of so many workers say.
+fn shape(workers: u16) -> Shape {
+    Shape {
+        workers,
+        room: ROOM,
+        recycle_concurrency: RECYCLED,
+        reload_concurrency: RELOADED,
+        graceful_timeout: GRACEFUL,
+        lameduck: Duration::ZERO,
+        patience: Patience::default(),
+    }
+}
 
 fn stopped(reason: Reason, cut: bool) -> Option<Outcome> {
     Some(Outcome::Stopped { reason, cut })
@@ -332,8 +346,8 @@ fn a_stop_does_not_wait_for_slots_that_are_empty() {
 fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
     let now = Time::from_nanos(1);
     let overtaken = || {
-        let mut plan = Plan::new(1, GRACEFUL);
-        assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0, seat: 0 }]);
+        let mut plan = Plan::new(shape(1));
+        assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0, seat: 0, generation: 1 }]);
         plan.handle(Event::Signal(Signal::Term), now);
         plan
     };
@@ -353,7 +367,7 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
 
 #[test]
 fn a_child_that_nobody_asked_for_is_killed() {
-    let mut plan = Plan::new(1, GRACEFUL);
+    let mut plan = Plan::new(shape(1));
     let actions = plan.handle(Event::Spawned { seat: 9, pid: pid(7) }, Time::ZERO);
     assert_eq!(actions[0], Action::Kill { pid: pid(7) });
 }
@@ -368,7 +382,7 @@ fn strangers_are_reaped_and_nothing_else_happens() {
 /// A way to get somewhere.
 type Reach = fn() -> World;
 
-const PHASES: [(&str, Reach); 13] = [
+const PHASES: [(&str, Reach); 18] = [
     ("starting", || World::new(2)),
     ("half ready", || {
         let mut world = World::new(2);
@@ -402,6 +416,23 @@ const PHASES: [(&str, Reach); 13] = [
         world.report(103, Report::Ready);
         world
     }),
+    ("waiting for a reload", || {
+        let mut world = World::new(2);
+        world.signal(Signal::Hup);
+        world
+    }),
+    ("reloading", reload::reloading),
+    ("reloading twice", || {
+        let mut world = reload::reloading();
+        world.signal(Signal::Hup);
+        world
+    }),
+    ("adopted", reload::adopted),
+    ("failing after it was adopted", || {
+        let mut world = reload::adopted();
+        world.die(104, Death::Status(4));
+        world
+    }),
     ("lame duck", lameduck::lame),
     ("stopping", || {
         let mut world = World::serving(2, SECOND);
@@ -433,18 +464,22 @@ const SIGNALS: [Signal; 9] = [
     Signal::Winch,
 ];
 
+const HUP: usize = 3;
+
 #[test]
 fn every_event_in_every_phase_keeps_the_promises() {
     let deaths = [Death::Status(0), Death::Status(3), Death::Status(4), Death::Status(6), Death::Signal(9)];
     let reports = [Report::Ready, boot_failed(3), boot_failed(4), recycle::SPENT];
     let signals = SIGNALS.map(Event::Signal);
-    let known = [102, 99].into_iter().flat_map(|raw| {
+    let known = [102, 103, 99].into_iter().flat_map(|raw| {
         let said = reports.clone().map(|report| Event::Report { pid: pid(raw), report });
         said.into_iter().chain(deaths.map(|death| Event::Exited { pid: pid(raw), death }))
     });
     let spawns =
         [Event::Spawned { seat: 0, pid: pid(99) }, Event::SpawnFailed { seat: 0, error: "no".into() }];
-    let events: Vec<_> = signals.into_iter().chain(known).chain(spawns).chain([Event::Tick]).collect();
+    let loads = [Event::Loaded { shape: shape(3) }, Event::NotLoaded { why: "no".into() }];
+    let events: Vec<_> =
+        signals.into_iter().chain(known).chain(spawns).chain(loads).chain([Event::Tick]).collect();
     for (phase, reach) in PHASES {
         for event in &events {
             let mut world = reach();
@@ -471,7 +506,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
 #[test]
 fn signals_that_are_not_built_are_logged_and_change_nothing() {
     for (phase, reach) in PHASES {
-        for signal in &[Signal::Hup, Signal::Usr2, Signal::Winch] {
+        for signal in &[Signal::Usr2, Signal::Winch] {
             let mut world = reach();
             world.outcome = None;
             let deadline = world.plan.deadline();
@@ -509,6 +544,8 @@ enum Happening {
     Forks(bool),
     Silence(usize),
     Freeze(u64),
+    /// What the next load finds: so many workers or, with 0, something broken.
+    Settings(u16),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -525,6 +562,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(Happening::Forks),
         2 => any::<usize>().prop_map(Happening::Silence),
         1 => (0..40_000u64).prop_map(Happening::Freeze),
+        1 => (0..6u16).prop_map(Happening::Settings),
+        3 => Just(Happening::Signal(HUP)),
     ]
 }
 
@@ -533,7 +572,7 @@ proptest! {
     fn whatever_happens_the_promises_hold_and_a_stop_finishes(
         workers in 1..6u16,
         lameduck in 0..2u32,
-        happenings in prop::collection::vec(happening(), 0..60),
+        happenings in prop::collection::vec(happening(), 0..80),
     ) {
         let mut world = World::lame(workers, heartbeat::PATIENCE, lameduck * lameduck::LAMEDUCK);
         for happening in happenings {
@@ -558,6 +597,9 @@ proptest! {
                 Happening::LateReport(_) => {}
                 Happening::Forks(work) => world.exhausted = !work,
                 Happening::Silence(which) => choose(which).into_iter().for_each(|pid| world.silence(pid)),
+                Happening::Settings(workers) => {
+                    world.found = (workers > 0).then_some(Shape { workers, ..world.settings });
+                }
                 Happening::Freeze(millis) => world.freeze(Duration::from_millis(millis)),
             }
             if world.listening && !world.exhausted {
@@ -572,5 +614,6 @@ proptest! {
         }
         prop_assert!(world.outcome.is_some());
         prop_assert_eq!(world.plan.deadline(), None);
+        prop_assert!(world.is_answered(), "a reload that was asked for ends");
     }
 }

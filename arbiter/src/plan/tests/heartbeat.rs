@@ -67,7 +67,7 @@ fn d1_a_silence_is_counted_from_the_last_beat() {
 fn d1_other_events_never_judge_by_an_old_beat() {
     let mut world = serving();
     // The arbiter wakes up for a child just when it should look at its workers again.
-    let at = world.plan.members.iter().filter_map(|member| member.silent_at(&PATIENCE)).min().unwrap();
+    let at = world.plan.members.iter().filter_map(Member::silent_at).min().unwrap();
     while world.plan.deadline().is_some_and(|next| next < at) {
         world.now = world.plan.deadline().unwrap();
         world.plan.handle(Event::Tick, world.now);
@@ -160,7 +160,7 @@ fn a_worker_that_fails_is_described_before_its_seat_is_given_away() {
         let buried = at(Action::Bury { seat: 0, clean: !described });
         assert!(
             at(Action::Describe { slot: 0, seat: 0 }) < buried
-                && buried < at(Action::Spawn { slot: 0, seat: 0 })
+                && buried < at(Action::Spawn { slot: 0, seat: 0, generation: 1 })
         );
     }
 }

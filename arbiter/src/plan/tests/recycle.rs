@@ -25,7 +25,10 @@ fn d15_the_old_worker_is_told_to_drain_when_the_new_one_is_ready() {
     let mut world = World::serving(2, SECOND);
     let report = Event::Report { pid: pid(102), report: SPENT };
     let actions = world.plan.handle(report, world.now);
-    assert!(actions.contains(&Action::Spawn { slot: 1, seat: 2 }), "it has the slot of the old one");
+    assert!(
+        actions.contains(&Action::Spawn { slot: 1, seat: 2, generation: 1 }),
+        "it has the slot of the old one"
+    );
 
     let mut world = recycling();
     world.pass(10 * SECOND);
@@ -61,7 +64,7 @@ fn d15_no_more_are_recycled_at_a_time_than_may_be_and_the_first_comes_first() {
 
 #[test]
 fn d15_more_at_a_time_if_more_may_be() {
-    let mut plan = Plan::new(3, GRACEFUL).with_room(ROOM, 2);
+    let mut plan = Plan::new(Shape { recycle_concurrency: 2, ..shape(3) });
     let now = Time::from_nanos(1);
     plan.handle(Event::Tick, now);
     for (seat, raw) in [(0, 101), (1, 102), (2, 103)] {

@@ -22,7 +22,7 @@ fn ttin_spawns_one_more_at_once() {
         let actions = world.signal(Signal::Ttin);
         assert_eq!(
             actions[..2],
-            [Action::Log(Notice::Scaled { workers: 3 }), Action::Spawn { slot: 2, seat: 2 }]
+            [Action::Log(Notice::Scaled { workers: 3 }), Action::Spawn { slot: 2, seat: 2, generation: 1 }]
         );
         assert_eq!(world.in_slot(2), Some(103));
     }
@@ -119,11 +119,11 @@ fn there_is_no_more_room_than_the_scoreboard_has() {
 fn the_slot_of_who_is_leaving_is_free_and_its_seat_is_not() {
     let mut world = shrinking();
     let actions = world.signal(Signal::Ttin);
-    assert!(actions.contains(&Action::Spawn { slot: 2, seat: 3 }));
+    assert!(actions.contains(&Action::Spawn { slot: 2, seat: 3, generation: 1 }));
     world.signal(Signal::Ttou);
     assert_eq!(world.leaving, BTreeSet::from([103, 104]), "the last slot goes first");
     world.die(103, Death::Status(0));
-    assert!(world.signal(Signal::Ttin).contains(&Action::Spawn { slot: 2, seat: 2 }));
+    assert!(world.signal(Signal::Ttin).contains(&Action::Spawn { slot: 2, seat: 2, generation: 1 }));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_slot_that_waits_after_a_crash_is_given_up_first_and_starts_afresh() {
 fn a_spawn_that_is_not_needed_any_more_is_told_or_forgotten() {
     let now = Time::from_nanos(1);
     let overtaken = || {
-        let mut plan = Plan::new(2, GRACEFUL);
+        let mut plan = Plan::new(shape(2));
         plan.handle(Event::Tick, now);
         plan.handle(Event::Signal(Signal::Ttou), now);
         plan

@@ -12,6 +12,9 @@ pub(super) const ROOM: usize = 8;
 /// As many as may be recycled at a time.
 pub(super) const RECYCLED: usize = 1;
 
+/// As many as may be reloaded at a time.
+pub(super) const RELOADED: usize = 1;
+
 /// Does what the plan says, in virtual time, and checks its promises at every step.
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -22,6 +25,25 @@ pub(super) struct World {
     pub(super) leaving: BTreeSet<i32>,
     /// Who drains because its successor is ready, and was not told of a stop.
     pub(super) recycled: BTreeSet<i32>,
+    /// Who drains because of a reload, and was not told of a stop.
+    pub(super) reloaded: BTreeSet<i32>,
+    /// The configuration that the living have.
+    generations: BTreeMap<i32, u32>,
+    /// That which counts, and the last one that was loaded.
+    pub(super) generation: u32,
+    newest: u32,
+    /// What was loaded and has to prove itself.
+    candidate: Option<Shape>,
+    /// What counts.
+    pub(super) settings: Shape,
+    /// What the next load finds; none: something broken.
+    pub(super) found: Option<Shape>,
+    /// Loads that have not come to an end, the generations that they are to be.
+    open: BTreeSet<u32>,
+    /// How they have ended.
+    pub(super) ended: Vec<(u32, ReloadEnd)>,
+    /// The number of workers in the settings has changed.
+    resizing: bool,
     /// Who has asked to be replaced.
     spent: BTreeSet<i32>,
     /// Who has been ready.
@@ -70,9 +92,19 @@ impl World {
 
     /// The same that goes on for so long once TERM has come.
     pub(super) fn lame(workers: u16, patience: Patience, lameduck: Duration) -> Self {
-        let plan = Plan::new(workers, GRACEFUL).with_room(ROOM, RECYCLED);
+        let settings = Shape { patience, lameduck, ..shape(workers) };
         let mut world = Self {
-            plan: plan.watching(patience).with_lameduck(lameduck),
+            plan: Plan::new(settings),
+            reloaded: BTreeSet::new(),
+            generations: BTreeMap::new(),
+            generation: 1,
+            newest: 1,
+            candidate: None,
+            settings,
+            found: Some(settings),
+            open: BTreeSet::new(),
+            ended: Vec::new(),
+            resizing: false,
             now: Time::from_nanos(1_000_000_000_000),
             target: workers.into(),
             leaving: BTreeSet::new(),
@@ -141,9 +173,11 @@ impl World {
     fn perform(&mut self, action: &Action) -> Option<Event> {
         assert_eq!(self.outcome, None, "Finish is the last action");
         match action {
-            Action::Spawn { slot, seat } => {
+            Action::Spawn { slot, seat, generation } => {
                 assert!(self.listening, "no spawn in a stop");
-                assert!(usize::from(*seat) < ROOM + RECYCLED);
+                assert!(usize::from(*seat) < ROOM + RECYCLED + RELOADED);
+                let is_candidate = self.candidate.is_some() && *generation == self.newest;
+                assert!(is_candidate || *generation == self.generation, "of what counts, or to prove itself");
                 assert_eq!(self.in_seat(*seat), None, "one worker a seat");
                 if self.exhausted {
                     return Some(Event::SpawnFailed { seat: *seat, error: "no memory".into() });
@@ -151,8 +185,10 @@ impl World {
                 self.next_pid += 1;
                 self.living.insert(self.next_pid, (*slot, None));
                 self.seats.insert(self.next_pid, *seat);
+                self.generations.insert(self.next_pid, *generation);
                 let spent = self.living.keys().filter(|raw| self.spent.contains(raw)).count();
-                let most = self.target + spent.min(RECYCLED);
+                let reloads = if self.newest > 1 { RELOADED } else { 0 };
+                let most = self.target + spent.min(RECYCLED) + reloads;
                 assert!(self.living.len() - self.count(&self.leaving) <= most, "no more than asked for");
                 return Some(Event::Spawned { seat: *seat, pid: pid(self.next_pid) });
             }
@@ -180,8 +216,26 @@ impl World {
                         // Who is leaving has to hear of a stop, even where that leaves its deadline as it is.
                         self.leaving.remove(&pid);
                         self.recycled.remove(&pid);
+                        self.reloaded.remove(&pid);
                         assert!(told.is_none_or(|before| drain.deadline <= before), "deadlines move closer");
                         *told = Some(drain.deadline);
+                    }
+                    Order::Drain { drain, policy: PolicyId::Reload } if drain.reason == Reason::Reload => {
+                        assert_eq!(*drain, Drain::new(Reason::Reload, self.now, self.now + GRACEFUL));
+                        assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
+                        *told = Some(drain.deadline);
+                        self.reloaded.insert(pid);
+                        let (slot, own) = (self.living[&pid].0, self.generations[&pid]);
+                        if own < self.generation {
+                            let heir = self.in_slot(slot).expect("somebody comes in its place");
+                            assert!(
+                                self.ready.contains(&heir),
+                                "who is reloaded leaves when that one is ready"
+                            );
+                            assert_eq!(self.generations[&heir], self.generation);
+                        } else {
+                            assert!(own > self.generation, "nobody else is told to leave");
+                        }
                     }
                     Order::Drain { drain, policy: PolicyId::Reload } => {
                         assert_eq!(*drain, Drain::new(Reason::ScaleDown, self.now, self.now + GRACEFUL));
@@ -224,7 +278,8 @@ impl World {
             Action::SaveBacklog => {
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
                 assert!(self.living.values().all(|(_, told)| told.is_some()), "workers are told first");
-                assert_eq!(self.count(&self.leaving) + self.count(&self.recycled), 0, "all of them");
+                let leaving = [&self.leaving, &self.recycled, &self.reloaded].map(|who| self.count(who));
+                assert_eq!(leaving, [0; 3], "all of them");
                 self.passing = true;
             }
             Action::DropBacklog => {
@@ -233,12 +288,52 @@ impl World {
                 return Some(Event::BacklogOver { lost: if self.stuck { 3 } else { 0 } });
             }
             Action::ReopenLogs => {}
+            Action::Load { generation } => {
+                assert!(self.listening && self.candidate.is_none(), "one after the other");
+                assert_eq!(*generation, self.newest + 1);
+                self.open.insert(*generation);
+                return Some(match self.found {
+                    Some(shape) => {
+                        (self.newest, self.candidate) = (*generation, Some(shape));
+                        Event::Loaded { shape }
+                    }
+                    None => Event::NotLoaded { why: "broken".into() },
+                });
+            }
+            Action::Adopt => {
+                let shape = self.candidate.take().expect("loaded, and not abandoned");
+                self.generation = self.newest;
+                let before = std::mem::replace(&mut self.settings, shape);
+                self.resizing = before.workers != shape.workers;
+            }
+            Action::Abandon => self.candidate = None,
+            Action::EndListeners => assert!(self.listening),
+            Action::Reloaded { generation, end } => {
+                // One that comes too late was not even begun.
+                assert!(self.open.remove(generation) || *end == ReloadEnd::TooLate);
+                let stays = |raw: &&i32| !self.leaves(**raw);
+                let of: BTreeSet<_> =
+                    self.living.keys().filter(stays).map(|raw| self.generations[raw]).collect();
+                match end {
+                    ReloadEnd::Done => assert!(of.iter().all(|n| n >= generation), "nobody is older: {of:?}"),
+                    ReloadEnd::Overtaken => assert!(self.candidate.is_some()),
+                    ReloadEnd::TooLate if !self.listening => {}
+                    ReloadEnd::Failed(_) | ReloadEnd::TooLate => {
+                        assert!(of.iter().all(|n| *n <= self.generation), "given up, but {of:?}")
+                    }
+                }
+                self.ended.push((*generation, end.clone()));
+            }
             Action::AnnounceReady { workers } => {
                 assert_eq!(*workers, self.target);
                 assert!(!std::mem::replace(&mut self.announced, true), "announced once");
             }
             Action::Log(notice) => {
                 match notice {
+                    Notice::Scaled { workers } if std::mem::take(&mut self.resizing) => {
+                        assert!(*workers <= self.settings.workers.into());
+                        self.target = *workers;
+                    }
                     Notice::Scaled { workers } => assert_eq!(*workers, self.target),
                     Notice::Lameduck { .. } => self.is_lame = true,
                     _ => {}
@@ -322,7 +417,7 @@ impl World {
 
     /// How many live and are not leaving.
     pub(super) fn staying(&self) -> usize {
-        self.living.len() - self.count(&self.leaving) - self.count(&self.recycled)
+        self.living.keys().filter(|raw| !self.leaves(**raw)).count()
     }
 
     /// How many of these live.
@@ -336,8 +431,23 @@ impl World {
 
     /// The first in a slot that is not leaving.
     pub(super) fn in_slot(&self, slot: u16) -> Option<i32> {
-        let leaves = |raw: &i32| self.leaving.contains(raw) || self.recycled.contains(raw);
-        self.living.iter().find(|(raw, (of, _))| *of == slot && !leaves(raw)).map(|(raw, _)| *raw)
+        self.living.iter().find(|(raw, (of, _))| *of == slot && !self.leaves(**raw)).map(|(raw, _)| *raw)
+    }
+
+    /// Whether it was told to leave before the others.
+    fn leaves(&self, raw: i32) -> bool {
+        [&self.leaving, &self.recycled, &self.reloaded].iter().any(|who| who.contains(&raw))
+    }
+
+    /// The configuration of everybody who stays, by pid.
+    pub(super) fn made_of(&self) -> Vec<(i32, u32)> {
+        let stays = self.living.keys().filter(|raw| !self.leaves(**raw));
+        stays.map(|raw| (*raw, self.generations[raw])).collect()
+    }
+
+    /// Whether every reload that was begun has ended.
+    pub(super) fn is_answered(&self) -> bool {
+        self.open.is_empty()
     }
 
     fn in_seat(&self, seat: u16) -> Option<i32> {
