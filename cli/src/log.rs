@@ -8,7 +8,6 @@ use std::{env, fmt, process};
 
 use remuda_core::worker::{LogFile, Logs};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -16,32 +15,61 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format, lay
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::settings::{Cause, LogFormat, LogTarget, Settings};
 
-/// Opens the logs, and starts logging as the settings say, unless the program has a subscriber of its own already.
-pub(crate) fn start(settings: &Settings) -> Result<Logs, Cause> {
-    let error = open("error-logfile", &settings.error_log, io::stderr())?;
-    let access = settings.access_log.as_ref();
-    let access = access.map(|target| open("access-logfile", target, io::stdout())).transpose()?;
+/// The logs of this server. Level and format of its own can be changed while it is written.
+#[derive(Clone)]
+pub(crate) struct Log {
+    /// The files, which stay.
+    pub(crate) files: Logs,
+    error: Arc<LogFile>,
+    lines: reload::Handle<Lines, Registry>,
+    filter: reload::Handle<Targets, Registry>,
+}
 
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+impl Log {
+    /// Opens the logs, and starts logging as the settings say, unless the program has a subscriber of its own already.
+    pub(crate) fn start(settings: &Settings) -> Result<Self, Cause> {
+        let error = open("error-logfile", &settings.error_log, io::stderr())?;
+        let access = settings.access_log.as_ref();
+        let access = access.map(|target| open("access-logfile", target, io::stdout())).transpose()?;
+
+        let (to_lines, lines) = reload::Layer::new(lines(settings, &error));
+        let (to_filter, filter) = reload::Layer::new(filter(settings));
+        // The one error is that there is a subscriber.
+        let _ = tracing_subscriber::registry().with(to_lines.with_filter(to_filter)).try_init();
+
+        let mut files = Logs::default();
+        files.error = Some(error.clone());
+        files.access = access.map(|file| (file, settings.access_format.clone()));
+        Ok(Self { files, error, lines, filter })
+    }
+
+    /// Goes on as other settings say, in the same files.
+    pub(crate) fn apply(&self, settings: &Settings) {
+        // The one error is that there was a subscriber, and this log is none.
+        let _ = self.lines.reload(lines(settings, &self.error));
+        let _ = self.filter.reload(filter(settings));
+    }
+}
+
+fn lines(settings: &Settings, error: &Arc<LogFile>) -> Lines {
     let lines = layer().with_writer(error.clone()).log_internal_errors(false);
-    let lines = match settings.log_format {
+    match settings.log_format {
         LogFormat::Text => {
             let is_coloured = settings.error_log == LogTarget::Stream && is_coloured();
             lines.with_target(false).with_ansi(is_coloured).with_timer(TimeAndPid).boxed()
         }
         LogFormat::Json => lines.json().event_format(WithPid(format().json())).boxed(),
-    };
-    let filter =
-        settings.log_filter.clone().unwrap_or_else(|| Targets::new().with_default(settings.log_level));
-    // The one error is that there is a subscriber.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    }
+}
 
-    let mut logs = Logs::default();
-    logs.error = Some(error);
-    logs.access = access.map(|file| (file, settings.access_format.clone()));
-    Ok(logs)
+fn filter(settings: &Settings) -> Targets {
+    settings.log_filter.clone().unwrap_or_else(|| Targets::new().with_default(settings.log_level))
 }
 
 fn open(key: &str, target: &LogTarget, stream: impl AsFd) -> Result<Arc<LogFile>, Cause> {

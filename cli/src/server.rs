@@ -6,15 +6,16 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::{env, fmt, mem};
+use std::{env, fmt};
 
-use remuda_arbiter::Arbiter;
+use remuda_arbiter::{Arbiter, Loaded};
 use remuda_core::app::{App, AppError, AppFactory, Boot};
 use remuda_core::order::PolicyId;
 use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::worker::Worker;
 
-use crate::settings::{self, Action, Cause, Inputs, Invocation, Problem, Rejected, Settings};
+use crate::log::Log;
+use crate::settings::{self, Action, Cause, Inputs, Invocation, Origin, Problem, Rejected, Settings};
 
 /// The exit status for settings that are not right.
 const BAD_SETTINGS: u8 = 2;
@@ -55,7 +56,7 @@ enum Application {
     Named(Box<Choose>),
 }
 
-type Choose = dyn FnOnce(Option<&str>) -> Result<AppFactory, AppError>;
+type Choose = dyn Fn(Option<&str>) -> Result<AppFactory, AppError>;
 
 impl Server {
     /// A server of what `factory` builds. It is called once in each worker, after the fork, so that nothing it
@@ -79,9 +80,9 @@ impl Server {
     }
 
     /// A server whose command line has an argument that names the application: `choose` gets it, or `None` if
-    /// there is none, and gives the factory, or the sentence to refuse the name with. Called once, before
-    /// anything is started.
-    pub fn choosing(choose: impl FnOnce(Option<&str>) -> Result<AppFactory, AppError> + 'static) -> Self {
+    /// there is none, and gives the factory, or the sentence to refuse the name with. Called before anything is started,
+    /// and again in each reload.
+    pub fn choosing(choose: impl Fn(Option<&str>) -> Result<AppFactory, AppError> + 'static) -> Self {
         Self::of(Application::Named(Box::new(choose)))
     }
 
@@ -98,7 +99,7 @@ impl Server {
         }
     }
 
-    /// Uses these settings, and reads neither command line nor environment nor file.
+    /// Uses these settings, and reads neither command line nor environment nor file, also in a reload.
     #[must_use]
     pub fn settings(self, settings: Settings) -> Self {
         Self { settings: Some(settings), ..self }
@@ -158,44 +159,20 @@ impl Server {
 
     /// Everything that can be known before the start. The error is the exit status, once all there is to say has been
     /// said.
-    fn prepare(mut self) -> Result<Ready, u8> {
-        let decided = mem::take(&mut self.decided);
-        let mut ready = self.read()?;
-        for (kind, policy) in decided {
-            ready.settings.arbiter.policies.set(kind, policy);
-        }
-        Ok(ready)
-    }
-
-    /// Reads the settings.
-    fn read(self) -> Result<Ready, u8> {
-        if let Some(settings) = self.settings {
-            let app =
-                self.application.choose(None).map_err(|error| reject("remuda", vec![refused(&error)]))?;
-            return Ok(Ready { program: "remuda".to_owned(), settings, app });
-        }
-        let arguments = self.arguments.unwrap_or_else(|| env::args_os().collect());
-        let program = name(&arguments);
-        let takes_app = matches!(self.application, Application::Named(_));
-        let command = settings::command(program.clone(), self.version, takes_app, &self.backends);
-        let inputs =
-            Inputs { backends: self.backends, custom_policies: self.named, ..Inputs::of_process(arguments) };
-        let invocation = settings::read(&command, inputs).map_err(|error| {
-            // Where nobody reads, nothing is left to say it to.
-            let _ = error.print();
-            error.exit_code() as u8
-        })?;
-        let Invocation { action, app, settings, origins, mut problems } = invocation;
-        let app = self.application.choose(app.as_deref()).map_err(|error| problems.push(refused(&error)));
-        match (app, action) {
-            (Ok(app), Action::Serve) if problems.is_empty() => Ok(Ready { program, settings, app }),
-            (Ok(_), Action::Check) if problems.is_empty() => Err(0),
-            (Ok(_), Action::Print) if problems.is_empty() => {
-                let _ = io::stdout().write_all(settings::printed(&origins).as_bytes());
-                Err(0)
-            }
-            _ => Err(reject(&program, problems)),
-        }
+    fn prepare(self) -> Result<Ready, u8> {
+        let Self { application, settings, arguments, version, backends, named, decided } = self;
+        let Some(mut settings) = settings else {
+            let arguments = arguments.unwrap_or_else(|| env::args_os().collect());
+            let program = name(&arguments);
+            let takes_app = matches!(application, Application::Named(_));
+            let command = settings::command(program.clone(), version, takes_app, &backends);
+            let inputs = Inputs { backends, custom_policies: named, ..Inputs::of_process(arguments) };
+            return Source { application, decided, command, inputs }.start(program);
+        };
+        decide(&mut settings, &decided);
+        let program = "remuda".to_owned();
+        let app = application.choose(None).map_err(|error| reject(&program, vec![refused(&error)]))?;
+        Ok(Ready { program, settings, app, again: None })
     }
 }
 
@@ -206,11 +183,70 @@ impl fmt::Debug for Server {
 }
 
 impl Application {
-    fn choose(self, name: Option<&str>) -> Result<AppFactory, AppError> {
+    fn choose(&self, name: Option<&str>) -> Result<AppFactory, AppError> {
         match self {
-            Self::Given(factory) => Ok(factory),
+            Self::Given(factory) => Ok(factory.clone()),
             Self::Named(choose) => choose(name),
         }
+    }
+}
+
+/// Where settings and application come from, at the start and in each reload: the environment and the directory are those of
+/// the start, the file is read again.
+struct Source {
+    application: Application,
+    decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
+    command: clap::Command,
+    inputs: Inputs,
+}
+
+impl Source {
+    fn start(self, program: String) -> Result<Ready, u8> {
+        let (invocation, app) = self.read().map_err(|error| {
+            // Where nobody reads, nothing is left to say it to.
+            let _ = error.print();
+            error.exit_code() as u8
+        })?;
+        let Invocation { action, settings, origins, problems, .. } = invocation;
+        match (app, action) {
+            (Some(app), Action::Serve) => Ok(Ready { program, settings, app, again: Some((self, origins)) }),
+            (Some(_), Action::Check) => Err(0),
+            (Some(_), Action::Print) => {
+                let _ = io::stdout().write_all(settings::printed(&origins).as_bytes());
+                Err(0)
+            }
+            (None, _) => Err(reject(&program, problems)),
+        }
+    }
+
+    /// What takes the place of the settings that `origins` tells of, or everything that is wrong with it. Settings that only a
+    /// new start changes stay as they are.
+    fn again(&self, origins: &[Origin]) -> Result<(Settings, AppFactory), String> {
+        // Where the server may have changed to since is no place to look for what relative paths mean.
+        let here = env::current_dir();
+        let _ = env::set_current_dir(&self.inputs.directory);
+        let read = self.read();
+        let _ = here.and_then(env::set_current_dir);
+        let (invocation, app) = read.map_err(|error| error.to_string())?;
+        let Invocation { mut settings, origins: now, problems, .. } = invocation;
+        let Some(app) = app else {
+            let sentences: Vec<_> = problems.iter().map(Problem::to_string).collect();
+            return Err(sentences.join("; "));
+        };
+        for kept in settings::keep(origins, &now, &mut settings) {
+            tracing::warn!("{kept} is not changed by a reload; that takes a new start");
+        }
+        Ok((settings, app))
+    }
+
+    /// Reads the settings; the application is there if nothing is wrong.
+    fn read(&self) -> Result<(Invocation, Option<AppFactory>), clap::Error> {
+        let mut invocation = settings::read(&self.command, self.inputs.clone())?;
+        decide(&mut invocation.settings, &self.decided);
+        let app = self.application.choose(invocation.app.as_deref());
+        let app = app.map_err(|error| invocation.problems.push(refused(&error))).ok();
+        let is_right = invocation.problems.is_empty();
+        Ok((invocation, app.filter(|_| is_right)))
     }
 }
 
@@ -220,25 +256,53 @@ struct Ready {
     program: String,
     settings: Settings,
     app: AppFactory,
+    /// What a reload reads, and where the settings of the start came from; none: they were given by the program.
+    again: Option<(Source, Vec<Origin>)>,
 }
 
 impl Ready {
     fn serve(self) -> ExitCode {
-        let logs = match crate::log::start(&self.settings) {
-            Ok(logs) => logs,
-            Err(cause) => return ExitCode::from(reject(&self.program, vec![cause.into()])),
+        let Self { program, settings, app, again } = self;
+        let log = match Log::start(&settings) {
+            Ok(log) => log,
+            Err(cause) => return ExitCode::from(reject(&program, vec![cause.into()])),
         };
-        let Some(backend) = self.settings.backend else {
-            tracing::error!("no backend was chosen, and the default one is not built in");
-            return ExitCode::from(BAD_SETTINGS);
+        let start = match loaded(settings, app, &log) {
+            Ok(start) => start,
+            Err(why) => {
+                tracing::error!("{why}");
+                return ExitCode::from(BAD_SETTINGS);
+            }
         };
-        let mut config = self.settings.arbiter;
-        config.logs = logs;
-        let outcome = Arbiter::new(config, backend, self.app).run();
+        let mut arbiter = Arbiter::of(start);
+        if let Some((source, origins)) = again {
+            arbiter = arbiter.reloading(move |_| {
+                let (settings, app) = source.again(&origins)?;
+                loaded(settings, app, &log)
+            });
+        }
+        let outcome = arbiter.run();
         if outcome.status() != 0 {
             tracing::error!("{outcome}");
         }
         ExitCode::from(outcome.status())
+    }
+}
+
+/// What a generation of workers is made of.
+fn loaded(settings: Settings, app: AppFactory, log: &Log) -> Result<Loaded, String> {
+    let Some(backend) = settings.backend.clone() else {
+        return Err("no backend was chosen, and the default one is not built in".to_owned());
+    };
+    let (mut arbiter, log) = (settings.arbiter.clone(), log.clone());
+    arbiter.logs = log.files.clone();
+    Ok(Loaded::new(arbiter, backend, app).applying(move || log.apply(&settings)))
+}
+
+/// Puts policies that the program has decided on before those of the settings.
+fn decide(settings: &mut Settings, decided: &[(PolicyId, Arc<dyn ShutdownPolicy>)]) {
+    for (kind, policy) in decided {
+        settings.arbiter.policies.set(*kind, policy.clone());
     }
 }
 

@@ -20,7 +20,7 @@ use tracing_subscriber::filter::Targets;
 pub(crate) use self::command::command;
 pub use self::error::{Cause, Problem, Rejected};
 pub use self::kind::{Choice, Kind, Refusal};
-pub(crate) use self::layers::{Action, Inputs, Invocation, read};
+pub(crate) use self::layers::{Action, Inputs, Invocation, Origin, keep, read};
 pub(crate) use self::print::printed;
 pub use self::table::{Category, Platform, Setting, find, table};
 

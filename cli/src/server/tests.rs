@@ -1,10 +1,15 @@
+use std::cell::Cell;
+use std::fs;
+use std::rc::Rc;
 use std::time::Duration;
 
+use remuda_arbiter::ArbiterConfig;
 use remuda_core::app::{BodyReader, Responder, Short};
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::shutdown::{CloseIdle, Grace};
 use remuda_core::worker::Policies;
 use remuda_core::worker::{Exit, WorkerCx};
+use tempfile::TempDir;
 
 use super::*;
 use crate::IntoApp;
@@ -121,6 +126,48 @@ fn only_a_server_that_chooses_takes_the_name_of_an_application() {
     assert!(Server::choosing(site).args(["hello", "site"]).prepare().is_ok());
     assert_eq!(Server::choosing(site).args(["hello"]).prepare().err(), Some(2));
     assert_eq!(Server::choosing(site).args(["hello", "--check-config", "zoo"]).prepare().err(), Some(2));
+}
+
+#[test]
+fn a_reload_reads_the_file_again_and_says_all_that_is_wrong_with_it() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("hello.toml");
+    let write = |text: &str| fs::write(&path, text).unwrap();
+    let line = ["hello", "site", "--drain=mine", "-c", path.to_str().unwrap()];
+    write("workers = 2\nthreads = 3\n");
+    let server = Server::choosing(site).policy("mine", Grace(Duration::from_secs(7))).args(line);
+    let ready = server.drain(PolicyId::Recycle, CloseIdle).prepare().ok().unwrap();
+    let (source, origins) = ready.again.expect("it has read its settings");
+
+    write("workers = 5\n");
+    let (settings, _) = source.again(&origins).unwrap();
+    let ArbiterConfig { workers, worker, policies, .. } = &settings.arbiter;
+    assert_eq!((*workers, worker.threads), (5, 4));
+    assert_eq!(format!("{:?} {:?}", policies.stop, policies.recycle), "Grace(7s) CloseIdle");
+
+    write("workers = 0\nthreads = 'x'\n");
+    let why = source.again(&origins).unwrap_err();
+    let (first, second) = why.split_once("; threads is").unwrap_or_else(|| panic!("{why}"));
+    assert!(first.starts_with("workers is") && second.contains("line 2"), "{why}");
+    fs::remove_file(&path).unwrap();
+    assert!(source.again(&origins).unwrap_err().contains("no such file"));
+}
+
+#[test]
+fn a_reload_chooses_the_application_again() {
+    let there = Rc::new(Cell::new(true));
+    let choose = {
+        let there = there.clone();
+        move |_: Option<&str>| match there.get() {
+            true => Ok(AppFactory::new(app)),
+            false => Err(AppError::msg("it is gone")),
+        }
+    };
+    let ready = Server::choosing(choose).args(["hello"]).prepare().ok().unwrap();
+    let (source, origins) = ready.again.unwrap();
+    assert!(source.again(&origins).is_ok());
+    there.set(false);
+    assert_eq!(source.again(&origins).unwrap_err(), "it is gone");
 }
 
 #[test]

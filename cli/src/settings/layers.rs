@@ -37,12 +37,13 @@ const LOG: &str = "REMUDA_LOG";
 const OTHERS: [&str; 3] = [ARGS, LOG, "REMUDA_CONTROL_SOCKET"];
 
 /// Everything outside the program that settings are read from.
+#[derive(Clone)]
 pub(crate) struct Inputs {
     /// The command line, the program's name first.
     pub(crate) arguments: Vec<OsString>,
     /// The environment.
     pub(crate) variables: Vec<(OsString, OsString)>,
-    /// What relative paths start from.
+    /// What the settings file's path starts from, if it is relative.
     pub(crate) directory: PathBuf,
     /// Backends that the program brings itself.
     pub(crate) backends: Vec<Arc<dyn Worker>>,
@@ -58,7 +59,8 @@ impl Inputs {
         Self {
             arguments,
             variables: env::vars_os().collect(),
-            directory: PathBuf::new(),
+            // Where it cannot be known, relative paths are as good as before.
+            directory: env::current_dir().unwrap_or_default(),
             backends: Vec::new(),
             custom_policies: BTreeMap::new(),
             activated: remuda_arbiter::is_socket_activated(),
@@ -89,8 +91,11 @@ pub(crate) enum Action {
 }
 
 /// A setting's value and where it is from.
+#[derive(Clone)]
 pub(crate) struct Origin {
     pub(crate) setting: &'static Setting,
+    /// As it was written.
+    texts: Vec<String>,
     /// As in a file.
     pub(crate) value: String,
     pub(crate) whence: String,
@@ -142,6 +147,22 @@ pub(crate) fn read(command: &clap::Command, inputs: Inputs) -> Result<Invocation
         Action::Serve
     };
     Ok(Invocation { action, app: named(command::APP), settings, origins, problems })
+}
+
+/// Gives those `settings` that no reload changes the values that they had, of which `before` tells; names those that were
+/// to change.
+pub(crate) fn keep(before: &[Origin], now: &[Origin], settings: &mut Settings) -> Vec<&'static str> {
+    let fixed = before.iter().filter(|origin| !origin.setting.reload);
+    let changed = fixed.filter(|kept| {
+        now.iter().any(|origin| origin.setting.name == kept.setting.name && origin.value != kept.value)
+    });
+    changed
+        .map(|kept| {
+            // It was allowed before, with whatever it refers to.
+            let _ = kept.setting.kind.apply(&kept.texts, settings);
+            kept.setting.name
+        })
+        .collect()
 }
 
 /// One setting in one layer, as it was written.
@@ -225,7 +246,7 @@ fn resolve(
         let metadata = figment.find_metadata(setting.name).expect("whatever has a value has a source");
         let whence = metadata.name.clone().into_owned();
         match setting.kind.apply(&texts, &mut settings) {
-            Ok(value) => origins.push(Origin { setting, value, whence }),
+            Ok(value) => origins.push(Origin { setting, texts, value, whence }),
             Err(Refusal(why)) => {
                 let cause = Cause::Value {
                     key: setting.name.into(),

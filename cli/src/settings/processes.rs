@@ -107,6 +107,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Workers that are replaced at a time because they have served enough",
         about: "So many more than asked for there are at most; the others wait.",
     },
+    Setting {
+        name: "reload-concurrency",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 1..=64, set: |s, n| s.arbiter.reload_concurrency = n as u16 },
+        default: "1",
+        platform: None,
+        reload: true,
+        help: "Workers that are replaced at a time in a reload",
+        about: "As for recycle-concurrency: each is one more until the old worker has drained. As many as there are \
+                workers makes a reload as quick as possible, and takes twice the memory meanwhile.",
+    },
 ];
 
 /// As many as anybody might mean.

@@ -26,7 +26,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::Count { allowed: 1..=i32::MAX as u64, set: |s, n| s.arbiter.backlog = n as u32 },
         default: "2048",
         platform: None,
-        reload: false,
+        reload: true,
         help: "Connections that the kernel may queue for each address",
         about: "The kernel cuts it to net.core.somaxconn, see listen(2).",
     },

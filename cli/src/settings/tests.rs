@@ -111,6 +111,7 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(worker("max-requests-jitter", "50").max_requests_jitter, Jitter::Count(50));
     assert_eq!(worker("max-requests-jitter", "5%").max_requests_jitter, Jitter::Percent(5));
     assert_eq!(with("recycle-concurrency", "3").arbiter.recycle_concurrency, 3);
+    assert_eq!(with("reload-concurrency", "4").arbiter.reload_concurrency, 4);
     assert_eq!(with("lameduck", "15").arbiter.lameduck, Duration::from_secs(15));
     assert_eq!(worker("graceful-timeout", "8").graceful_timeout, Duration::from_secs(8));
 

@@ -4,7 +4,7 @@ use remuda_arbiter::Bind;
 use tempfile::TempDir;
 
 use super::*;
-use crate::settings::{LogFormat, command, find, printed};
+use crate::settings::{Category, Kind, LogFormat, command, find, printed};
 
 /// What a program is started with.
 #[derive(Default)]
@@ -291,4 +291,33 @@ fn a_backend_without_threads_has_one_and_no_more() {
     let sentence = "threads is 4 (flag --threads), which is more than the worker-class sync has; \
                     allowed: 1, or more with the worker-class threaded";
     assert_eq!(start.problems(), [sentence]);
+}
+
+#[test]
+fn what_no_reload_changes_keeps_its_value_and_is_named() {
+    static FIXED: Setting = Setting {
+        name: "workers",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 1..=1024, set: |s, n| s.arbiter.workers = n as u16 },
+        default: "1",
+        platform: None,
+        reload: false,
+        help: "",
+        about: "",
+    };
+    let origin = |setting, value: &str| Origin {
+        setting,
+        texts: vec![value.into()],
+        value: value.into(),
+        whence: "default".into(),
+    };
+    let mut settings = Settings::default();
+    let (before, now) = ([origin(&FIXED, "2")], [origin(&FIXED, "3")]);
+    settings.arbiter.workers = 3;
+    assert_eq!(keep(&before, &now, &mut settings), ["workers"]);
+    assert_eq!(settings.arbiter.workers, 2);
+    assert_eq!(keep(&before, &before, &mut settings), [""; 0]);
+    let free = find("workers").unwrap();
+    assert_eq!(keep(&[origin(free, "2")], &[origin(free, "3")], &mut settings), [""; 0]);
 }
