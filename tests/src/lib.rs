@@ -141,6 +141,22 @@ macro_rules! scenarios {
                 d15_recycling_loses_no_request_and_refuses_no_connect,
                 d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving,
                 d15_a_recycled_worker_is_ended_at_its_deadline;
+            reload:
+                d16_reloads_under_load_lose_no_request_and_refuse_no_connect,
+                d16_old_workers_serve_on_until_new_ones_are_ready,
+                d16_new_settings_take_effect,
+                d16_broken_settings_leave_everything_as_it_is,
+                d16_an_application_that_does_not_load_leaves_the_old_generation_serving,
+                d16_an_application_that_does_not_load_in_time_leaves_the_old_generation_serving,
+                d16_an_address_that_is_added_is_served,
+                d16_an_address_that_is_removed_ends_and_its_backlog_is_served,
+                d16_an_address_that_cannot_be_bound_changes_nothing,
+                d16_an_inherited_listener_stays,
+                d16_the_backend_can_be_changed,
+                d16_reloads_in_a_row_come_down_to_the_newest,
+                d16_reloads_leave_nothing_behind,
+                the_number_of_workers_follows_the_settings_and_otherwise_survives_a_reload,
+                a_stop_ends_a_reload;
             deadline:
                 d9_server_without_connections_exits_at_once,
                 d9_exits_with_the_last_response,

@@ -112,14 +112,28 @@ impl Harness {
         server
     }
 
+    /// A server that its settings file alone tells what to do, once it is ready: `settings`, with the
+    /// [`backend`](Self::backend).
+    #[track_caller]
+    pub fn serve_file(&self, settings: &str) -> Server {
+        let dir = private_dir();
+        fs::write(dir.path().join(SETTINGS), settings).expect("a file can be written");
+        self.start(dir, &[], &[]).ready()
+    }
+
     #[track_caller]
     fn spawn(&self, dir: TempDir, bind: &[&str], args: &[&str], inherit: &[BorrowedFd<'_>]) -> Server {
+        self.start(dir, &[&["-k", &self.backend], bind, args].concat(), inherit)
+    }
+
+    #[track_caller]
+    fn start(&self, dir: TempDir, args: &[&str], inherit: &[BorrowedFd<'_>]) -> Server {
         // A worker whose arbiter dies becomes a child of this process, which reaps it.
         set_child_subreaper(Some(getpid())).expect("prctl(2) takes a subreaper");
         let (reader, writer) = io::pipe().expect("a pipe can be made");
         let mut words = self.starter.iter().map(OsStr::new).chain([self.fixture.as_os_str()]);
         let mut command = Command::new(words.next().expect("at least the fixture"));
-        command.args(words).args(["-k", &self.backend]).args(bind).args(args).current_dir(&dir);
+        command.args(words).args(args).current_dir(&dir);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("REMUDA_") || ["PORT", "WEB_CONCURRENCY"].contains(&&*name) {
@@ -149,6 +163,9 @@ impl Harness {
     }
 }
 
+/// The settings file that remuda reads if none is named.
+const SETTINGS: &str = "remuda.toml";
+
 /// A server: an arbiter, its workers, and what they have said. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Server {
@@ -177,6 +194,11 @@ impl Server {
     /// Its private directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Makes its settings file say this and nothing else.
+    pub fn write_settings(&self, settings: &str) {
+        fs::write(self.dir().join(SETTINGS), settings).expect("a file can be written");
     }
 
     /// What it has logged so far.
@@ -341,6 +363,18 @@ impl Process {
         prlimit(Some(self.pid), Resource::Nofile, limit).expect("a limit can be lowered");
     }
 
+    /// How many descriptors it has open.
+    #[track_caller]
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process is there").count()
+    }
+
+    /// How much memory it has resident that no file is behind, in bytes.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        self.bytes("RssAnon")
+    }
+
     /// Waits at most `limit` until SIGSTOP has stopped it; `false` if it has not.
     pub fn wait_frozen(&self, limit: Duration) -> bool {
         until(limit, || self.status("State").starts_with('T').then_some(())).is_some()
@@ -362,8 +396,13 @@ impl Process {
     /// The most memory it has had resident at once, in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
-        let peak = self.status("VmHWM");
-        let kilobytes: u64 = peak.trim_end_matches(" kB").parse().expect("proc(5) gives kB");
+        self.bytes("VmHWM")
+    }
+
+    #[track_caller]
+    fn bytes(&self, field: &str) -> u64 {
+        let kilobytes = self.status(field);
+        let kilobytes: u64 = kilobytes.trim_end_matches(" kB").parse().expect("proc(5) gives kB");
         kilobytes * 1024
     }
 }

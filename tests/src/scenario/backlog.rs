@@ -201,7 +201,7 @@ fn ask_until_refused(
 
 /// Stops all workers as Ctrl-Z would.
 #[track_caller]
-fn freeze(server: &Server, workers: usize) -> Vec<Process> {
+pub(super) fn freeze(server: &Server, workers: usize) -> Vec<Process> {
     let workers = server.workers(workers);
     for worker in &workers {
         worker.signal(Signal::STOP);
@@ -210,6 +210,6 @@ fn freeze(server: &Server, workers: usize) -> Vec<Process> {
     workers
 }
 
-fn thaw(workers: &[Process]) {
+pub(super) fn thaw(workers: &[Process]) {
     workers.iter().for_each(|worker| worker.signal(Signal::CONT));
 }
