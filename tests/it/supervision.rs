@@ -265,6 +265,11 @@ fn a_service_manager_hears_of_start_watchdog_and_stop() {
     let environment = get(&server, "/environment");
     assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG_"), "{environment}");
 
+    server.arbiter().signal(Signal::HUP);
+    let mut told = std::iter::repeat_with(|| heard().unwrap()).filter(|message| message != "WATCHDOG=1");
+    assert!(told.next().unwrap().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(told.next().unwrap(), "READY=1\nSTATUS=reloaded");
+
     // Who is stuck says nothing.
     server.arbiter().signal(Signal::STOP);
     assert!(server.arbiter().wait_frozen(PATIENCE));
