@@ -51,7 +51,12 @@ impl Plan {
     pub(super) fn stop(&mut self, reason: Reason, now: Time, deadline: Time, todo: &mut Vec<Action>) {
         let drain = Drain::new(reason, now, deadline);
         match &mut self.phase {
-            Phase::Starting | Phase::Serving | Phase::Lameduck { .. } => {
+            Phase::Starting | Phase::Serving => {
+                self.enter_stop(drain, Outcome::Stopped { reason, cut: false }, todo);
+            }
+            Phase::Lameduck { drain: told, .. } => {
+                // An arbiter that wakes late does not move what they were told.
+                let drain = Drain::new(reason, now, deadline.min(told.deadline));
                 self.enter_stop(drain, Outcome::Stopped { reason, cut: false }, todo);
             }
             Phase::Stopping(stop) => {

@@ -53,6 +53,16 @@ fn another_signal_ends_it() {
 }
 
 #[test]
+fn an_arbiter_that_wakes_late_does_not_move_the_deadline() {
+    for late in [MS, LAMEDUCK] {
+        let mut world = lame();
+        let deadline = world.now + LAMEDUCK + GRACEFUL;
+        world.freeze(LAMEDUCK + late);
+        assert_eq!(world.living[&101].1, Some(deadline), "{late:?} late");
+    }
+}
+
+#[test]
 fn only_term_begins_it_and_only_where_the_server_was_ready() {
     for (mut world, signal) in [
         (World::lame(1, Patience::default(), LAMEDUCK), Signal::Term),
