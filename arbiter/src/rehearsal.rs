@@ -16,8 +16,8 @@ use crate::{ArbiterConfig, Outcome, run};
 
 /// What the arbiter does to the world.
 pub trait Stage {
-    /// Forks a worker that writes in that seat: its pid, or why there is none.
-    fn spawn(&mut self, seat: u16) -> Result<i32, String>;
+    /// Forks a worker for that slot that writes in that seat: its pid, or why there is none.
+    fn spawn(&mut self, slot: u16, seat: u16) -> Result<i32, String>;
 
     /// Sends an order to a worker.
     fn send(&mut self, pid: i32, order: Order);
@@ -106,8 +106,8 @@ impl Rehearsal {
 
     fn perform(&self, action: Action, stage: &mut dyn Stage) -> Option<Event> {
         match action {
-            Action::Spawn { seat, .. } => {
-                return Some(match stage.spawn(seat) {
+            Action::Spawn { slot, seat, .. } => {
+                return Some(match stage.spawn(slot, seat) {
                     Ok(pid) => Event::Spawned { seat, pid: name(pid) },
                     Err(error) => Event::SpawnFailed { seat, error },
                 });

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use remuda_core::machine::{CloseReason, Timer};
+use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 
 use super::application::{What, content};
@@ -23,6 +24,8 @@ pub(super) struct Client {
     waits: Option<Time>,
     /// When the last of what it has sent arrives.
     pub(super) travels: Time,
+    /// When it goes on by itself; what is sooner is set in addition.
+    pub(super) wakes: Time,
     /// It takes nothing before then.
     sips_at: Time,
     parser: Parser,
@@ -69,6 +72,7 @@ impl Client {
             next: 0,
             waits: None,
             travels: Time::ZERO,
+            wakes: Time::MAX,
             sips_at: Time::ZERO,
             parser: Parser::default(),
             answers: Vec::new(),
@@ -246,6 +250,18 @@ impl Client {
         if wanted.closes {
             ground.hold("close_is_honoured", answer.announced, || format!("request {}", task.id));
         }
+        let drains = ground
+            .answered(task.id)
+            .is_some_and(|head| head.drain.is_some_and(|drain| drain.phase >= Phase::Draining));
+        let caused = drains
+            || wanted.closes
+            || wanted.http_1_0
+            || script.limits.keep_alive.is_zero()
+            || self.left.is_some()
+            || task.what == What::Ignore && wanted.has_body;
+        ground.hold("nothing_is_announced_without_a_drain", caused || !answer.announced, || {
+            format!("request {}", task.id)
+        });
         // Without a length, the end of the connection is all there is to tell a whole response by.
         let whole = answer.complete && (!answer.until_close || answer.body.len() >= size);
         if !whole {
@@ -299,7 +315,8 @@ impl Client {
         let (answer, wanted) = (&self.answers[index], self.plot.requests.get(index));
         let Some(wanted) = wanted.filter(|_| answer.complete && !answer.announced) else { return };
         let Some(head) = ground.answered(wanted.task.id) else { return };
-        if head.drain.is_none() || self.is_excused(false) {
+        let Some(drain) = head.drain.filter(|drain| drain.phase >= Phase::Draining) else { return };
+        if head.at < drain.since + script.undecided || self.is_excused(false) {
             return;
         }
         let next = self.arrivals.get(index + 1).and_then(|(first, _)| *first);
@@ -308,7 +325,7 @@ impl Client {
         ground.hold("d6_the_last_announces", followed, || {
             format!(
                 "request {} was answered in a drain under {:?} and left open",
-                wanted.task.id, script.policy
+                wanted.task.id, script.policies
             )
         });
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use remuda_core::app::DrainWatch;
 use remuda_core::order::PolicyId;
-use remuda_core::shutdown::Drain;
+use remuda_core::shutdown::{Drain, Phase};
 use remuda_core::time::Time;
 
 /// When every simulation begins: not at zero, so that what is measured from there is found out.
@@ -167,7 +167,12 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// As a worker's `Watch`: a lame duck serves as usual and has none yet.
     pub(super) fn current(&self) -> Option<(Drain, PolicyId)> {
+        self.told().filter(|(drain, _)| drain.phase >= Phase::Draining)
+    }
+
+    fn told(&self) -> Option<(Drain, PolicyId)> {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,7 +195,7 @@ impl Shown {
 
 impl DrainWatch for Shown {
     fn drain(&self) -> Option<Drain> {
-        self.current().map(|(drain, _)| drain)
+        self.told().map(|(drain, _)| drain)
     }
 
     fn wait(&self, _: Duration) -> bool {

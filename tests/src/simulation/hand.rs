@@ -15,9 +15,9 @@ use remuda_core::http1::HttpDate;
 use remuda_core::machine::{Cx, Interest};
 use remuda_core::order::PolicyId;
 use remuda_core::pump::{Io, advance};
-use remuda_core::shutdown::{Drain, ShutdownPolicy};
+use remuda_core::shutdown::Drain;
 use remuda_core::time::Time;
-use remuda_core::worker::intake;
+use remuda_core::worker::{Policies, intake};
 
 use super::ground::{Ground, Nap, Shown};
 use super::observed::Observed;
@@ -30,14 +30,15 @@ pub(super) type Job = intake::Job<Observed, Socket>;
 pub(super) struct Env {
     pub(super) ground: Arc<Ground>,
     pub(super) limits: Arc<Limits>,
-    pub(super) policy: Arc<dyn ShutdownPolicy>,
+    pub(super) policies: Policies,
     pub(super) shown: Arc<Shown>,
     pub(super) date: HttpDate,
 }
 
 impl Env {
     pub(super) fn cx<'a>(&'a self, drain: Option<&'a (Drain, PolicyId)>) -> Cx<'a> {
-        Cx::new(self.ground.now(), &self.date, Waker::noop(), &self.limits, &*self.policy)
+        let policy = self.policies.get(drain.map_or(PolicyId::Stop, |(_, policy)| *policy));
+        Cx::new(self.ground.now(), &self.date, Waker::noop(), &self.limits, &**policy)
             .draining(drain.map(|(drain, _)| drain))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use remuda_core::config::{HIGH_WATER, LINGER_AT_DEADLINE, Limits};
 use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Step, Timer, Wire};
 use remuda_core::session::Session;
-use remuda_core::shutdown::{ConnState, Drain, Phase};
+use remuda_core::shutdown::{ConnState, Drain, Idle, Phase};
 use remuda_core::time::Time;
 
 use super::ground::{Ground, ms};
@@ -87,7 +87,8 @@ impl Observed {
         }
         match state {
             ConnState::Idle if !limits.keep_alive.is_zero() => {
-                let bound = self.flushed + limits.keep_alive;
+                // What was read of a body that nobody wants may be seen through in the next turn.
+                let bound = self.flushed + limits.keep_alive + ms(15);
                 self.hold("d8_idle_age", within(bound), || format!("idle until {at:?}, not {bound:?}"));
             }
             ConnState::Fresh => {
@@ -112,6 +113,12 @@ impl Observed {
         }
         if let Some(drain) = cx.drain.filter(|drain| drain.phase >= Phase::Draining) {
             self.check_drain(drain, at, now);
+            if matches!(state, ConnState::Fresh | ConnState::Idle) {
+                let wish = cx.policy.idle(drain, &self.session.connection().view(), now);
+                self.hold("d6_policy", matches!(wish, Idle::Keep { until } if within(until)), || {
+                    format!("{state:?} until {at:?}, but the policy says {wish:?}")
+                });
+            }
         }
     }
 

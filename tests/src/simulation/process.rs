@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use corosensei::stack::DefaultStack;
-use remuda_core::app::{Counters, DrainSignal, Service};
+use remuda_core::app::{Counters, DrainSignal, Quota, Service};
 use remuda_core::order::{Order, PolicyId};
 use remuda_core::pump::Readiness;
-use remuda_core::shutdown::{Drain, Reason};
+use remuda_core::shutdown::{Drain, Phase, Reason};
 use remuda_core::time::Time;
 use remuda_core::worker::intake::{Intake, Token, Work};
 use remuda_core::worker::leave::{self, Backlog};
@@ -40,6 +40,7 @@ pub(super) enum Boot {
 pub(super) struct Process {
     pub(super) pid: i32,
     pub(super) slot: u16,
+    pub(super) seat: u16,
     pub(super) boot: Boot,
     pub(super) ready_at: Option<Time>,
     pub(super) beat: Option<Time>,
@@ -58,6 +59,12 @@ pub(super) struct Process {
     pub(super) env: Env,
     pub(super) alarms: Arc<Alarms>,
     pub(super) service: Arc<Service>,
+    /// It has served its share of requests, and nobody knows yet.
+    pub(super) is_spent: Arc<AtomicBool>,
+    /// After so many; 0: never.
+    pub(super) quota: u64,
+    /// When it said so.
+    pub(super) spent: Option<Time>,
     intake: Intake<Observed, Socket>,
     pub(super) rung: Arc<AtomicBool>,
     /// What a wait would report, of whom.
@@ -89,9 +96,10 @@ const TURNS: u32 = 2_000;
 impl Process {
     pub(super) fn new(
         pid: i32,
-        slot: u16,
+        (slot, seat): (u16, u16),
         boot: Boot,
         script: &Script,
+        quota: u64,
         ground: &Arc<Ground>,
         beat_interval: Duration,
     ) -> Self {
@@ -103,6 +111,9 @@ impl Process {
             drain: drain.clone(),
             inline: script.inline,
         };
+        let is_spent = Arc::new(AtomicBool::new(false));
+        let spend = is_spent.clone();
+        let limit = Quota::new(quota, move || spend.store(true, Ordering::Relaxed));
         let service = Service::new(app.app(script.blocking), drain, Arc::new(Counters::default()));
         let rung = Arc::new(AtomicBool::new(false));
         let ring = rung.clone();
@@ -110,6 +121,7 @@ impl Process {
         Self {
             pid,
             slot,
+            seat,
             boot,
             ready_at: None,
             beat: None,
@@ -125,12 +137,15 @@ impl Process {
             env: Env {
                 ground: ground.clone(),
                 limits: Arc::new(script.limits.clone()),
-                policy: script.policy.clone(),
+                policies: script.policies.clone(),
                 shown,
                 date: remuda_core::http1::HttpDate::from_unix(784_111_777),
             },
             alarms,
-            service: Arc::new(service),
+            service: Arc::new(service.limited_to(limit)),
+            is_spent,
+            quota,
+            spent: None,
             intake: Intake::new(move || ring.store(true, Ordering::Relaxed)),
             rung,
             reported: Vec::new(),
@@ -148,6 +163,11 @@ impl Process {
 
     pub(super) fn drain(&self) -> Option<Drain> {
         self.env.shown.current().map(|(drain, _)| drain)
+    }
+
+    /// Whether the arbiter has told it to go, for whatever reason. A lame duck still serves.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.told.is_some_and(|drain| drain.phase >= Phase::Draining)
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -179,7 +199,7 @@ impl Process {
         for order in std::mem::take(&mut self.orders) {
             match order {
                 Order::Drain { drain, policy } => {
-                    if drain.reason.is_stop() {
+                    if drain.reason.is_stop() && drain.phase >= Phase::Draining {
                         self.backlog = self.backlog.max(Backlog::Coming);
                     }
                     changed |= self.enter(drain, policy);

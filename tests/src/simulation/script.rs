@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use remuda_core::config::Limits;
-use remuda_core::shutdown::{Announce, ConnView, Drain, Finish, Idle, ShutdownPolicy};
-use remuda_core::time::Time;
+use remuda_core::order::PolicyId;
+use remuda_core::shutdown::{CloseIdle, Finish, Grace, ShutdownPolicy, Spread};
+use remuda_core::worker::Policies;
 
 use super::application::{Task, What, content};
 use super::ground::ms;
@@ -23,7 +24,13 @@ pub(super) struct Script {
     pub(super) graceful: Duration,
     pub(super) timeout: Duration,
     pub(super) boot_timeout: Duration,
-    pub(super) policy: Arc<dyn ShutdownPolicy>,
+    pub(super) lameduck: Duration,
+    /// Requests after which a worker is to be replaced, and how many more by chance; 0: never.
+    pub(super) max_requests: (u64, u64),
+    pub(super) recycle_concurrency: u16,
+    pub(super) policies: Policies,
+    /// For so long of a drain a response may leave its connection open.
+    pub(super) undecided: Duration,
     pub(super) clients: Vec<Plot>,
     pub(super) faults: Vec<(Duration, Fault)>,
 }
@@ -57,6 +64,7 @@ pub(super) struct Wanted {
     pub(super) http_1_0: bool,
     /// It asks for the connection to be closed.
     pub(super) closes: bool,
+    pub(super) has_body: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -116,11 +124,12 @@ impl Script {
         limits.write_timeout = ms(rng.u64(300..3000));
         limits.linger = if rng.u8(..) < 8 { Duration::ZERO } else { ms(rng.u64(100..2000)) };
         let graceful = ms(rng.u64(50..5000));
-        let policy: Arc<dyn ShutdownPolicy> = match rng.u8(0..4) {
-            0 => Arc::new(AtOnce),
-            1 => Arc::new(Patient(ms(rng.u64(0..1000)))),
-            _ => Arc::new(Finish),
-        };
+        let (mut policies, mut undecided) = (Policies::default(), Duration::ZERO);
+        for id in [PolicyId::Stop, PolicyId::Reload, PolicyId::Recycle] {
+            let (policy, window) = policy(rng);
+            policies.set(id, policy);
+            undecided = undecided.max(window);
+        }
         let clients = rng.u32(1..7);
         let stop = ms(rng.u64(100..4000));
         Self {
@@ -132,10 +141,25 @@ impl Script {
             graceful,
             timeout: ms(rng.u64(1000..4000)),
             boot_timeout: ms(rng.u64(1000..3000)),
-            policy,
+            lameduck: if rng.u8(0..3) == 0 { ms(rng.u64(1..2000)) } else { Duration::ZERO },
+            max_requests: if rng.bool() { (rng.u64(1..5), rng.u64(0..3)) } else { (0, 0) },
+            recycle_concurrency: rng.u16(1..3),
+            policies,
+            undecided,
             clients: (0..clients).map(|conn| Plot::draw(conn, stop, rng)).collect(),
             faults: faults(stop, rng),
         }
+    }
+}
+
+/// A policy, and for how long of a drain it may leave it open whether a response announces close.
+fn policy(rng: &mut Rng) -> (Arc<dyn ShutdownPolicy>, Duration) {
+    let time = ms(rng.u64(0..2000));
+    match rng.u8(0..8) {
+        0 | 1 => (Arc::new(CloseIdle), Duration::ZERO),
+        2 | 3 => (Arc::new(Grace(time)), Duration::ZERO),
+        4 => (Arc::new(Spread(time)), time),
+        _ => (Arc::new(Finish), Duration::ZERO),
     }
 }
 
@@ -321,35 +345,6 @@ impl Wanted {
         } else {
             bytes.extend_from_slice(&content);
         }
-        Self { task, range: start..bytes.len() as u64, http_1_0, closes }
-    }
-}
-
-/// Closes idle connections at once.
-#[derive(Debug)]
-struct AtOnce;
-
-impl ShutdownPolicy for AtOnce {
-    fn idle(&self, _: &Drain, _: &ConnView, _: Time) -> Idle {
-        Idle::Close
-    }
-
-    fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
-        Announce::Close
-    }
-}
-
-/// Keeps a connection until it has been idle for so long.
-#[derive(Debug)]
-struct Patient(Duration);
-
-impl ShutdownPolicy for Patient {
-    fn idle(&self, _: &Drain, connection: &ConnView, now: Time) -> Idle {
-        let until = connection.idle_since + self.0;
-        if now < until { Idle::Keep { until } } else { Idle::Close }
-    }
-
-    fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
-        Announce::Close
+        Self { task, range: start..bytes.len() as u64, http_1_0, closes, has_body: body > 0 }
     }
 }

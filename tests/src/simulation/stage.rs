@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use remuda_arbiter::Outcome;
 use remuda_arbiter::rehearsal::{Rehearsal, Stage};
-use remuda_core::order::Order;
-use remuda_core::shutdown::Drain;
+use remuda_core::order::{Order, Report};
+use remuda_core::shutdown::{Drain, Phase};
 use remuda_core::time::Time;
 use remuda_core::worker::sys::{EXIT_MARGIN, QUICK_STOP};
 
@@ -26,9 +26,6 @@ const SLACK: Duration = Duration::from_millis(100);
 /// A worker that served for this long is replaced at once (D17).
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-/// Workers above the target that replace others, at most (D15).
-const RECYCLING: usize = 1;
-
 /// What the processes of a server have gone through.
 #[derive(Debug)]
 pub(super) struct Fates {
@@ -38,6 +35,19 @@ pub(super) struct Fates {
     graceful: Duration,
     beat_interval: Duration,
     target: usize,
+    /// Workers above the target that come or go because others are recycled, at most (D15).
+    recycling: usize,
+    lameduck: Duration,
+    /// All workers have been ready.
+    serving: bool,
+    /// Until when a server that was told to stop serves on.
+    lame: Option<Time>,
+    /// Slot and seat of every worker there was.
+    places: BTreeMap<i32, (u16, u16)>,
+    /// The slot of the worker that the arbiter hears is ready.
+    succeeded: Option<u16>,
+    /// When the last worker has ended.
+    emptied: Time,
     stopping: bool,
     quit: bool,
     pub(super) thawed: Time,
@@ -50,10 +60,10 @@ pub(super) struct Fates {
     pub(super) passing: bool,
     aborted: BTreeMap<i32, Time>,
     killed: BTreeSet<i32>,
-    /// Short lives in a row of each slot, and when the last one was reaped.
-    short: BTreeMap<u16, (u32, Time)>,
-    /// Of the dead: slot, since when they served, and whether they were to go.
-    lives: BTreeMap<i32, (u16, Option<Time>, bool)>,
+    /// Short lives in a row of each slot and seat, and when the last one was reaped.
+    short: BTreeMap<(u16, u16), (u32, Time)>,
+    /// Of the dead: since when they served, and whether they were to go.
+    lives: BTreeMap<i32, (Option<Time>, bool)>,
     /// Timers that were set, to set none twice.
     set: BTreeSet<(i32, u32, Time)>,
     stop_deadline: Option<Time>,
@@ -68,6 +78,13 @@ impl Fates {
             graceful: script.graceful,
             beat_interval,
             target: script.workers.into(),
+            recycling: script.recycle_concurrency.into(),
+            lameduck: script.lameduck,
+            serving: false,
+            lame: None,
+            places: BTreeMap::new(),
+            succeeded: None,
+            emptied: START,
             stopping: false,
             quit: false,
             thawed: START,
@@ -115,9 +132,20 @@ impl Fates {
                 )
             });
         }
-        // A slot that is given up and asked for again begins anew.
-        let since = process.ready_at.filter(|_| process.told.is_none());
-        self.lives.insert(process.pid, (process.slot, since, process.told.is_some()));
+        // Who comes after one that was to go begins anew.
+        let since = process.ready_at.filter(|_| !process.is_leaving());
+        self.emptied = now;
+        self.lives.insert(process.pid, (since, process.is_leaving()));
+    }
+
+    /// What others of a worker's slot went through does not count any more.
+    fn forget_others(&mut self, pid: i32) {
+        let (slot, seat) = self.places[&pid];
+        self.short.retain(|place, _| place.0 != slot || place.1 == seat);
+    }
+
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopping
     }
 
     /// Nobody runs until `thaws`. A short freeze looks like a busy machine, and is not forgiven.
@@ -165,12 +193,24 @@ impl World {
                 self.expect(signal);
                 arbiter.signal(signal, now, self);
             }
-            Told::Report(pid, report) => arbiter.report(pid, report, now, self),
+            Told::Report(pid, report) => {
+                if report == Report::Ready {
+                    self.fates.forget_others(pid);
+                    self.fates.succeeded = Some(self.fates.places[&pid].0);
+                }
+                arbiter.report(pid, report, now, self);
+                self.fates.succeeded = None;
+            }
             Told::Exited(pid, status) => {
-                if let Some(&(slot, since, told)) = self.fates.lives.get(&pid) {
+                if let Some(&(since, told)) = self.fates.lives.get(&pid) {
                     let long = told || since.is_some_and(|at| now.since(at) + SLACK >= LONG_ENOUGH);
-                    let before = self.fates.short.get(&slot).map_or(0, |(count, _)| *count);
-                    self.fates.short.insert(slot, (if long { 0 } else { before + 1 }, now));
+                    let place = self.fates.places[&pid];
+                    let before = self.fates.short.get(&place).map_or(0, |(count, _)| *count);
+                    if !told {
+                        // Who was to come in its place does not wait for longer than its slot does.
+                        self.fates.forget_others(pid);
+                    }
+                    self.fates.short.insert(place, (if long { 0 } else { before + 1 }, now));
                 }
                 arbiter.exited(pid, status, now, self);
             }
@@ -180,20 +220,31 @@ impl World {
 
     /// What a signal means for how many workers there may be.
     fn expect(&mut self, signal: i32) {
+        let now = self.ground.now();
         let fates = &mut self.fates;
+        let asked = fates.stopping || fates.lame.is_some();
         match signal {
-            signals::TTIN if !fates.stopping => fates.target += 1,
-            signals::TTOU if !fates.stopping => fates.target = 1.max(fates.target - 1),
+            signals::TTIN if !asked => {
+                fates.target += 1;
+                fates.short.clear(); // a slot that is given up and asked for again begins anew
+            }
+            signals::TTOU if !asked => fates.target = 1.max(fates.target - 1),
+            signals::TERM if !asked && fates.serving => fates.lame = Some(now + fates.lameduck),
             signals::QUIT => fates.quit = true,
             _ => {}
         }
+        let is_lame = fates.lame.is_some_and(|until| until > now);
         let grace = match signal {
+            signals::TERM if !asked && is_lame => fates.lameduck + fates.graceful,
             signals::TERM if !fates.stopping => fates.graceful,
             signals::TERM | signals::INT => fates.graceful.min(QUICK_STOP),
             signals::QUIT => Duration::ZERO,
             _ => return,
         };
-        let deadline = self.ground.now() + grace;
+        if asked || signal != signals::TERM {
+            fates.lame = Some(now);
+        }
+        let deadline = now + grace;
         let before = fates.stop_deadline.unwrap_or(Time::MAX);
         fates.stop_deadline = Some(before.min(deadline));
     }
@@ -204,6 +255,10 @@ impl World {
         let (ground, fates) = (&self.ground, &self.fates);
         for process in self.processes.values() {
             let pid = process.pid;
+            let (served, quota) = (process.service.counters.requests.get(), process.quota);
+            ground.hold("d15_recycle", quota == 0 || served < quota || process.spent.is_some(), || {
+                format!("worker {pid} has served {served} of {quota} requests and says nothing")
+            });
             if let Some(drain) = process.drain() {
                 let late = drain.deadline.max(fates.thawed) + KILL_MARGIN + SLACK;
                 ground.hold("d10_deadline", now <= late, || {
@@ -225,6 +280,11 @@ impl World {
                 format!("worker {pid} has been silent for {silent:?} and lives")
             });
         }
+        self.check_recycling(now);
+        let lame = fates.lame.filter(|_| !fates.stopping && fates.orphaned.is_none());
+        ground.hold("lameduck", lame.is_none_or(|until| now <= until.max(fates.thawed) + SLACK), || {
+            format!("a lame duck serves on, and should have until {lame:?}")
+        });
         if let Some(deadline) = fates.stop_deadline
             && fates.outcome.is_none()
             && fates.orphaned.is_none()
@@ -242,20 +302,53 @@ impl World {
         }
     }
 
+    /// Whoever has served its share is being replaced, unless as many are as may be at a time.
+    fn check_recycling(&self, now: Time) {
+        let fates = &self.fates;
+        let late = |at: Time| now > at.max(fates.thawed).max(fates.emptied) + SLACK;
+        let calm = fates.serving && fates.lame.is_none() && !fates.stopping && fates.orphaned.is_none();
+        // What waits to be tried again is not seen here.
+        if !calm || fates.short.values().any(|(count, _)| *count > 0) || fates.no_forks_until > START {
+            return;
+        }
+        let sibling = |of: &Process| {
+            self.processes
+                .values()
+                .any(|other| other.slot == of.slot && other.pid != of.pid && !other.is_leaving())
+        };
+        let replaced =
+            self.processes.values().filter(|process| process.is_leaving() || sibling(process)).count();
+        for process in self.processes.values() {
+            let waits = !process.is_leaving() && process.spent.is_some_and(late) && !sibling(process);
+            self.ground.hold("d15_recycle", !waits || replaced >= fates.recycling, || {
+                format!("worker {} has served its share, and nobody is to replace it", process.pid)
+            });
+        }
+    }
+
+    /// Workers but for those that leave because fewer are asked for.
     fn staying(&self) -> usize {
-        self.processes.values().filter(|process| process.told.is_none()).count()
+        let comes_or_stays = |process: &&Process| {
+            !process.is_leaving() || process.told.is_some_and(|drain| drain.reason.is_recycle())
+        };
+        self.processes.values().filter(comes_or_stays).count()
     }
 }
 
 impl Stage for World {
-    fn spawn(&mut self, slot: u16) -> Result<i32, String> {
+    fn spawn(&mut self, slot: u16, seat: u16) -> Result<i32, String> {
         let now = self.now();
         let ground = self.ground.clone();
         ground.hold("d3_nothing_is_spawned_in_a_stop", !self.fates.stopping, || format!("slot {slot}"));
-        ground.hold("one_worker_a_slot", self.processes.values().all(|process| process.slot != slot), || {
-            format!("slot {slot}")
+        ground.hold("one_worker_a_seat", self.processes.values().all(|process| process.seat != seat), || {
+            format!("seat {seat}")
         });
-        if let Some((count, since)) = self.fates.short.get(&slot).filter(|(count, _)| *count > 0) {
+        let of_slot = |process: &&Process| process.slot == slot && !process.is_leaving();
+        let before: Vec<_> = self.processes.values().filter(of_slot).collect();
+        let succeeds = before.len() < 2 && before.iter().all(|process| process.spent.is_some());
+        ground
+            .hold("d15_recycle", succeeds, || format!("slot {slot} has a worker that nobody has to replace"));
+        if let Some((count, since)) = self.fates.short.get(&(slot, seat)).filter(|(count, _)| *count > 0) {
             let least = ms(100).saturating_mul(1 << (count - 1).min(8)).min(Duration::from_secs(30));
             let waited = now.since(*since);
             ground.hold("d17_crash_loop", waited >= least, || {
@@ -274,11 +367,15 @@ impl Stage for World {
             None => Boot::Ready(now + ms(took)),
         };
         ground.trace(|| format!("arbiter  forks {pid} for slot {slot}: {boot:?}"));
-        let process = Process::new(pid, slot, boot, &self.script, &ground, self.fates.beat_interval);
+        let (least, more) = self.script.max_requests;
+        let quota = if least > 0 { least + self.rng.u64(0..=more) } else { 0 };
+        let process =
+            Process::new(pid, (slot, seat), boot, &self.script, quota, &ground, self.fates.beat_interval);
         self.processes.insert(pid, process);
+        self.fates.places.insert(pid, (slot, seat));
         let staying = self.staying();
-        let target = self.fates.target;
-        ground.hold("d15_never_more_than_asked_for", staying <= target + RECYCLING, || {
+        let (target, recycling) = (self.fates.target, self.fates.recycling);
+        ground.hold("d15_never_more_than_asked_for", staying <= target + recycling, || {
             format!("{staying} workers, {target} are asked for")
         });
         self.soon(Event::Turn(pid));
@@ -290,13 +387,14 @@ impl Stage for World {
         self.ground.trace(|| format!("arbiter  tells {pid} {order:?}"));
         let signal = match &order {
             Order::Drain { drain, .. } => {
-                if drain.reason.is_stop() {
-                    self.fates.stopping = true;
+                let is_stop = drain.reason.is_stop() && drain.phase >= Phase::Draining;
+                if is_stop {
+                    self.begin_stop();
                 }
                 self.note(pid, *drain);
                 let hurried = drain.deadline <= now + QUICK_STOP;
                 let signal = if hurried { signals::INT } else { signals::TERM };
-                drain.reason.is_stop().then_some(signal)
+                is_stop.then_some(signal)
             }
             _ => None,
         };
@@ -308,8 +406,8 @@ impl Stage for World {
         }
     }
 
-    fn last_beat(&mut self, slot: u16) -> Time {
-        let process = self.processes.values().find(|process| process.slot == slot);
+    fn last_beat(&mut self, seat: u16) -> Time {
+        let process = self.processes.values().find(|process| process.seat == seat);
         process.and_then(|process| process.beat).unwrap_or(Time::ZERO)
     }
 
@@ -353,7 +451,7 @@ impl Stage for World {
         let untold = self.processes.values().any(|process| !process.told_stop);
         self.ground.hold("d4_backlog", !untold, || "workers are told first".to_owned());
         self.listening = false;
-        self.fates.stopping = true;
+        self.begin_stop();
         self.passing = std::mem::take(&mut self.accept);
         self.fates.passing = true;
         self.soon(Event::Passed);
@@ -369,6 +467,7 @@ impl Stage for World {
 
     fn ready(&mut self) {
         self.ground.trace(|| "arbiter  is ready".to_owned());
+        self.fates.serving = true;
     }
 
     fn finish(&mut self, outcome: Outcome) {
@@ -381,13 +480,26 @@ impl Stage for World {
 }
 
 impl World {
+    /// A stop begins, or goes on: no sooner than a lame duck's time is over.
+    fn begin_stop(&mut self) {
+        let (now, lame) = (self.now(), self.fates.lame);
+        let early = !self.fates.stopping && lame.is_some_and(|until| now < until);
+        self.ground.hold("lameduck", !early, || format!("it should have served until {lame:?}"));
+        self.fates.stopping = true;
+    }
+
     /// A worker is told to drain.
     fn note(&mut self, pid: i32, drain: Drain) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let closer = process.told.is_none_or(|before| drain.deadline <= before.deadline);
         self.ground
             .hold("d11_hurry", closer, || format!("worker {pid} is told {drain:?} after {:?}", process.told));
+        let (slot, recycles) = (process.slot, drain.reason.is_recycle() && !process.is_leaving());
         process.told = Some(drain);
-        process.told_stop |= drain.reason.is_stop();
+        process.told_stop |= drain.reason.is_stop() && drain.phase >= Phase::Draining;
+        let succeeded = self.fates.succeeded == Some(slot);
+        self.ground.hold("d15_recycle", !recycles || succeeded, || {
+            format!("worker {pid} has to go, and nobody is ready in slot {slot}")
+        });
     }
 }

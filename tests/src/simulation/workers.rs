@@ -9,6 +9,7 @@ use remuda_core::conn::Connection;
 use remuda_core::handoff::{Origin, Peer};
 use remuda_core::order::{Order, Report};
 use remuda_core::session;
+use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::leave::Backlog;
 
@@ -87,7 +88,10 @@ impl World {
         // What was ordered or signalled before this turn is obeyed in it, before anything is accepted.
         let drains = process.drain().is_some()
             || !process.signals.is_empty()
-            || process.orders.iter().any(|order| matches!(order, Order::Drain { .. }))
+            || process
+                .orders
+                .iter()
+                .any(|order| matches!(order, Order::Drain { drain, .. } if drain.phase >= Phase::Draining))
             || process.orphaned;
         if !drains && let Some(conn) = self.accept.pop_front() {
             let draw = self.rng.u32(..);

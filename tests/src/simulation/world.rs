@@ -15,6 +15,7 @@ use remuda_arbiter::rehearsal::Rehearsal;
 use remuda_core::handoff::{HandOff, Origin, Peer};
 use remuda_core::order::Report;
 use remuda_core::pump::Readiness;
+use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
 use super::client::{Client, Deed, Left};
@@ -105,6 +106,8 @@ impl World {
         config.boot_timeout = script.boot_timeout;
         config.worker.graceful_timeout = script.graceful;
         config.worker.timeout = script.timeout;
+        config.lameduck = script.lameduck;
+        config.recycle_concurrency = script.recycle_concurrency;
         let beat_interval = config.worker.beat_interval();
         let plots = std::mem::take(&mut script.clients);
         let mut clients = Vec::new();
@@ -224,6 +227,10 @@ impl World {
     fn connect(&mut self, conn: u32) {
         let client = &mut self.clients[conn as usize];
         if !self.listening {
+            let ended = self.fates.has_stopped() || self.fates.orphaned.is_some();
+            self.ground.hold("d3_close_the_listener", ended, || {
+                format!("connection {conn} is refused before a stop")
+            });
             client.refused = true;
             return;
         }
@@ -276,7 +283,12 @@ impl World {
                 Deed::Leave(_) => self.travel(conn, Arrival::End),
             }
         }
-        if let Some(at) = [sip, next].into_iter().flatten().min() {
+        let client = &mut self.clients[conn as usize];
+        if now >= client.wakes {
+            client.wakes = Time::MAX;
+        }
+        if let Some(at) = [sip, next].into_iter().flatten().min().filter(|at| *at < client.wakes) {
+            client.wakes = at;
             self.at(at, Event::Client(conn));
         }
     }
@@ -430,6 +442,17 @@ impl World {
                 self.at(now + 2 * latency, Event::Arrive(conn, Arrival::Reset));
             }
             self.at(now + latency, Event::Client(conn));
+        }
+        let now = self.now();
+        let mut spent = Vec::new();
+        for process in self.processes.values_mut() {
+            if process.is_spent.swap(false, Ordering::Relaxed) {
+                process.spent = Some(now);
+                spent.push(process.pid);
+            }
+        }
+        for pid in spent {
+            self.tell(Told::Report(pid, Report::Recycle { reason: Reason::RecycleRequests }));
         }
         let rung: Vec<i32> = self
             .processes
