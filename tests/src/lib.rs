@@ -254,20 +254,32 @@ scenarios! { table }
 /// Makes a module with one test for each scenario: `conformance!(mio => "mio", "blocking");`, or with what the backend does
 /// not keep, `conformance!(mine => "mine", "async", deviations: [("d6_a_partial_head_counts_as_a_request", "why")]);`.
 ///
-/// The package has a binary `fixture`. The first string is what its flag `-k` is given, the second the kind of application
-/// that it serves, which it finds in `FIXTURE_APPLICATION`.
+/// The package has a binary `fixture`, or one that `fixture: "server"` names before any deviations. The first string is what
+/// its flag `-k` is given, the second the kind of application that it serves, which it finds in `FIXTURE_APPLICATION`.
 #[macro_export]
 macro_rules! conformance {
-    ($module:ident => $backend:literal, $application:literal $(, deviations: [$($deviation:expr),* $(,)?])?) => {
+    ($module:ident => $backend:literal, $application:literal $(, fixture: $fixture:literal)? $(, deviations: [$($deviation:expr),* $(,)?])?) => {
         mod $module {
             fn run(name: &str) {
                 let deviations: &[$crate::Deviation] = &[$($($deviation),*)?];
-                let fixture = ::std::path::Path::new(env!("CARGO_BIN_EXE_fixture"));
+                let fixture = ::std::path::Path::new(env!($crate::__fixture!($($fixture)?)));
                 $crate::run(name, &$crate::Harness::new($backend, $application, fixture), deviations);
             }
 
             $crate::scenarios! { $crate::__tests }
         }
+    };
+}
+
+/// Where cargo says what the binary's path is.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fixture {
+    () => {
+        "CARGO_BIN_EXE_fixture"
+    };
+    ($name:literal) => {
+        concat!("CARGO_BIN_EXE_", $name)
     };
 }
 

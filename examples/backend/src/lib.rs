@@ -1,0 +1,105 @@
+//! A backend that remuda does not bring: a thread for each request that a blocking handler answers, made for it.
+//!
+//! | good for | not for |
+//! |---|---|
+//! | a model of what a backend is; blocking handlers that wait for long, as many as there are connections | short handlers: a thread is made for each; machines that have to be protected from their clients: `--threads` is no limit, only `--worker-connections` is |
+//!
+//! ```no_run
+//! use per_request::PerRequest;
+//! use remuda::{App, Server, demo};
+//!
+//! // `-k per-request` selects it.
+//! Server::new(|boot| Ok(App::blocking(demo::handler(boot)))).backend(PerRequest).run();
+//! ```
+//!
+//! What this crate says is how handlers run. The loop, what HTTP says and the drain are `remuda-core`'s; it waits with
+//! core's epoll instance, because [`Waiter`](remuda_core::worker::poll_loop::Waiter) promises what poll(2) cannot keep:
+//! changes once each, and an accept that wakes one worker of all those that wait.
+
+#![forbid(unsafe_code)]
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Waker;
+use std::thread;
+
+use remuda_core::app::AppFactory;
+use remuda_core::worker::epoll::Epoll;
+use remuda_core::worker::poll_loop::{Handlers, Job, run_blocking, serve};
+use remuda_core::worker::{Exit, Shared, TokioContext, Worker, WorkerCx, block_on};
+
+/// The backend.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "a name for a backend")]
+pub struct PerRequest;
+
+impl Worker for PerRequest {
+    fn name(&self) -> &'static str {
+        "per-request"
+    }
+
+    fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
+        let context = match TokioContext::new(boot.wants_tokio()) {
+            Ok(context) => context,
+            Err(error) => return cx.cannot_start(&error),
+        };
+        let _entered = context.enter();
+        let service = match block_on(cx.build(self.name(), &boot)) {
+            Ok(service) => service,
+            Err(exit) => return exit,
+        };
+        serve(cx, service, Epoll::new(), |_, shared, waker| {
+            let (give, done) = channel();
+            Ok(Threads { shared, context: context.clone(), waker, give, done })
+        })
+    }
+}
+
+/// What a thread needs for its one job.
+struct Threads {
+    shared: Shared,
+    context: TokioContext,
+    /// Wakes the loop.
+    waker: Waker,
+    give: Sender<Job>,
+    done: Receiver<Job>,
+}
+
+impl Handlers for Threads {
+    const IN_PLACE: bool = false;
+
+    fn run(&mut self, mut job: Job) -> Option<Job> {
+        // A thread that cannot be made would take its job along: it gets it once it is there.
+        let (hand_over, take) = channel::<Job>();
+        let (shared, context, waker) = (self.shared.clone(), self.context.clone(), self.waker.clone());
+        let give = self.give.clone();
+        let thread = thread::Builder::new().name("handler".to_owned()).spawn(move || {
+            let Ok(mut job) = take.recv() else { return };
+            let _entered = context.enter();
+            run_blocking(&mut job, &shared);
+            // Without a receiver the worker is ending, and the job with it.
+            if give.send(job).is_ok() {
+                waker.wake();
+            }
+        });
+        match thread {
+            Ok(_) => {
+                hand_over.send(job).expect("the thread waits for it");
+                None
+            }
+            Err(error) => {
+                tracing::error!("there is no thread for a handler, which holds up the loop: {error}");
+                run_blocking(&mut job, &self.shared);
+                Some(job)
+            }
+        }
+    }
+
+    fn take_done(&mut self) -> Option<Job> {
+        self.done.try_recv().ok()
+    }
+
+    /// None waits: each has its thread at once.
+    fn take_waiting(&mut self) -> Option<Job> {
+        None
+    }
+}
