@@ -10,13 +10,14 @@
 //! script     what a seed draws             world    what happens, in order          client, response   who asks
 //! process    a worker: loop, threads       workers  how loops come to run           wire               bytes between
 //! observed   a session, held to the rules  hand     a handler that blocks           application        who answers
-//! stage      what the arbiter does         ground   what all of them share
+//! stage      what the arbiter does         fates    what has become of its workers    ground             what all share
 //! ```
 //!
 //! It does not look at listeners, descriptors and processes as they are: that is what the scenarios are for.
 
 mod application;
 mod client;
+mod fates;
 mod ground;
 mod hand;
 mod observed;

@@ -19,10 +19,10 @@ use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
 use super::client::{Client, Deed, Left};
+use super::fates::Fates;
 use super::ground::{Breach, Ground, START, ms};
 use super::process::Process;
 use super::script::{Fault, Script, signals};
-use super::stage::Fates;
 use super::wire::Wire;
 
 /// More workers than this there cannot be.
@@ -227,7 +227,7 @@ impl World {
     fn connect(&mut self, conn: u32) {
         let client = &mut self.clients[conn as usize];
         if !self.listening {
-            let ended = self.fates.has_stopped() || self.fates.orphaned.is_some();
+            let ended = self.fates.stopping || self.fates.orphaned.is_some();
             self.ground.hold("d3_close_the_listener", ended, || {
                 format!("connection {conn} is refused before a stop")
             });
