@@ -94,7 +94,9 @@ impl World {
         match signal {
             signals::TTIN if !asked => {
                 fates.target += 1;
-                fates.short.clear(); // a slot that is given up and asked for again begins anew
+                // A slot that is given up and asked for again begins anew.
+                let living = |slot| self.processes.values().any(|process| process.slot == slot);
+                fates.short.retain(|(slot, _), _| living(*slot));
             }
             signals::TTOU if !asked => fates.target = 1.max(fates.target - 1),
             signals::TERM if !asked && fates.serving => fates.lame = Some(now + fates.lameduck),
