@@ -15,6 +15,8 @@
 //! [`respond`](Connection::respond) is the only place that decides `Connection: close`, at the moment when the
 //! head is encoded (D5).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -93,6 +95,10 @@ struct Request {
     keep_alive: bool,
     expects_continue: bool,
     offers_upgrade: bool,
+    /// When its head was complete.
+    since: Time,
+    /// Of the response under way, or of the last one.
+    status: u16,
 }
 
 /// How the body of the response under way is put on the wire.
@@ -195,6 +201,8 @@ impl Connection {
                 keep_alive: false,
                 expects_continue: false,
                 offers_upgrade: false,
+                since: now,
+                status: 0,
             },
             decoder: Decoder::none(),
             body_read: 0,
@@ -657,6 +665,11 @@ impl Connection {
         self.served
     }
 
+    /// The status of the last response, and how long its request took until `now`.
+    pub(crate) fn answered(&self, now: Time) -> (u16, Duration) {
+        (self.request.status, now - self.request.since)
+    }
+
     /// Bytes queued and not sent.
     pub fn unsent(&self) -> usize {
         self.tx.len()
@@ -705,6 +718,8 @@ impl Connection {
             keep_alive: head.keep_alive,
             expects_continue: head.expects_continue,
             offers_upgrade: head.offers_upgrade,
+            since: cx.now,
+            status: 0,
         };
         self.enter(Input::Request { body: !self.decoder.is_done() });
         self.requests += 1;
@@ -894,6 +909,7 @@ impl Connection {
         connection: ConnectionField,
         cx: &Cx<'_>,
     ) {
+        self.request.status = head.status();
         self.begin_queueing(cx.now);
         let Self { tx, record, .. } = self;
         tx.push_with(|out| {

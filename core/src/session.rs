@@ -141,16 +141,22 @@ impl Session {
         }
     }
 
-    /// The exchange that `head` began is over: whoever asks for that is told, and a complete one is counted.
+    /// The exchange that `head` began is over: whoever asks for that is told, and it is counted.
     fn conclude(&mut self, head: Box<RequestHead>) {
+        self.tell_of(head);
+        if self.connection.served() != self.counted {
+            self.counted = self.connection.served();
+            let (status, took) = self.connection.answered(self.now);
+            self.service.counters.finished(status, took);
+        }
+    }
+
+    /// A request is over: whoever asks for that is told.
+    fn tell_of(&mut self, head: Box<RequestHead>) {
         if let Some(observer) = &self.service.observer {
             tell(&**observer, &self.connection, &head, self.now);
         }
         self.connection.recycle(head);
-        if self.connection.served() != self.counted {
-            self.counted = self.connection.served();
-            self.service.counters.finished.increment();
-        }
     }
 
     /// Takes a complete head on: answers it here if its handler is short and all of the body has arrived.

@@ -58,6 +58,8 @@ pub enum Reason {
     ScaleDown = 7,
     /// The arbiter is gone, so nobody would replace or end this worker.
     ArbiterDied = 8,
+    /// Somebody asked for this worker to be replaced.
+    RecycleAsked = 9,
 }
 
 impl Reason {
@@ -68,7 +70,10 @@ impl Reason {
 
     /// Whether one worker is replaced by another of the same server.
     pub fn is_recycle(self) -> bool {
-        matches!(self, Self::RecycleRequests | Self::RecycleLifetime | Self::RecycleMemory)
+        matches!(
+            self,
+            Self::RecycleRequests | Self::RecycleLifetime | Self::RecycleMemory | Self::RecycleAsked
+        )
     }
 
     /// The reason that [`Reason`] as a byte stands for, if any.
@@ -83,6 +88,7 @@ impl Reason {
             6 => Self::RecycleMemory,
             7 => Self::ScaleDown,
             8 => Self::ArbiterDied,
+            9 => Self::RecycleAsked,
             _ => return None,
         })
     }
@@ -100,6 +106,7 @@ impl fmt::Display for Reason {
             Self::RecycleMemory => "recycle: memory",
             Self::ScaleDown => "scale-down",
             Self::ArbiterDied => "arbiter died",
+            Self::RecycleAsked => "recycle: asked",
         })
     }
 }

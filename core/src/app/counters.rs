@@ -1,7 +1,9 @@
 //! What a worker counts (D10): numbers of its own, or a place in memory that outlives it.
 
+use std::array;
 use std::ops::{AddAssign, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::machine::CloseReason;
 
@@ -42,13 +44,14 @@ impl Deref for Counters {
 }
 
 macro_rules! counts {
-    ($($(#[$doc:meta])+ $name:ident,)+) => {
+    ($($(#[$doc:meta])+ $name:ident,)+; $($(#[$list_doc:meta])+ $list:ident: $len:expr,)+) => {
         /// The numbers.
         #[derive(Debug, Default)]
         #[repr(C)]
         #[non_exhaustive]
         pub struct Counts {
             $($(#[$doc])+ pub $name: Counter,)+
+            $($(#[$list_doc])+ pub $list: [Counter; $len],)+
         }
 
         /// How far the numbers have come.
@@ -56,24 +59,37 @@ macro_rules! counts {
         #[non_exhaustive]
         pub struct Tally {
             $($(#[$doc])+ pub $name: u64,)+
+            $($(#[$list_doc])+ pub $list: [u64; $len],)+
         }
 
         impl Counts {
             /// How far all of them have come.
             pub fn tally(&self) -> Tally {
-                Tally { $($name: self.$name.get(),)+ }
+                Tally {
+                    $($name: self.$name.get(),)+
+                    $($list: array::from_fn(|i| self.$list[i].get()),)+
+                }
+            }
+
+            /// Counts on from what others have counted.
+            #[cfg(feature = "worker")]
+            pub(crate) fn add(&self, tally: &Tally) {
+                $(self.$name.add(tally.$name);)+
+                $(self.$list.iter().zip(tally.$list).for_each(|(counter, n)| counter.add(n));)+
             }
 
             /// Begins anew.
             #[cfg(feature = "worker")]
             pub(crate) fn clear(&self) {
                 $(self.$name.0.store(0, Ordering::Relaxed);)+
+                $(self.$list.iter().for_each(|counter| counter.0.store(0, Ordering::Relaxed));)+
             }
         }
 
         impl AddAssign for Tally {
             fn add_assign(&mut self, other: Self) {
                 $(self.$name += other.$name;)+
+                $(self.$list.iter_mut().zip(other.$list).for_each(|(n, more)| *n += more);)+
             }
         }
     };
@@ -98,7 +114,35 @@ counts! {
     cut,
     /// Handlers that panicked.
     panics,
+    /// Requests that were refused before a handler saw them.
+    refused,
+    /// Nanoseconds that all of the finished ones took together.
+    took,
+    ;
+    /// Finished requests by the class of their status: 1xx first, 5xx last.
+    statuses: 5,
+    /// Finished requests by the time that they took: each is counted in the first bucket of [`BUCKETS`] that it is not
+    /// longer than, or behind them all.
+    times: BUCKETS.len() + 1,
 }
+
+/// The upper bounds of the buckets that requests are counted in by the time they took. That is the time from the end of
+/// the head to the end of the response being queued, as the clock of the loop has it, which is read once a turn.
+pub const BUCKETS: [Duration; 13] = [
+    Duration::from_micros(1_000),
+    Duration::from_micros(2_500),
+    Duration::from_micros(5_000),
+    Duration::from_micros(10_000),
+    Duration::from_micros(25_000),
+    Duration::from_micros(50_000),
+    Duration::from_micros(100_000),
+    Duration::from_micros(250_000),
+    Duration::from_micros(500_000),
+    Duration::from_micros(1_000_000),
+    Duration::from_micros(2_500_000),
+    Duration::from_micros(5_000_000),
+    Duration::from_micros(10_000_000),
+];
 
 impl Tally {
     /// The worker has been ended: what it had neither finished nor aborted was aborted by that, or cut if it was
@@ -111,10 +155,23 @@ impl Tally {
 }
 
 impl Counts {
+    /// Counts a request that was answered to the last byte.
+    pub(crate) fn finished(&self, status: u16, took: Duration) {
+        self.finished.increment();
+        self.took.add(took.as_nanos() as u64);
+        if let Some(counter) =
+            usize::from(status / 100).checked_sub(1).and_then(|class| self.statuses.get(class))
+        {
+            counter.increment();
+        }
+        self.times[BUCKETS.iter().take_while(|bound| took > **bound).count()].increment();
+    }
+
     /// Counts a connection that has ended.
     pub fn closed(&self, reason: CloseReason) {
         match reason {
             CloseReason::Drained => self.announced.increment(),
+            CloseReason::Refused => self.refused.increment(),
             CloseReason::DrainIdle | CloseReason::DeadlineIdle => self.idle_closed.increment(),
             CloseReason::DeadlineCut => {
                 self.aborted.increment();
@@ -143,6 +200,11 @@ impl Counter {
     /// Adds one, and says how far that has brought it: each number is said once.
     pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Adds `n`.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     /// How far it has come.

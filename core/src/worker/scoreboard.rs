@@ -77,6 +77,7 @@ impl Seat {
     pub fn sit(&self, generation: u32) {
         self.slot.pid.store(std::process::id(), Ordering::Relaxed);
         self.slot.generation.store(generation, Ordering::Relaxed);
+        self.slot.born.store(sys::now().as_nanos(), Ordering::Relaxed);
         self.slot.version.store(VERSION, Ordering::Release);
     }
 
@@ -128,6 +129,7 @@ impl Seat {
         Some(Entry {
             pid: self.slot.pid.load(Ordering::Relaxed),
             generation: self.slot.generation.load(Ordering::Relaxed),
+            born: Time::from_nanos(self.slot.born.load(Ordering::Relaxed)),
             beat: self.last_beat(),
             phase: PHASES.get(phase).copied().unwrap_or(Phase::Exited),
             reason: reason.and_then(|reason| Reason::from_u8(reason.try_into().ok()?)),
@@ -139,9 +141,9 @@ impl Seat {
 
     /// Empties the seat for the next worker, once this one is dead.
     pub fn clear(&self) {
-        let Slot { version, pid, generation, phase, reason, beat, open, counts } = self.slot;
+        let Slot { version, pid, generation, phase, reason, born, beat, open, counts } = self.slot;
         [version, pid, generation, phase, reason].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
-        [beat, open].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
+        [born, beat, open].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
         counts.clear();
         self.hands.clear();
     }
@@ -155,6 +157,8 @@ pub struct Entry {
     pub pid: u32,
     /// Counts the configurations this server has had, from 1.
     pub generation: u32,
+    /// When its process took its seat.
+    pub born: Time,
     /// When its loop last was alive; [`Time::ZERO`] before it served.
     pub beat: Time,
     /// Where it is in its life.
@@ -182,6 +186,7 @@ pub(super) struct Slot {
     phase: AtomicU32,
     /// 1 more than the reason's number; 0: there is none.
     reason: AtomicU32,
+    born: AtomicU64,
     beat: AtomicU64,
     open: AtomicU64,
     counts: Counts,

@@ -19,6 +19,7 @@ use rustix::pipe::PipeFlags;
 use crate::app::Hand;
 use crate::time::Time;
 use crate::worker::Exit;
+use crate::worker::ledger::Page;
 use crate::worker::scoreboard::Slot;
 
 /// How long after a drain's deadline a worker that has not ended itself is ended by the kernel timer (D10).
@@ -69,6 +70,8 @@ pub(super) unsafe trait Shared: Sync + 'static {}
 
 // SAFETY: atomic integers in a C layout.
 unsafe impl Shared for Slot {}
+// SAFETY: atomic integers in a C layout.
+unsafe impl Shared for Page {}
 // SAFETY: atomic integers and an atomic bool, which nobody writes but as one, in a C layout.
 unsafe impl Shared for Hand {}
 

@@ -22,9 +22,26 @@ fn what_an_ended_worker_left_is_aborted_and_in_a_drain_cut() {
 }
 
 #[test]
+fn a_finished_request_is_counted_by_its_status_and_its_time() {
+    let counts = Counts::default();
+    for (status, micros) in [(200, 0), (204, 1_000), (404, 1_001), (500, 10_000_001), (999, 2_000)] {
+        counts.finished(status, Duration::from_micros(micros));
+    }
+    let tally = counts.tally();
+    assert_eq!((tally.finished, tally.statuses), (5, [0, 2, 0, 1, 1]));
+    assert_eq!(tally.times, [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(tally.took, 10_004_002_000);
+}
+
+#[test]
 fn tallies_add_up() {
     let one = Tally { requests: 1, panics: 2, ..Tally::default() };
     let mut sum = one;
     sum += one;
     assert_eq!(sum, Tally { requests: 2, panics: 4, ..Tally::default() });
+    let counts = Counts::default();
+    counts.finished(200, Duration::ZERO);
+    sum += counts.tally();
+    sum += counts.tally();
+    assert_eq!((sum.statuses[1], sum.times[0]), (2, 2));
 }
