@@ -665,6 +665,11 @@ impl Connection {
         self.served
     }
 
+    /// Whether the request under way was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.fate == Fate::Flushing(CloseReason::Refused)
+    }
+
     /// The status of the last response, and how long its request took until `now`.
     pub(crate) fn answered(&self, now: Time) -> (u16, Duration) {
         (self.request.status, now - self.request.since)

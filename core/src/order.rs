@@ -4,6 +4,8 @@
 //! build or of two that meet in an upgrade: each message begins with a version byte, and an unknown one is
 //! refused, never guessed at. Numbers are little-endian; times are [`Time`], which crosses processes.
 
+use std::str::FromStr;
+
 use thiserror::Error;
 
 use crate::shutdown::{Drain, Phase, Reason};
@@ -30,6 +32,8 @@ pub enum Order {
     BacklogEnd,
     /// The files of the logs may have been moved away: go on in new ones.
     ReopenLogs,
+    /// Log what is at least as severe as this from now on.
+    LogLevel(Level),
 }
 
 /// What a worker tells the arbiter.
@@ -50,6 +54,42 @@ pub enum Report {
         /// Why, for people; cut to fit a message.
         message: String,
     },
+}
+
+/// How severe an event is, the most severe first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+#[allow(clippy::exhaustive_enums, reason = "the levels of `tracing`")]
+pub enum Level {
+    /// Something has failed.
+    Error = 0,
+    /// Something is not as it should be.
+    Warn = 1,
+    /// What operators want to know.
+    Info = 2,
+    /// What whoever looks for a fault wants to know.
+    Debug = 3,
+    /// Everything.
+    Trace = 4,
+}
+
+impl Level {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// Its name, as in the settings.
+    pub fn name(self) -> &'static str {
+        ["error", "warn", "info", "debug", "trace"][self as usize]
+    }
+}
+
+impl FromStr for Level {
+    type Err = ();
+
+    /// The level of that name.
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|level| level.name() == name).ok_or(())
+    }
 }
 
 /// Names a policy by its place in the list that arbiter and workers were configured with.
@@ -93,6 +133,7 @@ pub enum DecodeError {
 const DRAIN: u8 = 1;
 const BACKLOG_END: u8 = 2;
 const REOPEN_LOGS: u8 = 3;
+const LOG_LEVEL: u8 = 4;
 const READY: u8 = 1;
 const BOOT_FAILED: u8 = 2;
 const RECYCLE: u8 = 3;
@@ -116,6 +157,7 @@ impl Order {
             }
             Self::BacklogEnd => vec![VERSION, BACKLOG_END],
             Self::ReopenLogs => vec![VERSION, REOPEN_LOGS],
+            Self::LogLevel(level) => vec![VERSION, LOG_LEVEL, *level as u8],
         }
     }
 
@@ -130,7 +172,10 @@ impl Order {
             (DRAIN, body) => drain(body).ok_or(malformed),
             (BACKLOG_END, []) => Ok(Self::BacklogEnd),
             (REOPEN_LOGS, []) => Ok(Self::ReopenLogs),
-            (BACKLOG_END | REOPEN_LOGS, _) => Err(malformed),
+            (LOG_LEVEL, [level]) => {
+                Level::ALL.get(usize::from(*level)).map(|level| Self::LogLevel(*level)).ok_or(malformed)
+            }
+            (BACKLOG_END | REOPEN_LOGS | LOG_LEVEL, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }

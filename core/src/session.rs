@@ -148,6 +148,8 @@ impl Session {
             self.counted = self.connection.served();
             let (status, took) = self.connection.answered(self.now);
             self.service.counters.finished(status, took);
+        } else if self.connection.is_refused() {
+            self.service.counters.rejected(self.connection.answered(self.now).0);
         }
     }
 
@@ -223,7 +225,7 @@ impl Session {
     /// Takes `step` towards the end. A request that was refused led there: with its answer sent, it is over as well.
     fn end_with(&mut self, step: Step) -> Step {
         if let Some(head) = self.connection.take_refused() {
-            self.conclude(head);
+            self.tell_of(head);
         }
         step
     }

@@ -14,7 +14,7 @@ pub struct Counters(Place);
 
 #[derive(Debug)]
 enum Place {
-    Own(Counts),
+    Own(Box<Counts>),
     Shared(&'static Counts),
 }
 
@@ -28,7 +28,7 @@ impl Counters {
 /// Numbers that nobody else sees.
 impl Default for Counters {
     fn default() -> Self {
-        Self(Place::Own(Counts::default()))
+        Self(Place::Own(Box::default()))
     }
 }
 
@@ -114,12 +114,14 @@ counts! {
     cut,
     /// Handlers that panicked.
     panics,
-    /// Requests that were refused before a handler saw them.
+    /// Connections that ended because a request was refused, with a response that says why.
     refused,
+    /// Those of `requests` that were refused: the head was complete, and what came after it was not right.
+    rejected,
     /// Nanoseconds that all of the finished ones took together.
     took,
     ;
-    /// Finished requests by the class of their status: 1xx first, 5xx last.
+    /// Finished and rejected requests by the class of their status: 1xx first, 5xx last.
     statuses: 5,
     /// Finished requests by the time that they took: each is counted in the first bucket of [`BUCKETS`] that it is not
     /// longer than, or behind them all.
@@ -159,12 +161,22 @@ impl Counts {
     pub(crate) fn finished(&self, status: u16, took: Duration) {
         self.finished.increment();
         self.took.add(took.as_nanos() as u64);
+        self.times[BUCKETS.iter().take_while(|bound| took > **bound).count()].increment();
+        self.answered(status);
+    }
+
+    /// Counts a request that was refused after its head was complete.
+    pub(crate) fn rejected(&self, status: u16) {
+        self.rejected.increment();
+        self.answered(status);
+    }
+
+    fn answered(&self, status: u16) {
         if let Some(counter) =
             usize::from(status / 100).checked_sub(1).and_then(|class| self.statuses.get(class))
         {
             counter.increment();
         }
-        self.times[BUCKETS.iter().take_while(|bound| took > **bound).count()].increment();
     }
 
     /// Counts a connection that has ended.

@@ -6,7 +6,8 @@ fn orders() -> Vec<Order> {
     let lameduck = Drain { phase: Phase::Lameduck, ..drain };
     let drains = [(drain, PolicyId::Reload), (lameduck, PolicyId::Stop)];
     let drains = drains.map(|(drain, policy)| Order::Drain { drain, policy });
-    drains.into_iter().chain([Order::BacklogEnd, Order::ReopenLogs]).collect()
+    let levels = Level::ALL.map(Order::LogLevel);
+    drains.into_iter().chain([Order::BacklogEnd, Order::ReopenLogs]).chain(levels).collect()
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::log_file::WorkerLogs;
+use super::log_level;
 use super::scoreboard::Seat;
 use super::sys::{self, QUICK_STOP};
 use super::watch::Watch;
@@ -202,6 +203,10 @@ impl Ear {
                 }
                 Order::ReopenLogs => {
                     heard.logs.reopen();
+                    false
+                }
+                Order::LogLevel(level) => {
+                    log_level::set(level);
                     false
                 }
             };

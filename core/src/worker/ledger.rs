@@ -104,6 +104,11 @@ impl Ledger {
         self.0.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
+    /// When the arbiter was started.
+    pub fn started(&self) -> Time {
+        Time::from_nanos(self.0.started.load(Ordering::Relaxed))
+    }
+
     /// How far the server is.
     pub fn stage(&self) -> Stage {
         match self.0.stage.load(Ordering::Acquire) {
@@ -132,7 +137,7 @@ impl Ledger {
         let seats = self.0.seats.load(Ordering::Relaxed) as u16;
         Account {
             stage: self.stage(),
-            started: Time::from_nanos(self.0.started.load(Ordering::Relaxed)),
+            started: self.started(),
             workers: self.0.workers.load(Ordering::Relaxed),
             living: (0..seats).filter_map(|seat| board.seat(seat)?.read()).collect(),
             gone: self.0.gone.tally(),

@@ -52,7 +52,12 @@ struct Listening {
 const LISTEN_EVERY: Duration = Duration::from_millis(5);
 
 impl Watch {
-    pub(super) fn new() -> io::Result<Self> {
+    /// No drain yet.
+    ///
+    /// # Errors
+    ///
+    /// As eventfd(2).
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             drain: Mutex::new(None),
             phase: AtomicU8::new(Phase::Running as u8),
