@@ -1,7 +1,8 @@
 //! The arbiter: the process that binds, forks workers, watches and replaces them, and ends them in order.
 //!
-//! It serves nothing, accepts nothing but a backlog that would be lost, and starts no thread; it knows no HTTP and no backend. What a worker is comes from outside, as
-//! a [`Worker`]. What it promises about stops is the drain contract's.
+//! It serves nothing, accepts nothing but a backlog that would be lost and what operators say to it, and starts no thread; it
+//! knows no HTTP and no backend. What a worker is comes from outside, as a [`Worker`]. What it promises about stops is the
+//! drain contract's.
 //!
 //! ```text
 //! plan      what happened → what to do; pure       run       system calls and the one wait
@@ -10,6 +11,8 @@
 //! backlog   connections that a stop would lose (D4)
 //! process   where, as whom, called what            pidfile   and the lock on it
 //! activation, notify   the service manager: what it passed on, and what it is told
+//! control   what operators ask for                 status    what they are told
+//! admin     the helper that serves /healthz, /readyz and /metrics
 //! ```
 //!
 //! # Signals
@@ -20,7 +23,9 @@
 //! USR1 reopens the logs, here and in all workers. USR2 and WINCH are logged and ignored. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod activation;
+mod admin;
 mod backlog;
+mod control;
 mod link;
 mod listener;
 mod notice;
@@ -31,6 +36,7 @@ mod process;
 #[doc(hidden)]
 pub mod rehearsal;
 mod run;
+mod status;
 mod sys;
 
 use std::fmt;
@@ -170,6 +176,12 @@ pub struct ArbiterConfig {
     pub process: ProcessConfig,
     /// The logs that arbiter and workers write, and open anew when USR1 says so. Default: none.
     pub logs: Logs,
+    /// Path of the unix socket that takes commands of operators. Default: none.
+    pub control_socket: Option<PathBuf>,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served. Default: nowhere.
+    pub admin: Option<Bind>,
+    /// What `status` says of the program. Default: the version of this crate.
+    pub version: String,
 }
 
 impl ArbiterConfig {
@@ -193,6 +205,9 @@ impl Default for ArbiterConfig {
             policies: Policies::default(),
             process: ProcessConfig::default(),
             logs: Logs::default(),
+            control_socket: None,
+            admin: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }

@@ -162,6 +162,13 @@ impl Listeners {
         }
     }
 
+    /// One listener that no generation chooses.
+    pub(crate) fn bind(bind: &Bind, backlog: u32, owner: Owner) -> Result<Self, BindError> {
+        let mut bound = Self::default();
+        bound.choose(std::slice::from_ref(bind), backlog, owner)?;
+        Ok(bound)
+    }
+
     /// Ends what was bound for a generation that is not to be.
     pub(crate) fn drop_new(&mut self, chosen: &Chosen) {
         self.release_if(|held| chosen.new.contains(&held.listener.index)).iter().for_each(end);
@@ -220,6 +227,16 @@ impl Listeners {
             own.push(listener);
         }
         own
+    }
+
+    /// The listeners.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.0.iter().map(|held| &held.listener)
+    }
+
+    /// All of them, in a child.
+    pub(crate) fn into_vec(self) -> Vec<Listener> {
+        self.0.into_iter().map(|held| held.listener).collect()
     }
 
     fn held(&self, index: u16) -> Option<&Held> {

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal as Number;
 use remuda_core::app::Busy;
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
+use remuda_core::worker::Loss;
 use rustix::process::Pid;
 use tracing::{debug, error, info, warn};
 
@@ -25,6 +26,10 @@ pub(crate) enum Notice {
     BootFailed { slot: u16, pid: Pid, message: String },
     /// A worker is gone. With `again_in` it is replaced after that time, without it is not needed any more.
     Died { slot: u16, pid: Pid, death: Death, lived: Duration, again_in: Option<Duration> },
+    /// The helper that serves the admin listener could not be forked.
+    HelperNotStarted { error: String, again_in: Duration },
+    /// It is gone, and comes again.
+    HelperDied { pid: Pid, death: Death, again_in: Duration },
     /// A child that is no worker has ended.
     Stranger { pid: Pid, death: Death },
     /// A worker should be replaced.
@@ -90,6 +95,12 @@ impl Notice {
             Self::Died { slot, pid, death, lived, again_in: None } => {
                 warn!(slot, %pid, ?lived, "worker ended with {death}");
             }
+            Self::HelperNotStarted { error, again_in } => {
+                error!(error, "admin helper not started, next try in {again_in:?}");
+            }
+            Self::HelperDied { pid, death, again_in } => {
+                warn!(%pid, "admin helper ended with {death}, replaced in {again_in:?}");
+            }
             Self::Stranger { pid, death } => debug!(%pid, "reaped a child that is no worker: {death}"),
             Self::Spent { slot, pid, reason } => debug!(slot, %pid, %reason, "worker asks to be replaced"),
             Self::Recycling { slot, reason } => info!(slot, %reason, "worker is replaced"),
@@ -139,6 +150,19 @@ impl Notice {
                 debug!("signal {signal} is not supported yet, ignored");
             }
             Self::Unsupported { signal } => warn!("signal {signal} is not supported yet, ignored"),
+        }
+    }
+}
+
+impl Notice {
+    /// What it says of a worker that is to be replaced without having been meant to be.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        match self {
+            Self::Silent { .. } => Some(Loss::Hung),
+            Self::BootTimedOut { .. } => Some(Loss::Late),
+            Self::Died { again_in: Some(_), .. } => Some(Loss::Died),
+            Self::NotStarted { again_in: Some(_), .. } => Some(Loss::NotStarted),
+            _ => None,
         }
     }
 }

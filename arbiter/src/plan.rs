@@ -25,7 +25,7 @@
 //! ```
 //!
 //! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`reload`] one configuration
-//! for another, [`stop`] the end.
+//! for another, [`stop`] the end, [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
 
 use std::fmt;
 use std::time::Duration;
@@ -35,12 +35,17 @@ use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
+use self::command::Waiting;
+pub(crate) use self::command::{Command, Done, Refused, Scale, Ticket};
+use self::helper::Helper;
 use self::member::{Member, Role, State};
 use self::reload::Reload;
 use self::stop::{Backlog, Stop};
 use crate::Outcome;
 use crate::notice::Notice;
 
+mod command;
+mod helper;
 mod lives;
 mod member;
 mod reload;
@@ -59,6 +64,20 @@ pub(crate) struct Plan {
     /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
     awake: Time,
     phase: Phase,
+    helper: Option<Helper>,
+    /// Who has asked for something that is not done yet.
+    waiting: Vec<Waiting>,
+}
+
+/// A worker, as others may see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Alive {
+    pub(crate) slot: u16,
+    pub(crate) seat: u16,
+    pub(crate) pid: Pid,
+    pub(crate) born: Time,
+    pub(crate) ready: Option<Time>,
+    pub(crate) is_leaving: bool,
 }
 
 /// What a plan reads of a configuration.
@@ -104,6 +123,10 @@ pub(crate) enum Event {
     Beat { seat: u16, at: Time },
     /// A child, perhaps not one of ours, has ended and was reaped.
     Exited { pid: Pid, death: Death },
+    /// Somebody asks for something, and waits until it is done or not.
+    Asked { ticket: Ticket, command: Command, wait: bool },
+    /// The helper was forked, or could not be.
+    HelperSpawned(Result<Pid, String>),
     /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
     BacklogOver { lost: usize },
     /// A configuration was loaded, and its listeners are bound.
@@ -120,6 +143,10 @@ pub(crate) enum Action {
     /// Fork a worker of this generation that shows this slot as its place and writes in this seat of the scoreboard; answer
     /// with [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn { slot: u16, seat: u16, generation: u32 },
+    /// Fork the helper; answer with [`Event::HelperSpawned`].
+    SpawnHelper,
+    /// Tell who has asked.
+    Answer { ticket: Ticket, answer: Result<Done, Refused> },
     /// Send an order, without waiting for it to be read.
     Send { pid: Pid, order: Order },
     /// Look when the worker in a seat was last alive; answer with [`Event::Beat`].
@@ -231,6 +258,8 @@ impl Plan {
             reload: Reload::new(1),
             awake: Time::MAX,
             phase: Phase::Starting,
+            helper: None,
+            waiting: Vec::new(),
         }
     }
 
@@ -245,12 +274,15 @@ impl Plan {
             Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
             Event::Beat { seat, at } => self.beat(seat, at, now, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
+            Event::Asked { ticket, command, wait } => self.asked(ticket, command, wait, now, &mut todo),
+            Event::HelperSpawned(result) => self.helper_spawned(result, now, &mut todo),
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
             Event::Loaded { shape } => self.loaded(shape, &mut todo),
             Event::NotLoaded { why } => self.not_loaded(why, &mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
+        self.answer_waiting(&mut todo);
         todo
     }
 
@@ -268,7 +300,8 @@ impl Plan {
         let silence = self.members.iter().filter_map(Member::silent_at).min();
         // Only who wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.nap());
-        [phase, kill, silence, nap].into_iter().flatten().min()
+        let helper = self.helper.as_ref().and_then(Helper::due_at);
+        [phase, kill, silence, nap, helper].into_iter().flatten().min()
     }
 
     /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
@@ -301,8 +334,15 @@ impl Plan {
             Signal::Ttin | Signal::Ttou if self.is_ending() => {
                 todo.push(Action::Log(Notice::TooLate { signal }));
             }
-            Signal::Ttin => self.grow(now, todo),
-            Signal::Ttou => self.shrink(now, todo),
+            Signal::Ttin | Signal::Ttou => {
+                let workers = self.workers();
+                let wanted = if signal == Signal::Ttin { workers + 1 } else { workers.saturating_sub(1) };
+                match self.scale_to(wanted, now, todo) {
+                    Err(Refused::TooMany { room }) => todo.push(Action::Log(Notice::TooMany { room })),
+                    Err(_) => todo.push(Action::Log(Notice::TooFew)),
+                    Ok(()) => {}
+                }
+            }
             Signal::Hup => self.ask_for_reload(todo),
             Signal::Usr1 => self.reopen_logs(todo),
             Signal::Usr2 | Signal::Winch => {
@@ -329,6 +369,7 @@ impl Plan {
 
     /// What time alone brings: workers to look at, to kill, to recycle, to spawn, and the end.
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
+        self.help(now, todo);
         self.watch(now, todo);
         if let Phase::Lameduck { until, .. } = self.phase
             && now >= until
@@ -359,8 +400,17 @@ impl Plan {
         self.members.iter().position(|member| member.pid() == Some(pid))
     }
 
+    /// The workers there are: slot, seat and pid, when each was born and ready, and whether it is leaving.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = Alive> {
+        self.members.iter().filter_map(|member| {
+            let (slot, seat, is_leaving) = (member.slot, member.seat, member.leaves_by().is_some());
+            let life = member.alive()?;
+            Some(Alive { slot, seat, pid: life.pid, born: life.born, ready: life.ready, is_leaving })
+        })
+    }
+
     /// How many workers are asked for.
-    fn workers(&self) -> usize {
+    pub(crate) fn workers(&self) -> usize {
         self.members.iter().filter(|member| member.is_holder()).count()
     }
 

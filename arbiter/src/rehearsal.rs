@@ -126,6 +126,7 @@ impl Rehearsal {
             // For people.
             Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
             Action::ReopenLogs | Action::Reloaded { .. } => {}
+            Action::SpawnHelper | Action::Answer { .. } => {}
         }
         None
     }

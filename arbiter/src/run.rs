@@ -12,27 +12,31 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use remuda_core::app::Tally;
-use remuda_core::order::Order;
+use remuda_core::order::{Level, Order};
 use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
-use remuda_core::worker::{Control, Entry, Exit, Listener, Scoreboard, Seat, WorkerCx};
+use remuda_core::worker::{Control, Exit, Ledger, Listener, Scoreboard, Seat, WorkerCx, log_level};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
 use crate::activation::{self, Passed};
+use crate::admin::{self, View};
 use crate::backlog::{Backlog, abandon};
+use crate::control::server::ControlSocket;
+use crate::control::{self, Request};
 use crate::link::Link;
 use crate::listener::{BindError, Chosen, Listeners};
 use crate::notice::Notice;
 use crate::notify::{self, Manager};
 use crate::pidfile::Pidfile;
-use crate::plan::{Action, Death, Event, Patience, Plan, Shape, Signal};
+use crate::plan::{Action, Death, Event, Patience, Plan, Shape, Signal, Ticket};
 use crate::sys::{self, Fork, Signals, Title};
-use crate::{ArbiterConfig, Load, Loaded, Outcome};
+use crate::{ArbiterConfig, Load, Loaded, Outcome, status};
 
 /// Everything that the arbiter holds.
 pub(crate) struct Run {
@@ -45,8 +49,13 @@ pub(crate) struct Run {
     signals: Signals,
     listeners: Listeners,
     board: Scoreboard,
-    /// What workers have counted that are gone.
-    tally: Tally,
+    ledger: Ledger,
+    /// Workers that were aborted, and so are counted as lost already.
+    aborted: Vec<Pid>,
+    /// Where operators ask for something.
+    control: Option<ControlSocket>,
+    /// Where the helper serves.
+    admin: Listeners,
     /// One for each child that was not reaped yet.
     links: Vec<(Pid, Link)>,
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
@@ -74,6 +83,8 @@ enum Leave {
     Finish(Outcome),
     /// In a child: it is a worker from now on.
     Born(Newborn),
+    /// In a child: it is the helper from now on.
+    Helper { parent: Pid },
 }
 
 /// A child just forked.
@@ -100,7 +111,7 @@ impl Run {
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
         let mut listeners = Listeners::default();
         let config = &loaded.config;
-        let (pidfile, chosen) = match open(config, &mut listeners) {
+        let Opened { pidfile, chosen, control, admin } = match open(config, &mut listeners) {
             Ok(opened) => opened,
             Err(outcome) => {
                 signals.restore();
@@ -108,15 +119,17 @@ impl Run {
             }
         };
         let replaced = REPLACED.max(config.replaced());
-        let board = match Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS)) {
-            Ok(board) => board,
+        let board = Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS));
+        let (board, ledger) = match board.and_then(|board| Ok((board, Ledger::map()?))) {
+            Ok(pages) => pages,
             Err(error) => {
                 signals.restore();
                 return Err(Outcome::internal("map the scoreboard", &error));
             }
         };
         let plan = Plan::new(shape(config, board.seats()));
-        let (tally, links, backlog) = (Tally::default(), Vec::new(), None);
+        let plan = if config.admin.is_some() { plan.with_helper() } else { plan };
+        let (aborted, links, backlog) = (Vec::new(), Vec::new(), None);
         let mut title = Title::claim();
         title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
         let (current, next) = (Generation { number: 1, loaded, chosen }, None);
@@ -128,7 +141,10 @@ impl Run {
             signals,
             listeners,
             board,
-            tally,
+            ledger,
+            aborted,
+            control,
+            admin,
             links,
             outbox,
             inbox,
@@ -148,10 +164,14 @@ impl Run {
         };
         match leave {
             Leave::Born(newborn) => self.become_worker(newborn),
+            Leave::Helper { parent } => self.become_helper(parent),
             Leave::Finish(outcome) => {
                 self.listeners.end();
+                self.end_helper();
+                self.admin.end();
+                self.control.iter_mut().for_each(ControlSocket::end);
                 self.signals.restore();
-                report(&self.tally);
+                report(&self.ledger.read(&self.board).total());
                 outcome
             }
         }
@@ -162,7 +182,7 @@ impl Run {
     fn turn(&mut self) -> ControlFlow<Leave> {
         self.feed(Event::Tick)?;
         self.manager.reassure(now());
-        let talking = self.wait()?;
+        let Ready { talking, operators } = self.wait()?;
         while let Some(number) = self.signals.next() {
             match signal(number) {
                 Some(signal) => self.feed(Event::Signal(signal))?,
@@ -174,11 +194,14 @@ impl Run {
         for pid in talking {
             self.listen_to(pid)?;
         }
+        if operators {
+            self.serve_operators()?;
+        }
         self.reap()
     }
 
-    /// Waits for anything to happen; names the workers whose sockets are ready.
-    fn wait(&self) -> ControlFlow<Leave, Vec<Pid>> {
+    /// Waits for anything to happen.
+    fn wait(&self) -> ControlFlow<Leave, Ready> {
         let (pids, mut fds): (Vec<_>, Vec<_>) =
             self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
@@ -186,15 +209,67 @@ impl Run {
         if backlog.is_some_and(Backlog::is_blocked) {
             fds.push(PollFd::new(&self.outbox, PollFlags::OUT));
         }
-        let deadlines = [self.plan.deadline(), backlog.and_then(Backlog::deadline), self.manager.deadline()];
+        let before = fds.len();
+        let control = self.control.as_ref();
+        fds.extend(control.into_iter().flat_map(ControlSocket::interest));
+        let patience = control.and_then(ControlSocket::deadline);
+        let backlog = backlog.and_then(Backlog::deadline);
+        let deadlines = [self.plan.deadline(), backlog, self.manager.deadline(), patience];
         let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             // Without it the arbiter is deaf. The workers notice that it is gone, and drain.
             Err(errno) => return Break(Leave::Finish(Outcome::internal("wait for events", &errno.into()))),
         }
+        let operators =
+            fds[before..].iter().any(|fd| !fd.revents().is_empty()) || patience.is_some_and(|at| at <= now());
         let ready = pids.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        Continue(ready.map(|(pid, _)| pid).collect())
+        Continue(Ready { talking: ready.map(|(pid, _)| pid).collect(), operators })
+    }
+
+    fn serve_operators(&mut self) -> ControlFlow<Leave> {
+        let Some(control) = &mut self.control else { return Continue(()) };
+        for (ticket, request) in control.advance(now()) {
+            match request {
+                Request::Status => self.answer(ticket, self.status()),
+                Request::Plan { command, wait } => self.feed(Event::Asked { ticket, command, wait })?,
+                Request::LogLevel(level) => {
+                    let answer = self.log_from(level);
+                    self.answer(ticket, [answer]);
+                }
+                Request::Unbuilt(name) => {
+                    self.answer(ticket, [control::refusal(&format!("{name} is not built in yet"))]);
+                }
+            }
+        }
+        Continue(())
+    }
+
+    fn answer(&mut self, ticket: Ticket, lines: impl IntoIterator<Item = Value>) {
+        if let Some(control) = &mut self.control {
+            control.answer(ticket, lines, now());
+        }
+    }
+
+    fn status(&self) -> Vec<Value> {
+        let server = status::Server {
+            version: &self.current.loaded.config.version,
+            backend: self.current.loaded.worker.name(),
+            generation: self.current.number,
+            started: self.ledger.started(),
+            listeners: &self.listeners,
+        };
+        status::lines(server, &self.plan, &self.board, now())
+    }
+
+    /// Changes the level of the log, here and in all workers.
+    fn log_from(&mut self, level: Level) -> Value {
+        if !log_level::set(level) {
+            return control::refusal("the program's own log has a level of its own");
+        }
+        self.links.iter_mut().for_each(|(_, link)| link.send(&Order::LogLevel(level)));
+        info!("logging from level {} on", level.name());
+        control::done()
     }
 
     fn pass_backlog(&mut self) -> ControlFlow<Leave> {
@@ -239,13 +314,18 @@ impl Run {
 
     /// Tells the plan, and does what it says.
     fn feed(&mut self, event: Event) -> ControlFlow<Leave> {
-        let mut todo = VecDeque::from(self.plan.handle(event, now()));
+        let mut todo = VecDeque::from(self.tell(event));
         while let Some(action) = todo.pop_front() {
             match action {
                 Action::Spawn { slot, seat, generation } => {
                     let event = self.spawn(slot, seat, generation)?;
-                    todo.extend(self.plan.handle(event, now()));
+                    todo.extend(self.tell(event));
                 }
+                Action::SpawnHelper => {
+                    let event = self.spawn_helper()?;
+                    todo.extend(self.tell(event));
+                }
+                Action::Answer { ticket, answer } => self.answer(ticket, [control::answer(answer)]),
                 Action::Send { pid, order } => {
                     if let Some(link) = self.link(pid) {
                         link.send(&order);
@@ -258,7 +338,7 @@ impl Run {
                 }
                 Action::Look { seat } => {
                     let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());
-                    todo.extend(self.plan.handle(Event::Beat { seat, at }, now()));
+                    todo.extend(self.tell(Event::Beat { seat, at }));
                 }
                 Action::SaveBacklog => {
                     let listeners = self.listeners.release();
@@ -266,12 +346,12 @@ impl Run {
                 }
                 Action::DropBacklog => {
                     let lost = abandon(self.backlog.take(), self.inbox.as_fd());
-                    todo.extend(self.plan.handle(Event::BacklogOver { lost }, now()));
+                    todo.extend(self.tell(Event::BacklogOver { lost }));
                 }
                 Action::Load { generation } => {
                     self.manager.reloading(now());
                     let event = self.load(generation);
-                    todo.extend(self.plan.handle(event, now()));
+                    todo.extend(self.tell(event));
                 }
                 Action::Adopt => self.adopt(),
                 Action::Abandon => {
@@ -293,13 +373,14 @@ impl Run {
                     self.manager.hear(&notice);
                 }
                 Action::Describe { slot, seat } => self.describe(slot, seat),
-                Action::Bury { seat, clean } => self.bury(seat, clean),
+                Action::Bury { seat, clean } => self.ledger.bury(&self.board, seat, clean),
                 // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
                 Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
                 Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
                 Action::ReopenLogs => self.current.loaded.config.logs.reopen(),
                 Action::AnnounceReady { workers } => self.announce_ready(workers),
                 Action::Log(notice) => {
+                    self.keep(&notice);
                     notice.log();
                     self.manager.hear(&notice);
                 }
@@ -332,6 +413,10 @@ impl Run {
         if next.chosen.all != self.current.chosen.all {
             let addresses = self.listeners.describe(&next.chosen);
             info!(%addresses, "listening on {addresses}");
+            // It tells of those that it has: the next one has these.
+            if let Some(pid) = self.plan.helper() {
+                let _ = kill_process(pid, process::Signal::KILL);
+            }
         }
         self.current = next;
         self.listeners.listen_again(self.current.loaded.config.backlog);
@@ -345,6 +430,48 @@ impl Run {
         }
     }
 
+    /// Tells the plan. How far the server is gets known before anything is done about it.
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        let todo = self.plan.handle(event, now());
+        self.ledger.enter(self.plan.stage(), self.plan.workers());
+        todo
+    }
+
+    /// Counts what people are told of, if it is of a kind that is counted. Who was aborted dies of that.
+    fn keep(&mut self, notice: &Notice) {
+        let aborted = |all: &mut Vec<Pid>, pid: &Pid| {
+            let before = all.len();
+            all.retain(|one| one != pid);
+            all.len() < before
+        };
+        match (notice, notice.loss()) {
+            (Notice::Recycling { reason, .. }, _) => self.ledger.replaced(*reason),
+            (Notice::Died { pid, .. }, _) if aborted(&mut self.aborted, pid) => {}
+            (Notice::Silent { pid, .. } | Notice::BootTimedOut { pid, .. }, Some(loss)) => {
+                self.aborted.push(*pid);
+                self.ledger.lost(loss);
+            }
+            (_, Some(loss)) => self.ledger.lost(loss),
+            _ => {}
+        }
+    }
+
+    fn spawn_helper(&self) -> ControlFlow<Leave, Event> {
+        match sys::fork() {
+            Ok(Fork::Parent { child }) => Continue(Event::HelperSpawned(Ok(child))),
+            Ok(Fork::Child { parent }) => Break(Leave::Helper { parent }),
+            Err(error) => Continue(Event::HelperSpawned(Err(error.to_string()))),
+        }
+    }
+
+    /// It has nothing to finish, and it is this process's child until it is reaped.
+    fn end_helper(&self) {
+        if let Some(pid) = self.plan.helper() {
+            let _ = kill_process(pid, process::Signal::KILL);
+            let _ = process::waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
+
     fn spawn(&mut self, slot: u16, number: u16, generation: u32) -> ControlFlow<Leave, Event> {
         let failed = |error: String| Continue(Event::SpawnFailed { seat: number, error });
         let (link, orders) = match Link::pair() {
@@ -354,6 +481,7 @@ impl Run {
         let Some(seat) = self.board.seat(number) else {
             return failed("the scoreboard has no room for it".to_owned());
         };
+        self.ledger.take(number);
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
                 self.links.push((child, link));
@@ -375,18 +503,6 @@ impl Run {
         }
     }
 
-    /// Keeps what the dead worker of `seat` has counted, and empties it for the next one.
-    fn bury(&mut self, seat: u16, clean: bool) {
-        let Some(seat) = self.board.seat(seat) else { return };
-        if let Some(Entry { mut counts, phase, .. }) = seat.read() {
-            if !clean {
-                counts.end(phase >= Phase::Draining);
-            }
-            self.tally += counts;
-        }
-        seat.clear();
-    }
-
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
@@ -400,6 +516,7 @@ impl Run {
         let Generation { number, loaded, chosen } = born_of;
         let listeners = listeners.into_chosen(&chosen);
         drop((links, signals, plan, backlog, load, other, self.manager, self.pidfile));
+        drop((self.control, self.admin));
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
                 title.set(&loaded.config.process.title(&format!("worker {slot}")));
@@ -410,7 +527,9 @@ impl Run {
                 return Exit::BootFailed;
             }
             // After the change of user, which makes the kernel forget it.
-            let control = match sys::follow(parent).and_then(|alive| Ok((alive, Control::install(orders)?))) {
+            let control = match sys::follow(parent, process::Signal::TERM)
+                .and_then(|alive| Ok((alive, Control::install(orders)?)))
+            {
                 Ok((true, control)) => control,
                 Ok((false, _)) => return Exit::Clean, // the arbiter died before it could be watched
                 Err(error) => {
@@ -439,6 +558,28 @@ impl Run {
         sys::exit(exit.status())
     }
 
+    /// In a child: serves the admin listener until it is killed. It keeps nothing by which a worker could miss the
+    /// arbiter's death (D18).
+    fn become_helper(self, parent: Pid) -> ! {
+        let Self { current, listeners, board, ledger, admin, .. } = self;
+        let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
+        drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
+        drop((self.manager, self.pidfile, self.control, self.load, self.next));
+        self.title.into_iter().for_each(|mut title| title.set(&config.process.title("admin")));
+        // The change of user makes the kernel forget what is to follow.
+        let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
+        match follows {
+            Ok(true) => {
+                let view = View { board, ledger, listeners: listeners.into_chosen(&chosen) };
+                let error = admin::serve(&admin.into_vec(), view);
+                error!("the admin helper cannot go on: {error}");
+            }
+            Ok(false) => {} // the arbiter died before it could be watched
+            Err(error) => error!("the admin helper could not change its user or group: {error}"),
+        }
+        sys::exit(Exit::BootFailed.status())
+    }
+
     fn link(&mut self, pid: Pid) -> Option<&mut Link> {
         self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
     }
@@ -453,16 +594,43 @@ impl Run {
             %addresses, backend, workers, %pid,
             "ready: {addresses}, {workers} {backend} worker{plural}, pid {pid}; stop with TERM or Ctrl-C"
         );
+        for admin in self.admin.iter() {
+            info!("admin listener: {}/healthz, /readyz, /metrics", admin.bound);
+        }
     }
 }
 
-/// Goes where the server is to be, and makes what others may find there.
-fn open(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<(Option<Pidfile>, Chosen), Outcome> {
-    let ArbiterConfig { process, .. } = config;
+/// What a wait has found.
+struct Ready {
+    /// Workers whose sockets are ready.
+    talking: Vec<Pid>,
+    /// Somebody is there on the control socket, or has been waited for long enough.
+    operators: bool,
+}
+
+/// What others may find of the server.
+struct Opened {
+    pidfile: Option<Pidfile>,
+    chosen: Chosen,
+    control: Option<ControlSocket>,
+    admin: Listeners,
+}
+
+/// Goes where the server is to be, and makes what others may find there: all of it, or nothing.
+fn open(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<Opened, Outcome> {
+    let ArbiterConfig { process, control_socket, admin, .. } = config;
     process.enter()?;
     let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
     Passed::of_process().close_on_exec();
-    Ok((pidfile, listen(config, listeners)?))
+    let chosen = listen(config, listeners)?;
+    let control = control_socket.as_deref().map(ControlSocket::bind).transpose();
+    let mut control = control.inspect_err(|_| listeners.end())?;
+    let admin = admin.as_ref().map(|bind| Listeners::bind(bind, ADMIN_BACKLOG, process.owner())).transpose();
+    let admin = admin.inspect_err(|_| {
+        listeners.end();
+        control.iter_mut().for_each(ControlSocket::end);
+    })?;
+    Ok(Opened { pidfile, chosen, control, admin: admin.unwrap_or_default() })
 }
 
 /// Listens where `config` says.
@@ -502,6 +670,9 @@ fn has_room(config: &ArbiterConfig, board: &Scoreboard) -> Result<(), String> {
         _ => Ok(()),
     }
 }
+
+/// Connections that may wait for the helper.
+const ADMIN_BACKLOG: u32 = 128;
 
 /// What all workers have counted, of all generations.
 fn report(tally: &Tally) {

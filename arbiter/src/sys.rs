@@ -82,10 +82,10 @@ pub(crate) fn only_thread() -> Result<(), ThreadsError> {
     if threads.len() > 1 { Err(ThreadsError { threads }) } else { Ok(()) }
 }
 
-/// In a child: asks the kernel for TERM when `parent` dies (prctl(2), `PR_SET_PDEATHSIG`). False if it already
+/// In a child: asks the kernel for `signal` when `parent` dies (prctl(2), `PR_SET_PDEATHSIG`). False if it already
 /// has: then the signal will not come.
-pub(crate) fn follow(parent: Pid) -> io::Result<bool> {
-    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+pub(crate) fn follow(parent: Pid, signal: rustix::process::Signal) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(signal))?;
     Ok(getppid() == Some(parent))
 }
 
@@ -288,6 +288,25 @@ pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many connections wait in the queue of a listening TCP socket (tcp(7), `TCP_INFO`: of a listener, `tcpi_unacked` is
+/// that). None of any other socket.
+pub(crate) fn queued(listener: impl AsFd) -> Option<u32> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`, and how many into `len`; both live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    // SAFETY: it is plain integers, of which zeros are valid ones; the kernel has written over some.
+    (result == 0).then(|| unsafe { info.assume_init() }.tcpi_unacked)
 }
 
 #[cfg(test)]

@@ -27,11 +27,6 @@ impl Listeners {
         Chosen { all: self.0.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
     }
 
-    fn into_vec(self) -> Vec<Listener> {
-        let all = self.all();
-        self.into_chosen(&all)
-    }
-
     fn written(&self) -> String {
         self.describe(&self.all())
     }

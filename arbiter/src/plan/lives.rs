@@ -38,7 +38,7 @@ impl Plan {
         let (unproven, unwanted) = (self.is_unproven(index), self.is_overtaken(index));
         let member = &mut self.members[index];
         let replaced = stays && member.leaves_by().is_none() && !unwanted;
-        let again_in = replaced.then(|| member.back_off(false));
+        let again_in = replaced.then(|| member.back_off.next(false));
         todo.push(Action::Log(Notice::NotStarted { slot: member.slot, error: error.clone(), again_in }));
         self.empty(index, again_in, now);
         if unproven {
@@ -101,6 +101,9 @@ impl Plan {
     }
 
     pub(super) fn exited(&mut self, pid: Pid, death: Death, now: Time, todo: &mut Vec<Action>) {
+        if self.helper_exited(pid, death, now, todo) {
+            return;
+        }
         let Some(index) = self.find(pid) else {
             todo.push(Action::Log(Notice::Stranger { pid, death }));
             return;
@@ -116,7 +119,7 @@ impl Plan {
         let long_enough = life.ready.is_some_and(|ready| now - ready >= LONG_ENOUGH);
         let ends_server = stopping || (boot_failed && starting);
 
-        let again_in = (!ends_server && !leaves && !unwanted).then(|| member.back_off(long_enough));
+        let again_in = (!ends_server && !leaves && !unwanted).then(|| member.back_off.next(long_enough));
         todo.push(Action::Log(Notice::Died { slot, pid, death, lived, again_in }));
         let clean = death == Death::Status(0);
         if !clean && !described {

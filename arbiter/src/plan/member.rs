@@ -26,8 +26,27 @@ pub(super) struct Member {
     pub(super) seat: u16,
     pub(super) role: Role,
     pub(super) state: State,
+    pub(super) back_off: BackOff,
+}
+
+/// Makes those that live shortly wait before they come again (D17).
+#[derive(Debug, Default)]
+pub(super) struct BackOff {
     /// Short lives in a row.
     failures: u32,
+}
+
+impl BackOff {
+    /// How long to wait after a life or a boot that is over, which it counts if it was short.
+    pub(super) fn next(&mut self, long_enough: bool) -> Duration {
+        if long_enough {
+            self.failures = 0;
+            return Duration::ZERO;
+        }
+        let delay = BACKOFF_MIN.saturating_mul(2u32.saturating_pow(self.failures)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
 }
 
 /// What a worker is there for.
@@ -78,7 +97,7 @@ pub(super) struct Life {
 impl Member {
     /// A place for a worker that is spawned then.
     pub(super) fn due(slot: u16, seat: u16, role: Role, at: Time) -> Self {
-        Self { slot, seat, role, state: State::Due { at }, failures: 0 }
+        Self { slot, seat, role, state: State::Due { at }, back_off: BackOff::default() }
     }
 
     /// The process that was asked for is there.
@@ -98,17 +117,6 @@ impl Member {
         });
     }
 
-    /// How long to wait after a life or a boot that is over, which it counts if it was short.
-    pub(super) fn back_off(&mut self, long_enough: bool) -> Duration {
-        if long_enough {
-            self.failures = 0;
-            return Duration::ZERO;
-        }
-        let delay = BACKOFF_MIN.saturating_mul(2u32.saturating_pow(self.failures)).min(BACKOFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        delay
-    }
-
     /// Takes a slot that is without a worker; it is spawned then if that is sooner than it was due.
     pub(super) fn inherit(&mut self, at: Time) {
         self.role = Role::Holder;
@@ -124,7 +132,7 @@ impl Member {
         }
     }
 
-    fn alive(&self) -> Option<&Life> {
+    pub(super) fn alive(&self) -> Option<&Life> {
         match &self.state {
             State::Alive(life) => Some(life),
             _ => None,

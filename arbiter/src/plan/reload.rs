@@ -65,6 +65,11 @@ impl Plan {
         }
     }
 
+    /// What a reload that is asked for now will be at least.
+    pub(super) fn next_generation(&self) -> u32 {
+        self.reload.newest + 1
+    }
+
     /// Loads a configuration, if that was asked for and no other is on its way.
     pub(super) fn begin_reload(&mut self, todo: &mut Vec<Action>) {
         if self.reload.wanted && matches!(self.reload.candidate, Candidate::None) {
@@ -136,9 +141,6 @@ impl Plan {
 
     /// The server is to end, and no reload any more. Who stays, stays as it is.
     pub(super) fn end_reload(&mut self, now: Time, todo: &mut Vec<Action>) {
-        if mem::take(&mut self.reload.replacing) {
-            self.reloaded(self.generation, ReloadEnd::TooLate, todo);
-        }
         match self.reload.candidate {
             Candidate::Proving(_) if self.is_stopping() => {
                 // Everybody is told to leave, and all listeners are ended.
@@ -147,6 +149,9 @@ impl Plan {
             }
             Candidate::Proving(_) => self.abandon_reload(ReloadEnd::TooLate, now, todo),
             Candidate::Loading | Candidate::None => {}
+        }
+        if mem::take(&mut self.reload.replacing) {
+            self.reloaded(self.generation, ReloadEnd::TooLate, todo);
         }
         let was_loading =
             matches!(mem::replace(&mut self.reload.candidate, Candidate::None), Candidate::Loading);

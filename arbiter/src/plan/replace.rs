@@ -6,39 +6,35 @@
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
+use super::command::Refused;
 use super::member::{Member, Role, State};
 use super::{Action, Plan};
 use crate::notice::Notice;
 
 impl Plan {
-    /// One worker more.
-    pub(super) fn grow(&mut self, now: Time, todo: &mut Vec<Action>) {
-        if self.enlarge(now) {
-            todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
-        } else {
-            todo.push(Action::Log(Notice::TooMany { room: self.shape.room }));
-        }
-    }
-
-    /// One worker less.
-    pub(super) fn shrink(&mut self, now: Time, todo: &mut Vec<Action>) {
+    /// So many workers from now on: more in the first slots that have none, or fewer, without those in the last slots.
+    pub(super) fn scale_to(
+        &mut self,
+        wanted: usize,
+        now: Time,
+        todo: &mut Vec<Action>,
+    ) -> Result<(), Refused> {
         let workers = self.workers();
-        if workers <= 1 {
-            todo.push(Action::Log(Notice::TooFew));
-            return;
+        if wanted == 0 {
+            return Err(Refused::TooFew);
         }
-        todo.push(Action::Log(Notice::Scaled { workers: workers - 1 }));
-        self.reduce(now, todo);
+        if wanted > workers && self.lasting() + wanted - workers > self.shape.room {
+            return Err(Refused::TooMany { room: self.shape.room });
+        }
+        if wanted != workers {
+            self.reach(wanted, now, todo);
+        }
+        Ok(())
     }
 
     /// As many workers as the settings say now, or as there is room for.
     pub(super) fn resize(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let wanted = usize::from(self.shape.workers);
-        while self.workers() < wanted && self.enlarge(now) {}
-        while self.workers() > wanted {
-            self.reduce(now, todo);
-        }
-        todo.push(Action::Log(Notice::Scaled { workers: self.workers() }));
+        self.reach(self.shape.workers.into(), now, todo);
     }
 
     /// Spawns successors for those that have waited longest, as many as may be recycled at a time. Who has an older
@@ -103,15 +99,19 @@ impl Plan {
         (*role == Role::Holder).then(|| self.members.iter().position(succeeds)).flatten()
     }
 
-    /// One worker more, in the first slot that has none, if there is room.
-    fn enlarge(&mut self, now: Time) -> bool {
-        let has_room =
-            self.members.len() - self.replaced(|reason| reason != Reason::ScaleDown) < self.shape.room;
-        if has_room {
+    /// So many workers, or as many as there is room for.
+    fn reach(&mut self, wanted: usize, now: Time, todo: &mut Vec<Action>) {
+        let workers = self.workers();
+        let wanted = wanted.min(workers + self.shape.room.saturating_sub(self.lasting()));
+        todo.push(Action::Log(Notice::Scaled { workers: wanted }));
+        for _ in workers..wanted {
             let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
             self.add(slot, Role::Holder, now);
         }
-        has_room
+        for _ in wanted..workers {
+            self.reduce(now, todo);
+        }
+        self.become_ready(todo);
     }
 
     /// One worker less: the one in the last slot that has one, and who was to come in its place.
@@ -123,7 +123,6 @@ impl Plan {
                 self.dismiss(index, Reason::ScaleDown, now, todo);
             }
         }
-        self.become_ready(todo);
     }
 
     /// Tells a worker to leave, if there is one.
@@ -151,6 +150,11 @@ impl Plan {
     /// How many there are only because workers are replaced, for a reason that is one of `these`.
     fn replaced(&self, these: fn(Reason) -> bool) -> usize {
         self.members.iter().filter(|member| member.is_replaced(these)).count()
+    }
+
+    /// How many there are for another reason than that workers are replaced.
+    fn lasting(&self) -> usize {
+        self.members.len() - self.replaced(|reason| reason != Reason::ScaleDown)
     }
 
     /// As many as there ever are.

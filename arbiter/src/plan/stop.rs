@@ -117,8 +117,10 @@ impl Plan {
             todo.push(Action::DropBacklog);
         }
         if nobody && stop.backlog == Backlog::Gone {
-            todo.push(Action::Finish(stop.outcome.clone()));
+            let finish = Action::Finish(stop.outcome.clone());
             self.phase = Phase::Finished;
+            self.answer_waiting(todo);
+            todo.push(finish);
         }
     }
 

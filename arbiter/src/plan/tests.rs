@@ -7,6 +7,7 @@ use self::world::{RECYCLED, RELOADED, ROOM, World, pid};
 use super::member::{BACKOFF_MIN, LONG_ENOUGH};
 use super::*;
 
+mod command;
 mod heartbeat;
 mod lameduck;
 mod recycle;
@@ -546,6 +547,7 @@ enum Happening {
     Freeze(u64),
     /// What the next load finds: so many workers or, with 0, something broken.
     Settings(u16),
+    Ask(Command),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -564,6 +566,18 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..40_000u64).prop_map(Happening::Freeze),
         1 => (0..6u16).prop_map(Happening::Settings),
         3 => Just(Happening::Signal(HUP)),
+        3 => command().prop_map(Happening::Ask),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        4 => (-3..4i16).prop_map(|more| Command::Scale(Scale::By(more))),
+        4 => (1..12u16).prop_map(|workers| Command::Scale(Scale::To(workers))),
+        4 => Just(Command::Recycle(None)),
+        4 => (101..120i32).prop_map(|raw| Command::Recycle(Some(pid(raw)))),
+        3 => Just(Command::Reload),
+        1 => any::<bool>().prop_map(|quick| Command::Stop { quick }),
     ]
 }
 
@@ -575,6 +589,7 @@ proptest! {
         happenings in prop::collection::vec(happening(), 0..80),
     ) {
         let mut world = World::lame(workers, heartbeat::PATIENCE, lameduck * lameduck::LAMEDUCK);
+        let mut asked = 0;
         for happening in happenings {
             if world.outcome.is_some() {
                 break;
@@ -601,6 +616,10 @@ proptest! {
                     world.found = (workers > 0).then_some(Shape { workers, ..world.settings });
                 }
                 Happening::Freeze(millis) => world.freeze(Duration::from_millis(millis)),
+                Happening::Ask(command) => {
+                    asked += 1;
+                    world.ask(asked, command);
+                }
             }
             if world.listening && !world.exhausted {
                 let due = world.plan.deadline().is_some();
@@ -615,5 +634,6 @@ proptest! {
         prop_assert!(world.outcome.is_some());
         prop_assert_eq!(world.plan.deadline(), None);
         prop_assert!(world.is_answered(), "a reload that was asked for ends");
+        prop_assert_eq!(world.answers.len() as u64, asked, "everybody is answered");
     }
 }

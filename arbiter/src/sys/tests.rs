@@ -57,3 +57,14 @@ fn blocked_signals_arrive_on_the_descriptor_and_everything_is_put_back() {
     signals.restore(); // swallows the late one, or this test process is gone
     assert_eq!(mask(), before);
 }
+
+#[test]
+fn the_queue_of_a_listener_is_counted_and_a_unix_sockets_is_not_known() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(queued(&listener), Some(0));
+    let _clients = [0, 1].map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    assert_eq!(queued(&listener), Some(2));
+    let dir = tempfile::tempdir().unwrap();
+    let unix = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    assert_eq!(queued(&unix), None);
+}

@@ -78,6 +78,9 @@ pub(super) struct World {
     pub(super) announced: bool,
     pub(super) outcome: Option<Outcome>,
     pub(super) log: Vec<Notice>,
+    pub(super) helper: Option<i32>,
+    /// Who was answered what.
+    pub(super) answers: BTreeMap<Ticket, Result<Done, Refused>>,
 }
 
 impl World {
@@ -131,6 +134,8 @@ impl World {
             announced: false,
             outcome: None,
             log: Vec::new(),
+            helper: None,
+            answers: BTreeMap::new(),
         };
         world.feed(Event::Tick);
         world
@@ -192,6 +197,17 @@ impl World {
                 assert!(self.living.len() - self.count(&self.leaving) <= most, "no more than asked for");
                 return Some(Event::Spawned { seat: *seat, pid: pid(self.next_pid) });
             }
+            Action::SpawnHelper => {
+                self.next_pid += 1;
+                assert_eq!(self.helper.replace(self.next_pid), None, "one at a time");
+                return Some(Event::HelperSpawned(Ok(pid(self.next_pid))));
+            }
+            Action::Answer { ticket, answer } => {
+                assert!(self.answers.insert(*ticket, answer.clone()).is_none(), "answered once");
+                if let Ok(Done::Scaled { workers }) = answer {
+                    assert_eq!(*workers, self.target);
+                }
+            }
             Action::Send { pid, order } => {
                 let pid = pid.as_raw_nonzero().get();
                 let (_, told) = self.living.get_mut(&pid).expect("orders go to the living");
@@ -201,8 +217,8 @@ impl World {
                         assert!(self.lame.insert(pid), "told once");
                     }
                     Order::Drain { drain, policy: PolicyId::Recycle } => {
-                        let expected = Drain::new(Reason::RecycleRequests, self.now, self.now + GRACEFUL);
-                        assert_eq!(*drain, expected);
+                        assert!(matches!(drain.reason, Reason::RecycleRequests | Reason::RecycleAsked));
+                        assert_eq!(*drain, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         assert!(self.spent.contains(&pid), "nobody else is recycled");
                         *told = Some(drain.deadline);
@@ -360,6 +376,29 @@ impl World {
             _ => {}
         }
         self.feed(Event::Signal(signal))
+    }
+
+    /// Somebody asks for something, and waits for it.
+    pub(super) fn ask(&mut self, number: u64, command: Command) {
+        match command {
+            Command::Recycle(which) if self.announced && self.listening && !self.is_lame => {
+                let asked = |raw: &i32| which.is_none_or(|which| which == pid(*raw));
+                let holders = self.pids().into_iter().filter(|raw| !self.leaves(*raw));
+                self.spent.extend(holders.filter(asked).collect::<Vec<_>>());
+            }
+            Command::Scale(scale) if self.listening && !self.is_lame => {
+                let wanted = match scale {
+                    Scale::By(more) => self.target.saturating_add_signed(more.into()),
+                    Scale::To(workers) => workers.into(),
+                };
+                let fits = wanted <= self.target || wanted + self.count(&self.leaving) <= ROOM;
+                if wanted > 0 && fits {
+                    self.target = wanted;
+                }
+            }
+            _ => {}
+        }
+        self.feed(Event::Asked { ticket: Ticket(number), command, wait: true });
     }
 
     pub(super) fn report(&mut self, raw: i32, report: Report) {

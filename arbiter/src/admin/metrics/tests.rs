@@ -1,0 +1,98 @@
+use remuda_core::shutdown::Phase;
+use remuda_core::worker::{Ledger, Scoreboard};
+
+use super::*;
+
+/// An account of a server with two workers, one of which is gone.
+fn account() -> Account {
+    let (board, ledger) = (Scoreboard::map(2, 1, 2).unwrap(), Ledger::map().unwrap());
+    ledger.enter(Stage::Serving, 2);
+    for number in 0..2 {
+        ledger.take(number);
+        let seat = board.seat(number).unwrap();
+        seat.sit(1);
+        seat.enter(Phase::Running, None);
+        (0..3).for_each(|_| seat.counters().requests.increment());
+    }
+    ledger.lost(Loss::Died);
+    ledger.bury(&board, 1, false);
+    ledger.read(&board)
+}
+
+/// Name with labels, and value, of each sample; panics where a line is not as the format has it.
+fn samples(text: &str) -> Vec<(String, f64)> {
+    assert!(text.ends_with('\n'));
+    let (mut declared, mut samples) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let [kind, name, rest] = comment.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            match kind {
+                "HELP" => assert!(!declared.contains(&name.to_owned()), "{name} is there twice"),
+                "TYPE" => assert!(["counter", "gauge", "histogram"].contains(&rest), "{line}"),
+                _ => panic!("{line}"),
+            }
+            declared.push(name.to_owned());
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let name = series.split('{').next().unwrap();
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+        assert!(name.bytes().all(is_name), "{line}");
+        let family = declared.last().unwrap();
+        assert!(
+            name.strip_prefix(family.as_str())
+                .is_some_and(|suffix| ["", "_bucket", "_sum", "_count"].contains(&suffix)),
+            "{line}"
+        );
+        if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
+            assert!(labels.starts_with('{') && labels.ends_with("\"}") && labels.contains("=\""), "{line}");
+        }
+        samples.push((series.to_owned(), value.parse().unwrap()));
+    }
+    samples
+}
+
+fn value(samples: &[(String, f64)], series: &str) -> f64 {
+    let found: Vec<_> = samples.iter().filter(|(name, _)| name == series).collect();
+    assert_eq!(found.len(), 1, "{series}: {found:?}");
+    found[0].1
+}
+
+#[test]
+fn the_living_and_the_gone_are_counted_together() {
+    let samples = samples(&render(&account(), &[], now()));
+    let value = |series| value(&samples, series);
+    assert_eq!((value("remuda_requests_total"), value("remuda_requests_aborted_total")), (6.0, 3.0));
+    assert_eq!(
+        (value("remuda_workers_wanted"), value("remuda_workers"), value("remuda_ready")),
+        (2.0, 1.0, 1.0)
+    );
+    assert_eq!(value("remuda_requests_in_flight"), 3.0);
+    assert_eq!(value("remuda_worker_restarts_total{reason=\"died\"}"), 1.0);
+    assert_eq!(value("remuda_stage{stage=\"serving\"}"), 1.0);
+    assert_eq!(value("remuda_stage{stage=\"lameduck\"}"), 0.0);
+}
+
+#[test]
+fn a_histogram_counts_up_to_its_count() {
+    let mut account = account();
+    account.gone.times = std::array::from_fn(|bucket| bucket as u64);
+    account.gone.took = 1_500_000_000;
+    let samples = samples(&render(&account, &[], now()));
+    let buckets: Vec<_> =
+        samples.iter().filter(|(name, _)| name.contains("_bucket{")).map(|(_, count)| *count).collect();
+    assert_eq!(buckets.len(), BUCKETS.len() + 1);
+    assert!(buckets.is_sorted());
+    let value = |series| value(&samples, series);
+    assert_eq!(value("remuda_request_duration_seconds_bucket{le=\"0.0025\"}"), 1.0);
+    assert_eq!(value("remuda_request_duration_seconds_bucket{le=\"+Inf\"}"), 91.0);
+    assert_eq!(value("remuda_request_duration_seconds_count"), 91.0);
+    assert_eq!(value("remuda_request_duration_seconds_sum"), 1.5);
+}
+
+#[test]
+fn a_label_may_be_anything() {
+    let queues = [("unix:a\"b\\c\nd".to_owned(), 7)];
+    let samples = samples(&render(&account(), &queues, now()));
+    assert_eq!(value(&samples, r#"remuda_backlog{listener="unix:a\"b\\c\nd"}"#), 7.0);
+}

@@ -1,0 +1,111 @@
+//! What `status` answers: how the server is, a line, and each of its workers, a line.
+
+use std::fs;
+
+use remuda_core::app::Busy;
+use remuda_core::shutdown::Phase;
+use remuda_core::time::Time;
+use remuda_core::worker::{Scoreboard, Stage};
+use serde_json::{Value, json};
+
+use crate::control::{VERSION, done};
+use crate::listener::Listeners;
+use crate::plan::{Alive, Plan};
+
+/// Handlers that are shown of one worker, so that an answer has a bound; `busy_handlers` counts them all.
+const BUSY_MAX: usize = 8;
+
+/// The server, as far as the plan does not know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server<'a> {
+    pub(crate) version: &'a str,
+    pub(crate) backend: &'a str,
+    pub(crate) generation: u32,
+    pub(crate) started: Time,
+    pub(crate) listeners: &'a Listeners,
+}
+
+/// All lines of the answer. Times are in seconds, sizes in bytes.
+pub(crate) fn lines(server: Server<'_>, plan: &Plan, board: &Scoreboard, now: Time) -> Vec<Value> {
+    let mut lines = vec![arbiter(server, plan, now)];
+    lines.extend(plan.lives().map(|alive| worker(alive, board, now)));
+    lines.push(done());
+    lines
+}
+
+fn arbiter(server: Server<'_>, plan: &Plan, now: Time) -> Value {
+    let Server { version, backend, generation, started, listeners } = server;
+    let listeners: Vec<_> = listeners.iter().map(|listener| listener.bound.to_string()).collect();
+    json!({ "v": VERSION, "arbiter": {
+        "pid": std::process::id(),
+        "version": version,
+        "uptime": seconds(started, now),
+        "generation": generation,
+        "phase": stage(plan.stage()),
+        "backend": backend,
+        "listeners": listeners,
+        "workers": plan.workers(),
+        "admin_pid": plan.helper().map(|pid| pid.as_raw_nonzero()),
+    }})
+}
+
+fn worker(alive: Alive, board: &Scoreboard, now: Time) -> Value {
+    let Alive { slot, seat, pid, born, ready, is_leaving } = alive;
+    let entry = board.seat(seat).and_then(|seat| seat.read());
+    let phase = entry.as_ref().map_or(Phase::Booting, |entry| entry.phase);
+    let counts = entry.as_ref().map(|entry| entry.counts).unwrap_or_default();
+    let busy = entry.as_ref().map_or(&[][..], |entry| &entry.busy);
+    json!({ "v": VERSION, "worker": {
+        "pid": pid.as_raw_nonzero(),
+        "slot": slot,
+        "generation": entry.as_ref().map(|entry| entry.generation),
+        "phase": phase_name(phase),
+        "reason": entry.as_ref().and_then(|entry| entry.reason).map(|reason| reason.to_string()),
+        "ready": ready.is_some(),
+        "leaving": is_leaving,
+        "age": seconds(born, now),
+        "requests": counts.requests,
+        "connections": entry.as_ref().map_or(0, |entry| entry.open),
+        "heartbeat_age": entry.as_ref().filter(|entry| entry.beat > Time::ZERO).map(|entry| seconds(entry.beat, now)),
+        "rss": resident(pid.as_raw_nonzero().get()),
+        "busy_handlers": busy.len(),
+        "busy": busy.iter().take(BUSY_MAX).map(|busy| handler(busy, now)).collect::<Vec<_>>(),
+    }})
+}
+
+fn handler(busy: &Busy, now: Time) -> Value {
+    json!({ "request": busy.request, "for": seconds(busy.since, now), "on_loop": busy.on_loop })
+}
+
+/// To the millisecond.
+fn seconds(since: Time, now: Time) -> f64 {
+    (now - since).as_millis() as f64 / 1000.0
+}
+
+/// How far the server is, in a word.
+pub(crate) fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Starting => "starting",
+        Stage::Serving => "serving",
+        Stage::Lameduck => "lameduck",
+        Stage::Stopping => "stopping",
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Booting => "booting",
+        Phase::Running => "running",
+        Phase::Lameduck => "lameduck",
+        Phase::Draining => "draining",
+        Phase::Closing => "closing",
+        Phase::Exited => "exited",
+    }
+}
+
+/// Bytes of memory that a process has resident (proc(5), `statm`); none where that cannot be read.
+pub(crate) fn resident(pid: i32) -> Option<u64> {
+    let pages: u64 =
+        fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
