@@ -50,6 +50,7 @@ pub use self::server::Server;
 #[doc(inline)]
 pub use self::settings::Settings;
 
+mod client;
 pub mod demo;
 mod into_app;
 mod log;
@@ -57,6 +58,9 @@ mod server;
 pub mod settings;
 
 /// Serves `app` as the command line, the environment and the settings file say, until told to stop.
+///
+/// The program has the sub-commands of remuda, too: `PROGRAM status`, `PROGRAM stop` and so on talk to a server that runs,
+/// through its `control-socket`.
 ///
 /// The exit status is 0 after a stop as asked, 1 for an internal error (also: the program has more than one
 /// thread), 2 for settings that are not right, 3 if no worker could start, 4 if the application could not be

@@ -3,9 +3,11 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{env, fmt, process};
 
+use remuda_core::order::Level;
+use remuda_core::worker::log_level;
 use remuda_core::worker::{LogFile, Logs};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -27,6 +29,8 @@ pub(crate) struct Log {
     error: Arc<LogFile>,
     lines: reload::Handle<Lines, Registry>,
     filter: reload::Handle<Targets, Registry>,
+    /// What the settings said last: until they say something else, what an operator has said counts.
+    said: Arc<Mutex<Targets>>,
 }
 
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
@@ -40,20 +44,32 @@ impl Log {
 
         let (to_lines, lines) = reload::Layer::new(lines(settings, &error));
         let (to_filter, filter) = reload::Layer::new(filter(settings));
-        // The one error is that there is a subscriber.
-        let _ = tracing_subscriber::registry().with(to_lines.with_filter(to_filter)).try_init();
+        // The one error is that there is a subscriber, whose level is not this program's to change.
+        if tracing_subscriber::registry().with(to_lines.with_filter(to_filter)).try_init().is_ok() {
+            let filter = filter.clone();
+            log_level::on_change(move |level| {
+                if let Err(error) = filter.reload(Targets::new().with_default(tracing_level(level))) {
+                    tracing::warn!("the level of the log stays as it is: {error}");
+                }
+            });
+        }
 
         let mut files = Logs::default();
         files.error = Some(error.clone());
         files.access = access.map(|file| (file, settings.access_format.clone()));
-        Ok(Self { files, error, lines, filter })
+        let said = Arc::new(Mutex::new(self::filter(settings)));
+        Ok(Self { files, error, lines, filter, said })
     }
 
     /// Goes on as other settings say, in the same files.
     pub(crate) fn apply(&self, settings: &Settings) {
         // The one error is that there was a subscriber, and this log is none.
         let _ = self.lines.reload(lines(settings, &self.error));
-        let _ = self.filter.reload(filter(settings));
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != filter(settings) {
+            *said = filter(settings);
+            let _ = self.filter.reload(said.clone());
+        }
     }
 }
 
@@ -82,6 +98,16 @@ fn open(key: &str, target: &LogTarget, stream: impl AsFd) -> Result<Arc<LogFile>
         path: path.into(),
         why: error.to_string(),
     })
+}
+
+fn tracing_level(level: Level) -> tracing::Level {
+    match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    }
 }
 
 /// On a terminal, unless its user prefers none (no-color.org).

@@ -14,6 +14,7 @@ use remuda_core::order::PolicyId;
 use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::worker::Worker;
 
+use crate::client;
 use crate::log::Log;
 use crate::settings::{self, Action, Cause, Inputs, Invocation, Origin, Problem, Rejected, Settings};
 
@@ -81,7 +82,7 @@ impl Server {
 
     /// A server whose command line has an argument that names the application: `choose` gets it, or `None` if
     /// there is none, and gives the factory, or the sentence to refuse the name with. Called before anything is started,
-    /// and again in each reload.
+    /// and again in each reload. A sub-command goes before an application of its name, which is written `./status`.
     pub fn choosing(choose: impl Fn(Option<&str>) -> Result<AppFactory, AppError> + 'static) -> Self {
         Self::of(Application::Named(Box::new(choose)))
     }
@@ -165,9 +166,12 @@ impl Server {
             let arguments = arguments.unwrap_or_else(|| env::args_os().collect());
             let program = name(&arguments);
             let takes_app = matches!(application, Application::Named(_));
-            let command = settings::command(program.clone(), version, takes_app, &backends);
+            let command = settings::command(program.clone(), version.clone(), takes_app, &backends);
+            if let Some(status) = client::run(&command, &arguments) {
+                return Err(status);
+            }
             let inputs = Inputs { backends, custom_policies: named, ..Inputs::of_process(arguments) };
-            return Source { application, decided, command, inputs }.start(program);
+            return Source { application, decided, version, command, inputs }.start(program);
         };
         decide(&mut settings, &decided);
         let program = "remuda".to_owned();
@@ -196,6 +200,7 @@ impl Application {
 struct Source {
     application: Application,
     decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
+    version: String,
     command: clap::Command,
     inputs: Inputs,
 }
@@ -215,6 +220,7 @@ impl Source {
                 let _ = io::stdout().write_all(settings::printed(&origins).as_bytes());
                 Err(0)
             }
+            (Some(_), Action::Examine) => Err(client::doctor::examine(&settings)),
             (None, _) => Err(reject(&program, problems)),
         }
     }
@@ -243,6 +249,7 @@ impl Source {
     fn read(&self) -> Result<(Invocation, Option<AppFactory>), clap::Error> {
         let mut invocation = settings::read(&self.command, self.inputs.clone())?;
         decide(&mut invocation.settings, &self.decided);
+        invocation.settings.arbiter.version.clone_from(&self.version);
         let app = self.application.choose(invocation.app.as_deref());
         let app = app.map_err(|error| invocation.problems.push(refused(&error))).ok();
         let is_right = invocation.problems.is_empty();

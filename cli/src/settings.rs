@@ -21,6 +21,7 @@ pub(crate) use self::command::command;
 pub use self::error::{Cause, Problem, Rejected};
 pub use self::kind::{Choice, Kind, Refusal};
 pub(crate) use self::layers::{Action, Inputs, Invocation, Origin, keep, read};
+pub(crate) use self::operators::CONTROL_SOCKET;
 pub(crate) use self::print::printed;
 pub use self::table::{Category, Platform, Setting, find, table};
 
@@ -32,6 +33,7 @@ mod kind;
 mod layers;
 mod limits;
 mod logging;
+mod operators;
 mod policy;
 mod print;
 mod processes;

@@ -27,7 +27,7 @@ pub(super) fn parse_all(written: &[String]) -> Result<Vec<Bind>, Refusal> {
     Ok(binds)
 }
 
-fn parse(text: &str) -> Result<Bind, Refusal> {
+pub(super) fn parse(text: &str) -> Result<Bind, Refusal> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.len() {
             0 => Err(because("the path is missing")),

@@ -6,7 +6,9 @@ use clap::{Arg, ArgAction, Command};
 use remuda_core::worker::Worker;
 
 use super::Settings;
+use super::operators::CONTROL_SOCKET;
 use super::table::{Setting, table};
+use crate::client;
 
 pub(super) const APP: &str = "APP";
 pub(super) const CONFIG: &str = "config";
@@ -33,6 +35,8 @@ pub(crate) fn command(
              Flags count before REMUDA_ARGS, that before variables, these before the file.",
         )
         .args_override_self(true)
+        .disable_help_subcommand(true)
+        .subcommands(client::commands())
         .args(takes_app.then_some(app))
         .args(table().map(|setting| flag(setting, &settings)))
         .args([
@@ -70,6 +74,7 @@ fn flag(setting: &'static Setting, settings: &Settings) -> Arg {
         .allow_negative_numbers(true)
         .action(if setting.kind.is_list() { ArgAction::Append } else { ArgAction::Set })
         .help_heading(setting.category.to_string())
+        .global(setting.name == CONTROL_SOCKET)
         .help(short)
         .long_help(long);
     match setting.short {

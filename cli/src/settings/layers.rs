@@ -20,6 +20,7 @@ use super::file::{self, File};
 use super::kind::{Refusal, quoted};
 use super::table::{Setting, find, table};
 use super::{Settings, command};
+use crate::client;
 
 /// The file that is read, if it is there, when the command line names none.
 const DEFAULT_FILE: &str = "remuda.toml";
@@ -34,7 +35,7 @@ const ARGS: &str = "REMUDA_ARGS";
 const LOG: &str = "REMUDA_LOG";
 
 /// Variables of ours that are no settings.
-const OTHERS: [&str; 3] = [ARGS, LOG, "REMUDA_CONTROL_SOCKET"];
+const OTHERS: [&str; 2] = [ARGS, LOG];
 
 /// Everything outside the program that settings are read from.
 #[derive(Clone)]
@@ -88,6 +89,8 @@ pub(crate) enum Action {
     Serve,
     Check,
     Print,
+    /// Look for what will hurt.
+    Examine,
 }
 
 /// A setting's value and where it is from.
@@ -139,7 +142,9 @@ pub(crate) fn read(command: &clap::Command, inputs: Inputs) -> Result<Invocation
     };
     let (mut settings, origins) = resolve(layers, settings, file.as_ref(), &mut problems);
     settings.log_filter = log_filter(&variables, &mut problems);
-    let action = if is_asked(command::CHECK) {
+    let action = if flags.subcommand_name() == Some(client::DOCTOR) {
+        Action::Examine
+    } else if is_asked(command::CHECK) {
         Action::Check
     } else if is_asked(command::PRINT) {
         Action::Print
@@ -329,7 +334,11 @@ fn arguments_in_variable(
     let value = variables.get(ARGS)?;
     let matches = shlex::split(value).ok_or_else(|| "a quote is not closed".to_owned()).and_then(|words| {
         let line = command.clone().no_binary_name(true).disable_help_flag(true).disable_version_flag(true);
-        line.try_get_matches_from(words).map_err(|error| summary(&error))
+        let matches = line.try_get_matches_from(words).map_err(|error| summary(&error))?;
+        match matches.subcommand_name() {
+            Some(name) => Err(format!("{name} is a command and no setting")),
+            None => Ok(matches),
+        }
     });
     matches.map_err(|why| problems.push(Cause::Arguments { value: value.clone(), why }.into())).ok()
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::kind::Kind;
-use super::{limits, logging, processes, shutdown, sockets, system, timeouts};
+use super::{limits, logging, operators, processes, shutdown, sockets, system, timeouts};
 
 /// One setting. Its flag, its variable and its key in the file all follow from its name.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub enum Category {
     Logging,
     /// What the processes are to the system that they run on.
     System,
+    /// How operators talk to the server.
+    Operators,
 }
 
 impl fmt::Display for Category {
@@ -88,6 +90,7 @@ pub fn table() -> impl Iterator<Item = &'static Setting> {
         shutdown::SETTINGS,
         logging::SETTINGS,
         system::SETTINGS,
+        operators::SETTINGS,
     ]
     .into_iter()
     .flatten()

@@ -93,6 +93,12 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(with("backlog", "2147483647").arbiter.backlog, 2_147_483_647);
     assert_eq!(with("bind", "fd://3").arbiter.binds, [remuda_arbiter::Bind::Fd(3)]);
     assert_eq!(with("log-level", "trace").log_level, Level::TRACE);
+    assert_eq!(with("control-socket", "run/control").arbiter.control_socket, Some("run/control".into()));
+    assert_eq!(
+        with("admin-bind", "unix:admin").arbiter.admin,
+        Some(remuda_arbiter::Bind::Unix("admin".into()))
+    );
+    assert_eq!(with("admin-bind", "").arbiter.admin, None);
     assert_eq!(with("log-format", "json").log_format, LogFormat::Json);
 
     assert_eq!(with("error-logfile", "-").error_log, LogTarget::Stream);
