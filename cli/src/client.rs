@@ -185,23 +185,25 @@ fn exchange(path: &Path, request: &Value) -> Result<Vec<Value>, Failure> {
     // Who is refused at once may be told before it has asked.
     let sent = socket.write_all(format!("{request}\n").as_bytes());
     let mut answer: Vec<Value> = Vec::new();
+    let mut is_answered = false;
     for line in BufReader::new(&socket).lines() {
-        let value: Value = serde_json::from_str(&line.map_err(broken)?)
-            .map_err(|error| Failure::Broken(error.to_string()))?;
-        let is_last = value.get("ok").is_some();
+        let line = match line {
+            Err(_) if is_answered => break, // it has closed the connection without reading on
+            line => line.map_err(broken)?,
+        };
+        let value: Value = serde_json::from_str(&line).map_err(|error| Failure::Broken(error.to_string()))?;
+        is_answered = value.get("ok").is_some();
         answer.push(value);
         // Who waits for the end of a server has it when that closes the socket.
-        if is_last && (request["command"] != "stop" || request["wait"] == false) {
+        if is_answered && (request["command"] != "stop" || request["wait"] == false) {
             break;
         }
     }
-    match answer.last() {
-        Some(last) if last.get("ok").is_some() => Ok(answer),
-        _ => {
-            sent.map_err(broken)?;
-            Err(Failure::Broken("it has closed the connection".into()))
-        }
+    if is_answered {
+        return Ok(answer);
     }
+    sent.map_err(broken)?;
+    Err(Failure::Broken("it has closed the connection".into()))
 }
 
 fn refused(last: &Value) -> Failure {

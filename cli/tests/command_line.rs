@@ -198,6 +198,58 @@ fn help_lists_every_setting_under_its_category() {
 }
 
 #[test]
+fn a_command_without_a_server_says_so() {
+    let place = Place::new();
+    let run = place.remuda(&["status"], &[]);
+    assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""));
+    assert!(
+        run.stderr.contains("--control-socket PATH or by the variable REMUDA_CONTROL_SOCKET"),
+        "{}",
+        run.stderr
+    );
+    let nobody: [(&[&str], _); 3] = [
+        (&["stop", "--control-socket", "none.sock"], ""),
+        (&["--control-socket=none.sock", "top", "--once"], ""),
+        (&["recycle", "7"], "none.sock"),
+    ];
+    for (arguments, variable) in nobody {
+        let run = place.remuda(arguments, &[("REMUDA_CONTROL_SOCKET", variable)]);
+        assert_eq!((run.status, run.stdout.as_str()), (Some(3), ""), "{arguments:?}");
+        assert!(run.stderr.contains("cannot connect to the control socket none.sock: "), "{}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_command_that_is_not_written_as_it_should_be_is_refused() {
+    for arguments in
+        [&["scale"][..], &["recycle", "all"], &["recycle", "0"], &["stop", "--now"], &["log-level"]]
+    {
+        let run = Place::new().remuda(arguments, &[("REMUDA_CONTROL_SOCKET", "none.sock")]);
+        assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(run.stderr.starts_with("error: "), "{}", run.stderr);
+    }
+    Place::new()
+        .remuda(&[], &[("REMUDA_ARGS", "status")])
+        .is_refused_with(&[r#"remuda: REMUDA_ARGS is "status": status is a command and no setting"#]);
+}
+
+#[test]
+fn doctor_says_what_will_hurt_with_these_settings() {
+    let place = Place::new();
+    let run = place.remuda(&["--lameduck", "9", "doctor"], &[]);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""));
+    for words in
+        ["- there is no control socket", "- lameduck is set, but without admin-bind", "  set admin-bind"]
+    {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    place.remuda(&["-w", "0", "doctor"], &[]).is_refused_with(&[
+        r#"remuda: workers is "0" (flag --workers); allowed: a whole number from 1 to 1024"#,
+    ]);
+}
+
+#[test]
 fn version_is_the_packages() {
     let run = Place::new().remuda(&["--version"], &[]);
     assert_eq!(run.stdout, concat!("remuda ", env!("CARGO_PKG_VERSION"), "\n"));

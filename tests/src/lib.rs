@@ -220,6 +220,27 @@ macro_rules! scenarios {
                 a_log_that_cannot_be_reopened_is_kept,
                 a_log_that_cannot_be_written_is_status_2,
                 the_log_in_json_says_who_has_written_a_line;
+            control:
+                status_says_how_the_server_and_its_workers_are,
+                scale_changes_how_many_workers_there_are,
+                recycle_replaces_all_workers_or_one_and_waits_for_it,
+                recycle_loses_no_request,
+                reload_waits_for_what_comes_of_it,
+                stop_waits_for_the_end,
+                log_level_reaches_the_workers,
+                a_log_level_outlives_a_recycling,
+                what_is_not_built_is_refused_with_a_sentence,
+                bad_input_is_refused_and_logged_and_changes_nothing,
+                half_a_line_is_waited_for_and_then_refused,
+                no_more_clients_than_there_may_be_are_served,
+                another_user_is_refused,
+                a_control_socket_belongs_to_one_server;
+            admin:
+                readiness_ends_with_term_while_workers_serve_on,
+                metrics_add_up_to_the_requests_made,
+                the_admin_listener_answers_while_all_workers_hang,
+                a_helper_that_dies_is_replaced,
+                a_helper_ends_with_its_arbiter;
             process:
                 connections_are_spread_evenly,
                 a_killed_worker_costs_its_own_connections_and_nothing_else,

@@ -121,6 +121,13 @@ impl Harness {
         self.start(dir, &[], &[]).ready()
     }
 
+    /// A sub-command, for the server that `socket` is the control socket of.
+    pub fn sub_command(&self, socket: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.fixture);
+        command.args(args).env("REMUDA_CONTROL_SOCKET", socket).stdin(Stdio::null());
+        command
+    }
+
     #[track_caller]
     fn spawn(&self, dir: TempDir, bind: &[&str], args: &[&str], inherit: &[BorrowedFd<'_>]) -> Server {
         self.start(dir, &[&["-k", &self.backend], bind, args].concat(), inherit)

@@ -10,7 +10,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::client::{Client, End, PATIENCE, Response};
 
+pub(crate) mod admin;
 pub(crate) mod backlog;
+pub(crate) mod control;
 pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;

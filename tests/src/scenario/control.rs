@@ -1,0 +1,395 @@
+//! The control socket and the sub-commands that speak on it.
+
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Instant;
+
+use rustix::process::{Signal, geteuid};
+use serde_json::Value;
+
+use super::{get, seconds, took};
+use crate::Harness;
+use crate::client::PATIENCE;
+use crate::process::{Server, until};
+
+const SOCKET: &str = "control.sock";
+
+/// A server with a control socket.
+fn serve(harness: &Harness, args: &[&str]) -> Server {
+    harness.serve(&[&["--control-socket", SOCKET], args].concat())
+}
+
+pub(super) fn socket(server: &Server) -> PathBuf {
+    server.dir().join(SOCKET)
+}
+
+fn run(harness: &Harness, server: &Server, args: &[&str]) -> Output {
+    harness.sub_command(&socket(server), args).output().expect("the sub-command runs")
+}
+
+/// A sub-command is done, and this is what it says.
+#[track_caller]
+fn done(harness: &Harness, server: &Server, args: &[&str]) -> String {
+    let output = run(harness, server, args);
+    let text = |bytes| String::from_utf8(bytes).expect("it is text");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{args:?}: {stdout}");
+    stdout
+}
+
+/// A sub-command is refused for a reason that has these words.
+#[track_caller]
+fn refused(harness: &Harness, server: &Server, args: &[&str], words: &str) {
+    let output = run(harness, server, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains(words), "{args:?}: {output:?}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// What `status` says: of the server, and of each worker.
+#[track_caller]
+pub(super) fn status(harness: &Harness, server: &Server) -> (Value, Vec<Value>) {
+    let text = done(harness, server, &["status", "--json"]);
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let [arbiter, workers @ .., last] = &lines[..] else { panic!("{text}") };
+    assert!(lines.iter().all(|line| line["v"] == 1) && last["ok"] == true, "{text}");
+    (arbiter["arbiter"].clone(), workers.iter().map(|line| line["worker"].clone()).collect())
+}
+
+/// The pids of the workers that are to stay, by slot.
+#[track_caller]
+fn pids(harness: &Harness, server: &Server) -> Vec<u64> {
+    let (_, mut workers) = status(harness, server);
+    workers.retain(|worker| worker["leaving"] == false);
+    workers.sort_by_key(|worker| worker["slot"].as_u64());
+    workers.iter().map(|worker| worker["pid"].as_u64().expect("a worker has a pid")).collect()
+}
+
+pub(crate) fn status_says_how_the_server_and_its_workers_are(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    for _ in 0..6 {
+        server.connect().get("/");
+    }
+    let mut busy = server.connect();
+    busy.send(get("/block?ms=5000"));
+    let serving = until(PATIENCE, || {
+        let (_, workers) = status(harness, &server);
+        workers.into_iter().find(|worker| worker["busy_handlers"] == 1)
+    });
+    let serving = serving.expect("a worker says that it is busy");
+    assert_eq!(serving["busy"][0]["request"], "GET /block", "{serving}");
+    assert!(serving["busy"][0]["for"].as_f64().is_some_and(|age| age < 5.0), "{serving}");
+
+    let (arbiter, workers) = status(harness, &server);
+    assert_eq!(arbiter["pid"], server.arbiter().id());
+    assert_eq!(
+        (&arbiter["phase"], &arbiter["workers"], &arbiter["generation"]),
+        (&"serving".into(), &2.into(), &1.into())
+    );
+    assert!(
+        arbiter["listeners"][0].as_str().is_some_and(|at| at.starts_with("http://127.0.0.1:")),
+        "{arbiter}"
+    );
+    let of = |name: &str| workers.iter().map(|worker| worker[name].as_u64().expect(name)).collect::<Vec<_>>();
+    assert_eq!(of("requests").iter().sum::<u64>(), 7);
+    assert!(of("rss").iter().all(|bytes| *bytes > 100_000), "{workers:?}");
+    let mut told = of("pid");
+    told.sort_unstable();
+    let mut children: Vec<_> = server.workers(2).iter().map(crate::process::Process::id).collect();
+    children.sort_unstable();
+    assert_eq!(told, children);
+    for worker in &workers {
+        assert_eq!((&worker["phase"], &worker["ready"]), (&"running".into(), &true.into()));
+        assert!(worker["heartbeat_age"].as_f64().is_some_and(|age| age < 5.0), "{worker}");
+    }
+
+    let table = done(harness, &server, &["status"]);
+    assert!(table.starts_with("serving: pid ") && table.contains("GET /block for "), "{table}");
+    assert_eq!(table.lines().count(), 5, "{table}");
+    assert!(done(harness, &server, &["top", "--once"]).starts_with("serving: "));
+}
+
+pub(crate) fn scale_changes_how_many_workers_there_are(harness: &Harness) {
+    let server = serve(harness, &[]);
+    for (args, workers) in [("+2", 3), ("-1", 2), ("4", 4), ("1", 1)] {
+        assert_eq!(
+            done(harness, &server, &["scale", args]).split(' ').next(),
+            Some(workers.to_string().as_str())
+        );
+        assert_eq!(status(harness, &server).0["workers"], workers);
+        server.workers(workers);
+    }
+    refused(harness, &server, &["scale", "-1"], "at least 1 worker stays");
+    refused(harness, &server, &["scale", "1025"], "from 1 to 1024");
+    refused(harness, &server, &["scale", "many"], "from 1 to 1024");
+    server.worker();
+}
+
+pub(crate) fn recycle_replaces_all_workers_or_one_and_waits_for_it(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    let before = pids(harness, &server);
+    assert_eq!(done(harness, &server, &["recycle"]), "2 workers\n");
+    let after = pids(harness, &server);
+    assert!(after.len() == 2 && !after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
+    assert_eq!(done(harness, &server, &["recycle", &after[1].to_string()]), "1 worker\n");
+    let last = pids(harness, &server);
+    assert!(last[0] == after[0] && last[1] != after[1], "{after:?} {last:?}");
+    refused(harness, &server, &["recycle", &after[1].to_string()], "no worker with pid");
+
+    // The old one has this to finish.
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=2000"));
+    assert!(!client.has_more(seconds(0.3)), "it is read by now");
+    let start = Instant::now();
+    done(harness, &server, &["recycle", "--no-wait"]);
+    took("a recycling that nobody waits for was begun", start, 0.0..1.5);
+    done(harness, &server, &["recycle"]);
+    took("a recycling was over", start, 1.5..8.0);
+    assert_eq!(client.response().status, 200);
+}
+
+pub(crate) fn recycle_loses_no_request(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    let mut recycle = harness.sub_command(&socket(&server), &["recycle"]).spawn().expect("it runs");
+    let mut served = 0;
+    while recycle.try_wait().expect("it is a child").is_none() {
+        server.connect().get("/");
+        served += 1;
+    }
+    assert!(recycle.wait().expect("it is a child").success() && served > 0);
+    let log = server.log();
+    assert!(log.contains("recycle: asked") && !log.contains("ERROR"), "{log}");
+}
+
+pub(crate) fn reload_waits_for_what_comes_of_it(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    let before = pids(harness, &server);
+    done(harness, &server, &["reload"]);
+    let after = pids(harness, &server);
+    assert!(after.len() == 2 && !after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
+    assert_eq!(status(harness, &server).0["generation"], 2);
+
+    fs::write(server.dir().join("fail-boot"), "").expect("a file can be written");
+    refused(harness, &server, &["reload"], "the server goes on as before: the application failed to load");
+    assert_eq!(pids(harness, &server), after);
+    assert_eq!(status(harness, &server).0["generation"], 2);
+    done(harness, &server, &["reload", "--no-wait"]);
+}
+
+pub(crate) fn a_log_level_outlives_a_recycling(harness: &Harness) {
+    let server = serve(harness, &[]);
+    done(harness, &server, &["log-level", "debug"]);
+    done(harness, &server, &["recycle"]);
+    let [pid] = pids(harness, &server)[..] else { panic!("there is one worker") };
+    done(harness, &server, &["recycle"]);
+    let words = format!("[{pid}] DEBUG draining");
+    assert!(server.logs(&words, PATIENCE), "the new worker does not know it");
+}
+
+pub(crate) fn stop_waits_for_the_end(harness: &Harness) {
+    let mut server = serve(harness, &[]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=1000"));
+    assert!(!client.has_more(seconds(0.3)), "it is read by now");
+    let start = Instant::now();
+    done(harness, &server, &["stop"]);
+    took("the server had stopped", start, 0.4..5.0);
+    client.last_response(200);
+    assert_eq!(server.exit(seconds(1.0)), 0);
+    assert!(!socket(&server).exists(), "its socket is gone");
+    let output = run(harness, &server, &["status"]);
+    assert!(output.status.code() == Some(3), "{output:?}");
+
+    let mut server = serve(harness, &[]);
+    let mut client = server.connect();
+    client.send(get("/sleep?ms=60000"));
+    assert!(!client.has_more(seconds(0.3)), "it is read by now");
+    let start = Instant::now();
+    done(harness, &server, &["stop", "--no-wait"]);
+    took("a stop that nobody waits for was begun", start, 0.0..1.5);
+    done(harness, &server, &["stop", "--quick"]);
+    took("the server had stopped in a hurry", start, 1.5..6.0);
+    assert_eq!(server.exit(seconds(1.0)), 0);
+}
+
+pub(crate) fn log_level_reaches_the_workers(harness: &Harness) {
+    let server = serve(harness, &[]);
+    assert!(!server.log().contains("DEBUG"));
+    done(harness, &server, &["log-level", "debug"]);
+    assert!(server.logs("logging from level debug", PATIENCE));
+    // The worker's own words.
+    let debugging = until(PATIENCE, || {
+        server.worker().signal(Signal::TERM);
+        server.logs("DEBUG draining", seconds(0.1)).then_some(())
+    });
+    assert!(debugging.is_some(), "the worker is not told");
+    refused(harness, &server, &["log-level", "loud"], "error, warn, info, debug or trace");
+}
+
+pub(crate) fn what_is_not_built_is_refused_with_a_sentence(harness: &Harness) {
+    let server = serve(harness, &[]);
+    for name in ["drain", "upgrade"] {
+        refused(harness, &server, &[name], &format!("{name} is not built in yet"));
+    }
+    server.worker();
+}
+
+/// What the server answers to `bytes` and then the end of input, as one line.
+#[track_caller]
+fn answer(server: &Server, bytes: &[u8]) -> Value {
+    let mut stream = connect(server);
+    // It may be refused before all is sent.
+    match stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write)) {
+        Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::NotConnected) => {
+            panic!("{error}")
+        }
+        _ => {}
+    }
+    last_line(stream)
+}
+
+fn connect(server: &Server) -> UnixStream {
+    let stream = UnixStream::connect(socket(server)).expect("the control socket is there");
+    stream.set_read_timeout(Some(2 * PATIENCE)).expect("a timeout can be set");
+    stream
+}
+
+/// The only line that comes, after which the connection ends.
+#[track_caller]
+fn last_line(mut stream: UnixStream) -> Value {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => received.extend_from_slice(&buffer[..n]),
+            // What it did not read of a request that is too long resets the connection behind the answer.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let text = String::from_utf8(received).expect("it is text");
+    assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+    serde_json::from_str(&text).expect(&text)
+}
+
+pub(crate) fn bad_input_is_refused_and_logged_and_changes_nothing(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    let before = pids(harness, &server);
+    let long = [&b"{\"v\":1,\"command\":\"status\",\"level\":\""[..], &[b'x'; 70_000], b"\"}\n"].concat();
+    let bad: [(&[u8], &str); 8] = [
+        (b"stop\n", "not a request"),
+        (b"\xff\xfe\0\n", "not a request"),
+        (b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", "not a request"),
+        (b"{\"v\":1,\"command\":\"stop\"", "no end of line"),
+        (b"{\"v\":1,\"command\":\"stop\",\"now\":true}\n", "unknown field"),
+        (b"{\"v\":2,\"command\":\"stop\"}\n", "version 2"),
+        (b"{\"v\":1,\"command\":\"exec\"}\n", "unknown command"),
+        (&long, "longer than 65536 bytes"),
+    ];
+    for (bytes, words) in bad {
+        let line = answer(&server, bytes);
+        assert!(
+            line["ok"] == false && line["error"].as_str().is_some_and(|why| why.contains(words)),
+            "{line}"
+        );
+        assert!(server.logs(words, PATIENCE), "nothing is logged of {words}");
+    }
+    assert_eq!(server.log().matches("refused on the control socket").count(), bad.len());
+    assert_eq!(pids(harness, &server), before);
+    server.connect().get("/");
+    // What is right is answered also when more comes at once, and in order.
+    let line = answer(&server, b"{\"v\":1,\"command\":\"scale\",\"workers\":\"2\"}\n");
+    assert_eq!((&line["ok"], &line["workers"]), (&true.into(), &2.into()));
+    let mut stream = connect(&server);
+    let two = b"{\"v\":1,\"command\":\"drain\"}\n{\"v\":1,\"command\":\"upgrade\"}\n";
+    stream.write_all(two).expect("it is read");
+    stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it is text");
+    let said: Vec<_> =
+        text.lines().map(|line| line.split_whitespace().next().unwrap_or_default().to_owned()).collect();
+    assert!(said.len() == 2 && said[0].contains("drain") && said[1].contains("upgrade"), "{text}");
+}
+
+pub(crate) fn half_a_line_is_waited_for_and_then_refused(harness: &Harness) {
+    let server = serve(harness, &[]);
+    let start = Instant::now();
+    let mut stream = connect(&server);
+    stream.write_all(b"{\"v\":1,").expect("it is read");
+    // Nobody else waits for it.
+    status(harness, &server);
+    took("others were served", start, 0.0..5.0);
+    assert_eq!(last_line(stream)["error"], "the request has no end of line");
+    took("it was refused", start, 9.5..15.0);
+    assert!(server.logs("the request has no end of line", PATIENCE));
+}
+
+pub(crate) fn no_more_clients_than_there_may_be_are_served(harness: &Harness) {
+    let server = serve(harness, &[]);
+    let clients: Vec<_> = (0..16).map(|_| connect(&server)).collect();
+    let line = last_line(connect(&server));
+    assert!(line["error"].as_str().is_some_and(|why| why.contains("16 clients")), "{line}");
+    assert!(server.logs("16 clients", PATIENCE));
+    drop(clients);
+    let served = until(PATIENCE, || run(harness, &server, &["status"]).status.success().then_some(()));
+    assert!(served.is_some(), "who has left takes no place");
+}
+
+pub(crate) fn another_user_is_refused(harness: &Harness) {
+    let server = serve(harness, &[]);
+    let path = socket(&server);
+    let file = fs::metadata(&path).expect("the control socket is there");
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    if !geteuid().is_root() {
+        return; // nobody else can be had
+    }
+    // The kernel refuses others by the mode; the server does so, too, where somebody has changed that.
+    let program = server.dir().join("fixture");
+    let original = harness.sub_command(&path, &[]).get_program().to_owned();
+    fs::copy(original, &program).expect("the program can be copied");
+    for (path, mode) in [(server.dir(), 0o755), (&program, 0o755), (&path, 0o666)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode can be set");
+    }
+    const NOBODY: u32 = 65534;
+    let mut stop = std::process::Command::new(&program);
+    stop.args(["stop", "--control-socket"]).arg(&path).env_clear().uid(NOBODY).gid(NOBODY);
+    // A process that was forked while the copy was written has it open for a moment.
+    let output = until(PATIENCE, || stop.output().ok()).expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("neither root nor"), "{output:?}");
+    assert!(server.logs("user 65534", PATIENCE));
+    server.connect().get("/");
+    assert_eq!(status(harness, &server).0["phase"], "serving");
+}
+
+pub(crate) fn a_control_socket_belongs_to_one_server(harness: &Harness) {
+    let mut first = serve(harness, &[]);
+    let path = socket(&first);
+    let same = path.to_str().expect("it is text");
+    let mut second = harness.launch("127.0.0.1:0", &["--control-socket", same]);
+    assert_eq!(second.exit(PATIENCE), 5);
+    assert!(second.log().contains("another program listens there"), "{}", second.log());
+    assert_eq!(status(harness, &first).0["pid"], first.arbiter().id());
+
+    // One that is killed leaves its file, which the next one replaces, and nobody else removes that.
+    first.arbiter().signal(Signal::KILL);
+    assert!(first.wait_no_process(PATIENCE));
+    assert!(path.exists());
+    let mut third = harness.serve(&["--control-socket", same]);
+    let output = harness.sub_command(&path, &["status", "--json"]).output().expect("it runs");
+    let line = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+    assert!(line.contains(&format!("\"pid\":{}", third.arbiter().id())), "{output:?}");
+    fs::remove_file(&path).expect("it is there");
+    fs::write(&path, "somebody else's").expect("a file can be written");
+    third.arbiter().signal(Signal::TERM);
+    assert_eq!(third.exit(PATIENCE), 0);
+    assert!(path.exists(), "it is not its own");
+    assert!(!first.exit_status(PATIENCE).success());
+}
