@@ -101,9 +101,9 @@ pub(super) fn findings(settings: &Settings, machine: &Machine) -> Vec<Finding> {
         );
     }
     note(
-        machine.is_root,
+        machine.is_root && arbiter.process.user.is_none(),
         "this would run as root, with its workers and the application".to_owned(),
-        "start it as a user of its own; ports below 1024 need CAP_NET_BIND_SERVICE only",
+        "set user, or start it as a user of its own; ports below 1024 need CAP_NET_BIND_SERVICE only",
     );
     let stop = arbiter.lameduck + worker.graceful_timeout;
     let by = if machine.systemd { "systemd, which has started this," } else { "systemd" };

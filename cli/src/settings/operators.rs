@@ -27,7 +27,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: false,
         help: "Unix socket that takes the sub-commands; empty: none",
         about: "Only the server's user and root may connect. The sub-commands (status, reload, scale, recycle, drain, \
-                stop, upgrade, top, log-level) find the server by the same flag or variable.",
+                stop, upgrade, top, log-level) find the server by the same flag or variable. A relative path starts at chdir.",
     },
     Setting {
         name: "admin-bind",
