@@ -47,6 +47,8 @@ pub enum Report {
         /// Why.
         reason: Reason,
     },
+    /// A signal has told this worker to drain: it accepts nothing any more.
+    Draining,
     /// The worker or its application could not start; the process exits with `status`.
     BootFailed {
         /// 3 for the worker, 4 for the application.
@@ -137,6 +139,7 @@ const LOG_LEVEL: u8 = 4;
 const READY: u8 = 1;
 const BOOT_FAILED: u8 = 2;
 const RECYCLE: u8 = 3;
+const DRAINING: u8 = 4;
 
 impl Order {
     /// The message as bytes.
@@ -187,6 +190,7 @@ impl Report {
         match self {
             Self::Ready => vec![VERSION, READY],
             Self::Recycle { reason } => vec![VERSION, RECYCLE, *reason as u8],
+            Self::Draining => vec![VERSION, DRAINING],
             Self::BootFailed { status, message } => {
                 let mut out = vec![VERSION, BOOT_FAILED, *status];
                 let end = prefix(message, MESSAGE_MAX - out.len());
@@ -212,7 +216,8 @@ impl Report {
             (RECYCLE, [reason]) => {
                 Reason::from_u8(*reason).map(|reason| Self::Recycle { reason }).ok_or(malformed)
             }
-            (READY | BOOT_FAILED | RECYCLE, _) => Err(malformed),
+            (DRAINING, []) => Ok(Self::Draining),
+            (READY | BOOT_FAILED | RECYCLE | DRAINING, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }

@@ -16,7 +16,8 @@ fn encode_then_decode_is_identity() {
         assert_eq!(Order::decode(&order.encode()), Ok(order));
     }
     let failed = Report::BootFailed { status: 4, message: "no such module".into() };
-    for report in [Report::Ready, failed, Report::Recycle { reason: Reason::RecycleRequests }] {
+    let recycle = Report::Recycle { reason: Reason::RecycleRequests };
+    for report in [Report::Ready, failed, recycle, Report::Draining] {
         assert_eq!(Report::decode(&report.encode()), Ok(report));
     }
 }

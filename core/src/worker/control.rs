@@ -187,7 +187,11 @@ impl Ear {
         let Ok(mut heard) = self.heard.try_lock() else { return };
         let (mut changed, was_orphaned) = (false, heard.orphaned);
         while let Some(signal) = self.next_signal() {
-            changed |= heard.obey_signal(signal, watch, now);
+            let drains = heard.obey_signal(signal, watch, now);
+            if drains && let Err(error) = Reporter(self.orders.clone()).report(&Report::Draining) {
+                tracing::debug!("cannot tell the arbiter that this worker drains: {error}");
+            }
+            changed |= drains;
         }
         while let Some(order) = self.next_order(&mut heard) {
             changed |= match order {
