@@ -33,7 +33,8 @@ mod metrics;
 pub(crate) struct View {
     pub(crate) board: Scoreboard,
     pub(crate) ledger: Ledger,
-    /// Where the server listens; what waits there is asked of the kernel.
+    /// Where the server listens; what waits there is asked of the kernel. Listeners of slots that came later are not among
+    /// them.
     pub(crate) listeners: Vec<Listener>,
 }
 

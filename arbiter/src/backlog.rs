@@ -1,6 +1,6 @@
-//! What a stop does about connections that nobody has accepted yet (D4), and a reload about those of listeners that it ends.
+//! What becomes of connections that no worker will accept, because their listener ends (D4) or its slot has no worker.
 //!
-//! The arbiter accepts them, ends the listener and passes them to the workers through the hand-off queue. A unix socket
+//! The arbiter accepts them and passes them to the workers through the hand-off queue. Of listeners that end a unix socket
 //! is ended first, because its queue can still be accepted then. A TCP socket's queue would be reset, so that one is made
 //! deaf to new connects first, handshakes under way get a moment to complete, and it is ended when its queue is empty.
 //!
@@ -16,17 +16,17 @@ use std::time::Duration;
 use remuda_core::handoff::{HandOff, Origin};
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{Outbox, SendError, receive};
-use remuda_core::worker::{AcceptError, Bound, Draws, Listener};
+use remuda_core::worker::{AcceptError, Accepted, Bound, Draws, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
 use crate::listener::end;
 use crate::sys;
 
-/// The connections of listeners that end, between the kernel's queues and the workers.
+/// Connections between the kernel's queues and the workers.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    /// Those whose queues may hold more.
+    /// Those that end, and whose queues may hold more.
     listeners: Vec<Listener>,
     /// Accepted and not passed on yet.
     held: VecDeque<(OwnedFd, HandOff)>,
@@ -49,30 +49,31 @@ pub(crate) struct Backlog {
 /// What a handshake under way gets to complete, and the pause where descriptors or memory have run out.
 const MOMENT: Duration = Duration::from_millis(5);
 
+/// Connections taken from a listener that goes on before the arbiter looks after everything else.
+const TAKEN_A_TURN: u32 = 64;
+
 /// D3 allows 50 ms.
 const REFUSE_AFTER: Duration = Duration::from_millis(40);
 
 impl Backlog {
-    /// Makes `listeners`, all of them this server's own, refuse new connections, or at least not complete any.
-    pub(crate) fn new(listeners: Vec<Listener>, now: Time) -> Self {
-        let mut backlog = Self {
+    /// None yet, and no listeners that end.
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
             listeners: Vec::new(),
             held: VecDeque::new(),
             draws: Draws::new(),
             settled_at: now,
             refuse_at: now,
-            look_at: None,
+            look_at: Some(now),
             full: false,
-            spare: listeners.first().and_then(|listener| listener.socket.try_clone().ok()),
+            spare: None,
             lost: 0,
             limit: raise_descriptor_limit(),
-        };
-        backlog.add(listeners, now);
-        backlog
+        }
     }
 
-    /// The same for more of them.
-    pub(crate) fn add(&mut self, listeners: Vec<Listener>, now: Time) {
+    /// Makes `listeners`, all of them this server's own, refuse new connections, or at least not complete any.
+    pub(crate) fn end(&mut self, listeners: Vec<Listener>, now: Time) {
         for listener in &listeners {
             match listener.bound {
                 Bound::Unix(_) => end(listener),
@@ -83,10 +84,31 @@ impl Backlog {
                 }
             }
         }
+        if self.spare.is_none() {
+            self.spare = listeners.first().and_then(|listener| listener.socket.try_clone().ok());
+        }
         self.listeners.extend(listeners);
         self.settled_at = now + MOMENT;
         self.refuse_at = now + REFUSE_AFTER;
         self.look_at = Some(now);
+    }
+
+    /// Takes some of what the queue of `listener` holds, which goes on.
+    ///
+    /// # Errors
+    ///
+    /// See [`AcceptError`].
+    pub(crate) fn take(&mut self, listener: &Listener, now: Time) -> Result<(), AcceptError> {
+        for _ in 0..TAKEN_A_TURN {
+            let Some(accepted) = listener.accept()? else { break };
+            self.hold(accepted, now);
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.held.is_empty()
     }
 
     /// Accepts and passes on to `outbox` what goes now. Once nothing is left to do: how many connections are lost.
@@ -102,7 +124,7 @@ impl Backlog {
         if now >= self.refuse_at {
             self.refuse();
         }
-        if self.listeners.is_empty() && self.held.is_empty() {
+        if self.is_empty() {
             return Some(self.lost);
         }
         let timed = !self.full || self.listeners.iter().any(is_tcp);
@@ -128,10 +150,7 @@ impl Backlog {
             }
             loop {
                 match listener.accept() {
-                    Ok(Some(accepted)) => {
-                        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-                        self.held.push_back((accepted.socket, HandOff::fresh(origin, now)));
-                    }
+                    Ok(Some(accepted)) => self.hold(accepted, now),
                     Err(AcceptError::Exhausted(error)) => {
                         debug!("the backlog of {} has to wait: {error}", listener.bound);
                         self.listeners.push(listener);
@@ -144,6 +163,11 @@ impl Backlog {
                 }
             }
         }
+    }
+
+    fn hold(&mut self, accepted: Accepted, now: Time) {
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        self.held.push_back((accepted.socket, HandOff::fresh(origin, now)));
     }
 
     /// Passes on what the queue takes; whether that was anything.

@@ -9,6 +9,7 @@
 //! listener  bind, and end (D3)                     link      a control socket
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
 //! backlog   connections that a stop would lose (D4)
+//! orphans   listeners of a slot that has no worker
 //! process   where, as whom, called what            pidfile   and the lock on it
 //! activation, notify   the service manager: what it passed on, and what it is told
 //! control   what operators ask for                 status    what they are told
@@ -30,6 +31,7 @@ mod link;
 mod listener;
 mod notice;
 mod notify;
+mod orphans;
 mod pidfile;
 mod plan;
 mod process;
@@ -160,6 +162,9 @@ pub struct ArbiterConfig {
     /// Connections that the kernel queues on each listener (listen(2)). Default 2048. Listeners that came as
     /// descriptors keep their own.
     pub backlog: u32,
+    /// Whether each slot has a TCP listener of its own for each address (`SO_REUSEPORT`), instead of one that all workers
+    /// accept from in turn. Default false.
+    pub reuse_port: bool,
     /// What workers read. The arbiter reads `graceful_timeout`, `timeout` and `threads`.
     pub worker: WorkerConfig,
     /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
@@ -197,6 +202,7 @@ impl Default for ArbiterConfig {
             workers: 1,
             binds: vec![Bind::Inet(SocketAddr::from(([127, 0, 0, 1], 8000)))],
             backlog: 2048,
+            reuse_port: false,
             worker: WorkerConfig::default(),
             boot_timeout: Duration::from_secs(60),
             lameduck: Duration::ZERO,

@@ -29,6 +29,8 @@ use tracing::warn;
 
 use crate::{Bind, sys};
 
+pub(crate) mod slots;
+
 /// Who a unix socket is given to; none: whoever made it.
 pub(crate) type Owner = (Option<Uid>, Option<Gid>);
 
@@ -177,9 +179,7 @@ impl Listeners {
     /// Lets the kernel queue so many connections on each listener of its own, from now on (listen(2)).
     pub(crate) fn listen_again(&self, backlog: u32) {
         for Held { listener, .. } in self.0.iter().filter(|held| held.listener.ownership == Ownership::Sole) {
-            if let Err(error) = listen(listener, length(backlog)) {
-                warn!("the backlog of {} stays as it is: {error}", listener.bound);
-            }
+            lengthen(listener, backlog);
         }
     }
 
@@ -198,6 +198,14 @@ impl Listeners {
     /// The same for those that are not `kept`.
     pub(crate) fn release_others(&mut self, kept: &[u16]) -> Vec<Listener> {
         self.release_if(|held| !kept.contains(&held.listener.index))
+    }
+
+    /// Those of TCP that this server has bound, which can be given company (`SO_REUSEPORT`).
+    pub(crate) fn tcp(&self) -> impl Iterator<Item = &Listener> {
+        let listeners = self.0.iter().map(|held| &held.listener);
+        listeners.filter(|listener| {
+            matches!(listener.bound, Bound::Inet(_)) && listener.ownership == Ownership::Sole
+        })
     }
 
     /// The listeners for a worker, in the worker.
@@ -290,7 +298,7 @@ impl Listeners {
         chosen: &Chosen,
     ) -> Result<(OwnedFd, Bound, Ownership), BindError> {
         match bind {
-            Bind::Inet(addr) => match inet(*addr, backlog) {
+            Bind::Inet(addr) => match inet(*addr, backlog, false) {
                 Ok((socket, addr)) => Ok((socket, Bound::Inet(addr), Ownership::Sole)),
                 Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr, chosen)),
                 Err(errno) => Err(system(bind, errno)),
@@ -335,14 +343,22 @@ impl Held {
     }
 }
 
+/// Lets the kernel queue so many connections on `listener` from now on.
+fn lengthen(listener: &Listener, backlog: u32) {
+    if let Err(error) = listen(listener, length(backlog)) {
+        warn!("the backlog of {} stays as it is: {error}", listener.bound);
+    }
+}
+
 /// A length of backlog as listen(2) takes it.
 fn length(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
-fn inet(addr: SocketAddr, backlog: i32) -> Result<(OwnedFd, SocketAddr), Errno> {
+fn inet(addr: SocketAddr, backlog: i32, joins: bool) -> Result<(OwnedFd, SocketAddr), Errno> {
     let socket = stream(if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, joins)?;
     if addr.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }

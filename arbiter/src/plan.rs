@@ -24,8 +24,9 @@
 //!     └────────────── TERM INT QUIT, or a failed boot ──────────────┘
 //! ```
 //!
-//! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`reload`] one configuration
-//! for another, [`stop`] the end, [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
+//! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`orphans`] what becomes of
+//! listeners meanwhile, [`reload`] one configuration for another, [`stop`] the end, [`command`] what operators ask for,
+//! [`helper`] the process that tells them how the server is.
 
 use std::fmt;
 use std::time::Duration;
@@ -48,6 +49,7 @@ mod command;
 mod helper;
 mod lives;
 mod member;
+mod orphans;
 mod reload;
 mod replace;
 mod stop;
@@ -67,6 +69,8 @@ pub(crate) struct Plan {
     helper: Option<Helper>,
     /// Who has asked for something that is not done yet.
     waiting: Vec<Waiting>,
+    /// The slots of which nobody accepts what their own listeners are sent. None where all slots share their listeners.
+    orphans: Option<Vec<u16>>,
 }
 
 /// A worker, as others may see it.
@@ -95,6 +99,8 @@ pub(crate) struct Shape {
     /// How long to serve on when TERM asks for a stop.
     pub(crate) lameduck: Duration,
     pub(crate) patience: Patience,
+    /// Whether each slot has listeners of its own. No reload changes it.
+    pub(crate) own_listeners: bool,
 }
 
 /// How long workers may be silent. Zero: for ever.
@@ -163,6 +169,11 @@ pub(crate) enum Action {
     /// Refuse new connections (D3) and pass on those that the listeners' queues hold (D4), without waiting; answer with
     /// [`Event::BacklogOver`] when that is done.
     SaveBacklog,
+    /// Nobody accepts what the listeners of these slots are sent, and only of these: pass it on to who accepts elsewhere,
+    /// from now on.
+    Relieve { slots: Vec<u16> },
+    /// The slot is given up: end its own listeners, as a stop does. Answered with [`Event::BacklogOver`], too.
+    EndSlot { slot: u16 },
     /// Give up what is left of the backlog, also what was passed on and not taken; answer likewise.
     DropBacklog,
     /// Go on in new files of the logs.
@@ -260,6 +271,7 @@ impl Plan {
             phase: Phase::Starting,
             helper: None,
             waiting: Vec::new(),
+            orphans: shape.own_listeners.then(Vec::new),
         }
     }
 
@@ -282,6 +294,7 @@ impl Plan {
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
+        self.look_for_orphans(&mut todo);
         self.answer_waiting(&mut todo);
         todo
     }

@@ -123,6 +123,8 @@ impl Rehearsal {
             Action::Load { .. } => return Some(Event::Loaded { shape: self.shape }),
             // A stage has one configuration, and nothing of it goes or comes.
             Action::Adopt | Action::Abandon | Action::EndListeners => {}
+            // Its slots share their listeners.
+            Action::Relieve { .. } | Action::EndSlot { .. } => {}
             // For people.
             Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
             Action::ReopenLogs | Action::Reloaded { .. } => {}

@@ -30,9 +30,11 @@ use crate::backlog::{Backlog, abandon};
 use crate::control::server::ControlSocket;
 use crate::control::{self, Request};
 use crate::link::Link;
-use crate::listener::{BindError, Chosen, Listeners};
+use crate::listener::slots::Slots;
+use crate::listener::{self, BindError, Chosen, Listeners};
 use crate::notice::Notice;
 use crate::notify::{self, Manager};
+use crate::orphans::Orphans;
 use crate::pidfile::Pidfile;
 use crate::plan::{Action, Death, Event, Patience, Plan, Shape, Signal, Ticket};
 use crate::sys::{self, Fork, Signals, Title};
@@ -48,6 +50,9 @@ pub(crate) struct Run {
     plan: Plan,
     signals: Signals,
     listeners: Listeners,
+    /// Those that single slots have.
+    slots: Slots,
+    orphans: Orphans,
     board: Scoreboard,
     ledger: Ledger,
     /// Workers that were aborted, and so are counted as lost already.
@@ -61,7 +66,7 @@ pub(crate) struct Run {
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
     outbox: Outbox,
     inbox: OwnedFd,
-    /// Of listeners that were ended, until it has been passed on.
+    /// Connections that were accepted here or will be, until they have been passed on.
     backlog: Option<Backlog>,
     manager: Manager,
     /// None where it cannot be changed.
@@ -111,7 +116,8 @@ impl Run {
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
         let mut listeners = Listeners::default();
         let config = &loaded.config;
-        let Opened { pidfile, chosen, control, admin } = match open(config, &mut listeners) {
+        let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
+        let Opened { pidfile, chosen, control, admin } = match open(config, &mut listeners, &mut slots) {
             Ok(opened) => opened,
             Err(outcome) => {
                 signals.restore();
@@ -140,6 +146,8 @@ impl Run {
             plan,
             signals,
             listeners,
+            slots,
+            orphans: Orphans::default(),
             board,
             ledger,
             aborted,
@@ -167,6 +175,7 @@ impl Run {
             Leave::Helper { parent } => self.become_helper(parent),
             Leave::Finish(outcome) => {
                 self.listeners.end();
+                self.slots.release_all().iter().for_each(listener::end);
                 self.end_helper();
                 self.admin.end();
                 self.control.iter_mut().for_each(ControlSocket::end);
@@ -190,6 +199,9 @@ impl Run {
                 None => debug!(number, "signal without a meaning here, ignored"),
             }
         }
+        if self.backlog.is_none() {
+            self.backlog = self.orphans.accept(&self.slots, &self.listeners, now());
+        }
         self.pass_backlog()?;
         for pid in talking {
             self.listen_to(pid)?;
@@ -206,15 +218,18 @@ impl Run {
             self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
         let backlog = self.backlog.as_ref();
-        if backlog.is_some_and(Backlog::is_blocked) {
-            fds.push(PollFd::new(&self.outbox, PollFlags::OUT));
+        match backlog {
+            Some(backlog) if backlog.is_blocked() => fds.push(PollFd::new(&self.outbox, PollFlags::OUT)),
+            Some(_) => {}
+            None => fds.extend(self.orphans.interest(&self.slots, &self.listeners)),
         }
         let before = fds.len();
         let control = self.control.as_ref();
         fds.extend(control.into_iter().flat_map(ControlSocket::interest));
         let patience = control.and_then(ControlSocket::deadline);
         let backlog = backlog.and_then(Backlog::deadline);
-        let deadlines = [self.plan.deadline(), backlog, self.manager.deadline(), patience];
+        let orphans = self.orphans.deadline();
+        let deadlines = [self.plan.deadline(), backlog, orphans, self.manager.deadline(), patience];
         let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -341,8 +356,17 @@ impl Run {
                     todo.extend(self.tell(Event::Beat { seat, at }));
                 }
                 Action::SaveBacklog => {
-                    let listeners = self.listeners.release();
+                    self.orphans = Orphans::default();
+                    let mut listeners = self.listeners.release();
+                    listeners.append(&mut self.slots.release_all());
                     self.save_backlog(listeners);
+                }
+                Action::Relieve { slots } => self.orphans.become_these(slots),
+                Action::EndSlot { slot } => {
+                    let listeners = self.slots.release(slot);
+                    if !listeners.is_empty() {
+                        self.save_backlog(listeners);
+                    }
                 }
                 Action::DropBacklog => {
                     let lost = abandon(self.backlog.take(), self.inbox.as_fd());
@@ -357,12 +381,15 @@ impl Run {
                 Action::Abandon => {
                     if let Some(next) = self.next.take() {
                         self.listeners.drop_new(&next.chosen);
+                        self.slots.drop_new(&next.chosen);
                     }
                 }
                 Action::EndListeners => {
                     let next = self.next.iter().flat_map(|next| &next.chosen.all);
                     let kept: Vec<_> = self.current.chosen.all.iter().chain(next).copied().collect();
-                    let others = self.listeners.release_others(&kept);
+                    let mut others = self.listeners.release_others(&kept);
+                    others.append(&mut self.slots.release_others(&kept));
+                    self.orphans.all_agree();
                     if !others.is_empty() {
                         self.save_backlog(others);
                     }
@@ -394,7 +421,8 @@ impl Run {
     fn load(&mut self, number: u32) -> Event {
         let prepared = (self.load)(&self.current.loaded).and_then(|loaded| {
             has_room(&loaded.config, &self.board)?;
-            let chosen = listen(&loaded.config, &mut self.listeners).map_err(|error| error.to_string())?;
+            let chosen = listen(&loaded.config, &mut self.listeners, &mut self.slots)
+                .map_err(|error| error.to_string())?;
             Ok(Generation { number, loaded, chosen })
         });
         match prepared {
@@ -418,16 +446,17 @@ impl Run {
                 let _ = kill_process(pid, process::Signal::KILL);
             }
         }
+        self.orphans.disagree(&self.current.chosen, &next.chosen);
         self.current = next;
-        self.listeners.listen_again(self.current.loaded.config.backlog);
+        let backlog = self.current.loaded.config.backlog;
+        self.listeners.listen_again(backlog);
+        self.slots.listen_again(backlog);
         self.current.loaded.apply();
     }
 
+    /// Ends `listeners`, and passes on what they hold.
     fn save_backlog(&mut self, listeners: Vec<Listener>) {
-        match &mut self.backlog {
-            Some(backlog) => backlog.add(listeners, now()),
-            None => self.backlog = Some(Backlog::new(listeners, now())),
-        }
+        self.backlog.get_or_insert_with(|| Backlog::new(now())).end(listeners, now());
     }
 
     /// Tells the plan. How far the server is gets known before anything is done about it.
@@ -481,6 +510,9 @@ impl Run {
         let Some(seat) = self.board.seat(number) else {
             return failed("the scoreboard has no room for it".to_owned());
         };
+        if let Err(error) = self.slots.open(slot, &self.listeners) {
+            return failed(error.to_string());
+        }
         self.ledger.take(number);
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
@@ -506,7 +538,9 @@ impl Run {
     /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
     /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
     fn become_worker(self, newborn: Newborn) -> ! {
-        let Self { current, next, load, plan, signals, listeners, links, outbox, inbox, backlog, .. } = self;
+        let Self {
+            current, next, load, plan, signals, listeners, slots, links, outbox, inbox, backlog, ..
+        } = self;
         let Newborn { slot, generation, seat, orders, parent } = newborn;
         // It was forked for one of the two.
         let (born_of, other) = match next {
@@ -514,7 +548,7 @@ impl Run {
             other => (current, other),
         };
         let Generation { number, loaded, chosen } = born_of;
-        let listeners = listeners.into_chosen(&chosen);
+        let listeners = slots.into_chosen(slot, listeners, &chosen);
         drop((links, signals, plan, backlog, load, other, self.manager, self.pidfile));
         drop((self.control, self.admin));
         let life = catch_unwind(AssertUnwindSafe(|| {
@@ -561,7 +595,7 @@ impl Run {
     /// In a child: serves the admin listener until it is killed. It keeps nothing by which a worker could miss the
     /// arbiter's death (D18).
     fn become_helper(self, parent: Pid) -> ! {
-        let Self { current, listeners, board, ledger, admin, .. } = self;
+        let Self { current, listeners, slots, board, ledger, admin, .. } = self;
         let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
         drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
         drop((self.manager, self.pidfile, self.control, self.load, self.next));
@@ -570,7 +604,7 @@ impl Run {
         let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
         match follows {
             Ok(true) => {
-                let view = View { board, ledger, listeners: listeners.into_chosen(&chosen) };
+                let view = View { board, ledger, listeners: slots.into_all(listeners, &chosen) };
                 let error = admin::serve(&admin.into_vec(), view);
                 error!("the admin helper cannot go on: {error}");
             }
@@ -617,12 +651,12 @@ struct Opened {
 }
 
 /// Goes where the server is to be, and makes what others may find there: all of it, or nothing.
-fn open(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<Opened, Outcome> {
+fn open(config: &ArbiterConfig, listeners: &mut Listeners, slots: &mut Slots) -> Result<Opened, Outcome> {
     let ArbiterConfig { process, control_socket, admin, .. } = config;
     process.enter()?;
     let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
     Passed::of_process().close_on_exec();
-    let chosen = listen(config, listeners)?;
+    let chosen = listen(config, listeners, slots)?;
     let control = control_socket.as_deref().map(ControlSocket::bind).transpose();
     let mut control = control.inspect_err(|_| listeners.end())?;
     let admin = admin.as_ref().map(|bind| Listeners::bind(bind, ADMIN_BACKLOG, process.owner())).transpose();
@@ -633,10 +667,15 @@ fn open(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<Opened, Out
     Ok(Opened { pidfile, chosen, control, admin: admin.unwrap_or_default() })
 }
 
-/// Listens where `config` says.
-fn listen(config: &ArbiterConfig, listeners: &mut Listeners) -> Result<Chosen, BindError> {
+/// Listens where `config` says, also for each slot that there is; on an error everything is as it was.
+fn listen(config: &ArbiterConfig, listeners: &mut Listeners, slots: &mut Slots) -> Result<Chosen, BindError> {
     let ArbiterConfig { process, binds, backlog, .. } = config;
-    listeners.choose(&Passed::of_process().resolve(binds)?, *backlog, process.owner())
+    let chosen = listeners.choose(&Passed::of_process().resolve(binds)?, *backlog, process.owner())?;
+    slots.open_all(listeners).inspect_err(|_| {
+        listeners.drop_new(&chosen);
+        slots.drop_new(&chosen);
+    })?;
+    Ok(chosen)
 }
 
 /// What the plan has to know of `config`, for a server with room for `seats` workers.
@@ -654,6 +693,7 @@ pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
             boot_timeout: config.boot_timeout,
             nap: config.worker.beat_interval(),
         },
+        own_listeners: config.reuse_port,
     }
 }
 

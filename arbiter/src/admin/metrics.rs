@@ -20,9 +20,15 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// All of it, at this moment.
 pub(super) fn text(view: &View) -> String {
     let account = view.ledger.read(&view.board);
-    let queues = view.listeners.iter();
-    let queues = queues.filter_map(|listener| Some((listener.bound.to_string(), sys::queued(listener)?)));
-    render(&account, &queues.collect::<Vec<_>>(), now())
+    let mut queues: Vec<(String, u32)> = Vec::new();
+    for listener in &view.listeners {
+        let (Some(queued), bound) = (sys::queued(listener), listener.bound.to_string()) else { continue };
+        match queues.iter_mut().find(|(other, _)| *other == bound) {
+            Some((_, all)) => *all += queued, // each slot has one
+            None => queues.push((bound, queued)),
+        }
+    }
+    render(&account, &queues, now())
 }
 
 fn render(account: &Account, queues: &[(String, u32)], now: Time) -> String {

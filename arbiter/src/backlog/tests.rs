@@ -40,13 +40,19 @@ fn answer_all(taken: Vec<Adopted>) {
     }
 }
 
+fn ending(listener: Listener, now: Time) -> Backlog {
+    let mut backlog = Backlog::new(now);
+    backlog.end(vec![listener], now);
+    backlog
+}
+
 #[test]
 fn d4_tcp_connections_that_wait_are_passed_on_and_new_ones_are_refused() {
     for addr in [SocketAddr::from(([127, 0, 0, 1], 0)), "[::1]:0".parse().unwrap()] {
         let (listener, addr) = tcp(addr);
         let (outbox, queue) = queue().unwrap();
         let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
-        let mut backlog = Backlog::new(vec![listener], now());
+        let mut backlog = ending(listener, now());
         let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
         assert_eq!((taken.len(), lost), (100, 0));
         assert_eq!(taken[0].record.listener, 3);
@@ -64,9 +70,9 @@ fn d4_listeners_may_end_while_others_do() {
     let (outbox, queue) = queue().unwrap();
     let connect = |addr| (0..20).map(move |_| TcpStream::connect(addr).unwrap());
     let clients: Vec<_> = connect(first_addr).chain(connect(second_addr)).collect();
-    let mut backlog = Backlog::new(vec![first], now());
+    let mut backlog = ending(first, now());
     assert_eq!(backlog.advance(&outbox, now()), None);
-    backlog.add(vec![second], now());
+    backlog.end(vec![second], now());
     let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
     assert_eq!((taken.len(), lost), (40, 0));
     for addr in [first_addr, second_addr] {
@@ -115,7 +121,7 @@ fn d4_unix_connections_that_wait_are_passed_on_and_new_ones_are_refused_at_once(
     let listener = Listener::new(0, listener.into(), Bound::Unix(path.clone()), Ownership::Sole);
     let (outbox, queue) = queue().unwrap();
     let clients: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    let mut backlog = Backlog::new(vec![listener], now());
+    let mut backlog = ending(listener, now());
     assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     let (taken, lost) = pass_on(&mut backlog, &outbox, &queue);
     assert_eq!((taken.len(), lost), (100, 0));
@@ -131,7 +137,7 @@ fn d4_a_queue_that_nobody_reads_blocks_nobody_and_what_it_holds_is_counted() {
     rustix::net::sockopt::set_socket_send_buffer_size(&outbox, 1).unwrap();
     let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
     let start = now();
-    let mut backlog = Backlog::new(vec![listener], start);
+    let mut backlog = ending(listener, start);
     assert_eq!(backlog.deadline(), Some(start));
     assert_eq!(backlog.advance(&outbox, start), None);
     assert_eq!(backlog.deadline(), Some(start + MOMENT));
@@ -149,6 +155,6 @@ fn d4_a_backlog_that_was_never_accepted_is_counted_too() {
     let (listener, addr) = tcp(([127, 0, 0, 1], 0).into());
     let (_outbox, queue) = queue().unwrap();
     let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(addr).unwrap()).collect();
-    let backlog = Backlog::new(vec![listener], now());
+    let backlog = ending(listener, now());
     assert_eq!(abandon(Some(backlog), queue.as_fd()), clients.len());
 }

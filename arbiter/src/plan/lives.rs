@@ -74,6 +74,7 @@ impl Plan {
                 life.spent = Some((now, reason));
                 todo.push(Action::Log(Notice::Spent { slot, pid, reason }));
             }
+            Report::Draining => life.drains = true,
             _ => {}
         }
     }

@@ -92,6 +92,8 @@ pub(super) struct Life {
     pub(super) killed: bool,
     /// Since when, and why, it should be replaced.
     pub(super) spent: Option<(Time, Reason)>,
+    /// It drains, and nobody here has told it to.
+    pub(super) drains: bool,
 }
 
 impl Member {
@@ -114,6 +116,7 @@ impl Member {
             aborted: None,
             killed: false,
             spent: None,
+            drains: false,
         });
     }
 
@@ -193,6 +196,11 @@ impl Member {
 
     pub(super) fn is_ready(&self) -> bool {
         self.alive().is_some_and(|life| life.ready.is_some())
+    }
+
+    /// Whether it accepts connections, unless it was told to leave.
+    pub(super) fn accepts(&self) -> bool {
+        self.alive().is_some_and(|life| life.ready.is_some() && !life.drains)
     }
 
     pub(super) fn is_spawning(&self) -> bool {

@@ -123,6 +123,7 @@ impl Plan {
                 self.dismiss(index, Reason::ScaleDown, now, todo);
             }
         }
+        self.end_slot(slot, todo);
     }
 
     /// Tells a worker to leave, if there is one.

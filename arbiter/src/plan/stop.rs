@@ -97,7 +97,7 @@ impl Plan {
         if lost > 0 {
             todo.push(Action::Log(Notice::BacklogLost { lost }));
         }
-        // Without a stop it was that of listeners which a reload has ended.
+        // Without a stop it was that of listeners which a reload has ended, or a slot.
         let Phase::Stopping(stop) = &mut self.phase else { return };
         stop.backlog = if stop.backlog == Backlog::Passing { Backlog::Passed } else { Backlog::Gone };
         let living = self.members.iter().filter_map(Member::pid);

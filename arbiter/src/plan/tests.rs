@@ -10,6 +10,7 @@ use super::*;
 mod command;
 mod heartbeat;
 mod lameduck;
+mod orphans;
 mod recycle;
 mod reload;
 mod scale;
@@ -29,6 +30,7 @@ fn shape(workers: u16) -> Shape {
         graceful_timeout: GRACEFUL,
         lameduck: Duration::ZERO,
         patience: Patience::default(),
+        own_listeners: false,
     }
 }
 

@@ -73,6 +73,10 @@ pub(super) struct World {
     passing: bool,
     /// The living that were told of the backlog's end.
     pub(super) told_end: BTreeSet<i32>,
+    /// The slots whose listeners the arbiter accepts from.
+    pub(super) relieved: Vec<u16>,
+    /// The slots whose listeners have ended.
+    pub(super) ended_slots: Vec<u16>,
     quit: bool,
     is_lame: bool,
     pub(super) announced: bool,
@@ -129,6 +133,8 @@ impl World {
             stuck: false,
             passing: false,
             told_end: BTreeSet::new(),
+            relieved: Vec::new(),
+            ended_slots: Vec::new(),
             quit: false,
             is_lame: false,
             announced: false,
@@ -302,6 +308,14 @@ impl World {
                 assert!(!self.listening);
                 self.passing = false;
                 return Some(Event::BacklogOver { lost: if self.stuck { 3 } else { 0 } });
+            }
+            Action::Relieve { slots } => {
+                assert!(self.listening, "a stop is for all of them");
+                self.relieved.clone_from(slots);
+            }
+            Action::EndSlot { slot } => {
+                assert!(self.listening && self.in_slot(*slot).is_none(), "whoever was there is leaving");
+                self.ended_slots.push(*slot);
             }
             Action::ReopenLogs => {}
             Action::Load { generation } => {
