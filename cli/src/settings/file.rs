@@ -93,6 +93,7 @@ impl File {
             DeValue::String(text) => text.clone().into_owned(),
             DeValue::Integer(n) => n.to_string(),
             DeValue::Float(n) => n.to_string(),
+            DeValue::Boolean(on) => on.to_string(),
             // No setting takes one: whatever refuses it shows it as it stands there.
             _ => self.text[value.span()].to_owned(),
         }

@@ -42,6 +42,11 @@ pub enum Kind {
         /// Stores it.
         set: fn(&mut Settings, Duration),
     },
+    /// Yes or no: `true`, `false`; the flag alone is yes.
+    Switch {
+        /// Stores it.
+        set: fn(&mut Settings, bool),
+    },
     /// One of several words.
     Choice {
         /// The words, those of features that are not built in among them.
@@ -154,6 +159,11 @@ impl Kind {
                 set(settings, time);
                 Ok(time.as_secs_f64().to_string())
             }
+            Self::Switch { set } => {
+                let on = one(written)?.parse().map_err(|_| Refusal(None))?;
+                set(settings, on);
+                Ok(on.to_string())
+            }
             Self::Choice { among } => {
                 let word = one(written)?;
                 chosen(among, word)?(settings);
@@ -239,6 +249,7 @@ impl Kind {
             Self::Count { .. } => "N",
             Self::Size { .. } => "BYTES",
             Self::Time { .. } => "SECONDS",
+            Self::Switch { .. } => "BOOL",
             Self::Choice { .. } | Self::Backend { .. } => "NAME",
             Self::Jitter { .. } => "N",
             Self::Policy { .. } => "POLICY",
@@ -265,6 +276,7 @@ impl fmt::Display for Kind {
                 let (from, to) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
                 write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
             }
+            Self::Switch { .. } => f.write_str("true, false"),
             Self::Choice { among } | Self::Backend { among } => f.write_str(&names(built_in(among))),
             Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
             Self::Policy { .. } => f.write_str(policy::ALLOWED),

@@ -31,6 +31,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "The kernel cuts it to net.core.somaxconn, see listen(2).",
     },
     Setting {
+        name: "reuse-port",
+        short: None,
+        category: Category::Sockets,
+        kind: Kind::Switch { set: |s, on| s.arbiter.reuse_port = on },
+        default: "false",
+        platform: None,
+        reload: false,
+        help: "A TCP listener for each worker instead of one that all share",
+        about: "The kernel then spreads connections by their addresses and ports (SO_REUSEPORT), however busy the workers \
+                are; shared, it gives each to a worker that waits. It needs no wake-up of other processes where there are \
+                very many short connections. Unix sockets and inherited descriptors stay shared.",
+    },
+    Setting {
         name: "worker-connections",
         short: None,
         category: Category::Sockets,
