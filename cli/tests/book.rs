@@ -114,6 +114,7 @@ fn entry(setting: &Setting) -> String {
     let Setting { name, kind, default, help, about, .. } = setting;
     let short = setting.short.map(|short| format!("`-{short}`, ")).unwrap_or_default();
     let value = kind.placeholder();
+    let value = if kind.is_switch() { format!("[={value}]") } else { format!(" {value}") };
     let platform = setting.platform.map(|platform| match platform.prefix {
         "" => format!("; below it `{}`", platform.variable),
         prefix => format!("; below it `{}`, with `{prefix}` put before its value", platform.variable),
@@ -121,7 +122,7 @@ fn entry(setting: &Setting) -> String {
     let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
     format!(
         "\n### {name}\n\n{help}. {about}\n\n\
-         - Flag: {short}`--{name} {value}`\n\
+         - Flag: {short}`--{name}{value}`\n\
          - Variable: `{}`{}\n\
          - Default: {default}\n\
          - Allowed: {kind}\n",

@@ -6,7 +6,6 @@ use clap::{Arg, ArgAction, Command};
 use remuda_core::worker::Worker;
 
 use super::Settings;
-use super::kind::Kind;
 use super::operators::CONTROL_SOCKET;
 use super::table::{Setting, table};
 use crate::client;
@@ -78,9 +77,9 @@ fn flag(setting: &'static Setting, settings: &Settings) -> Arg {
         .global(setting.name == CONTROL_SOCKET)
         .help(short)
         .long_help(long);
-    let arg = match setting.kind {
-        Kind::Switch { .. } => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        _ => arg,
+    let arg = match setting.kind.is_switch() {
+        true => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        false => arg,
     };
     match setting.short {
         Some(short) => arg.short(short),

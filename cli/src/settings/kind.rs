@@ -243,6 +243,11 @@ impl Kind {
         matches!(self, Self::Addresses { .. } | Self::Variables { .. })
     }
 
+    /// Whether its flag stands for a value without one.
+    pub fn is_switch(&self) -> bool {
+        matches!(self, Self::Switch { .. })
+    }
+
     /// What stands for the value in `--help`.
     pub fn placeholder(&self) -> &'static str {
         match self {

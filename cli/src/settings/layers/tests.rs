@@ -85,6 +85,21 @@ fn each_layer_replaces_the_ones_below() {
 }
 
 #[test]
+fn a_switch_needs_no_value_as_a_flag() {
+    let mut start = Start { files: &[("remuda.toml", "reuse-port = true\n")], ..Start::default() };
+    assert_eq!(start.origin("reuse-port"), pair("true", "remuda.toml line 1"));
+    start.variables = &[("REMUDA_REUSE_PORT", "false")];
+    assert_eq!(start.origin("reuse-port"), pair("false", "variable REMUDA_REUSE_PORT"));
+    start.flags = &["--reuse-port", "app"];
+    assert_eq!(start.origin("reuse-port"), pair("true", "flag --reuse-port"));
+    assert_eq!(start.invoke().app.as_deref(), Some("app"), "what follows is no value");
+    start.flags = &["--reuse-port=false"];
+    assert_eq!(start.origin("reuse-port"), pair("false", "flag --reuse-port"));
+    start.flags = &["--reuse-port=on"];
+    assert_eq!(start.problems(), [r#"reuse-port is "on" (flag --reuse-port); allowed: true, false"#]);
+}
+
+#[test]
 fn a_list_replaces_a_list() {
     let mut start = Start { files: &[FILE], ..Start::default() };
     assert_eq!(start.origin("bind").0, r#"["127.0.0.1:1","unix:x"]"#);
