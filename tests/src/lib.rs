@@ -106,6 +106,16 @@ macro_rules! scenarios {
                 d4_backlog_that_nobody_takes_is_counted,
                 d4_stop_under_load_loses_no_request,
                 d4_stop_under_connects_loses_no_request;
+            reuse_port:
+                reuse_port_gives_each_worker_its_share,
+                d3_every_reuse_port_listener_is_refused,
+                d4_backlog_of_every_reuse_port_listener_is_served_at_a_stop,
+                d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect,
+                d17_a_crash_loops_queue_is_served_by_others,
+                a_killed_workers_queue_is_served_by_others,
+                a_draining_workers_queue_is_served_by_others,
+                ttou_serves_the_queue_of_the_worker_that_leaves,
+                ttin_and_ttou_under_load_lose_no_request;
             drain:
                 d5_response_in_flight_is_finished_and_announces_close,
                 d5_response_whose_head_was_sent_keeps_its_connection,

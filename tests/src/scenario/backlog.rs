@@ -112,7 +112,7 @@ pub(crate) fn d4_stop_under_connects_loses_no_request(harness: &Harness) {
 
 /// Stops a server with `stop` while none of its workers can do anything.
 #[track_caller]
-fn backlog_is_served(mut server: Server, workers: usize, stop: fn(&Server)) {
+pub(super) fn backlog_is_served(mut server: Server, workers: usize, stop: fn(&Server)) {
     let frozen = freeze(&server, workers);
     let waiting = wait_in_backlog(&server);
     stop(&server);
@@ -124,7 +124,7 @@ fn backlog_is_served(mut server: Server, workers: usize, stop: fn(&Server)) {
 
 /// Clients with a request each that no worker accepts.
 #[track_caller]
-fn wait_in_backlog(server: &Server) -> Vec<Client> {
+pub(super) fn wait_in_backlog(server: &Server) -> Vec<Client> {
     allow_descriptors(4096);
     let mut waiting: Vec<_> = (0..WAITING).map(|_| server.connect()).collect();
     for client in &mut waiting {

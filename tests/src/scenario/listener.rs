@@ -96,7 +96,7 @@ pub(crate) fn d3_every_listener_is_refused(harness: &Harness) {
 }
 
 #[track_caller]
-fn assert_refused_after_term(server: &Server) {
+pub(super) fn assert_refused_after_term(server: &Server) {
     let term = Instant::now();
     server.arbiter().signal(Signal::TERM);
     assert!(server.address().refused(PATIENCE).is_some(), "connects are never refused");

@@ -57,10 +57,15 @@ pub(crate) fn d15_requests_are_counted_and_not_connections(harness: &Harness) {
 }
 
 pub(crate) fn d15_recycling_loses_no_request_and_refuses_no_connect(harness: &Harness) {
+    recycles_under_load(harness.serve(&["-w", "2", "--max-requests", "50"]));
+}
+
+/// Sends requests to a server of two workers until several have been recycled, and stops it.
+#[track_caller]
+pub(super) fn recycles_under_load(mut server: Server) {
     const CLIENTS: usize = 8;
     const WORKERS: usize = 2;
     const SERVED: usize = 12;
-    let mut server = harness.serve(&["-w", "2", "--max-requests", "50"]);
     let pids = Mutex::new(HashSet::new());
     let start = Instant::now();
     let served = || pids.lock().expect("no one panics here").len();

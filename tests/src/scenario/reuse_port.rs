@@ -1,0 +1,152 @@
+//! A listener for each worker (`--reuse-port`): what the kernel has given to one of them is not lost with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::backlog::{backlog_is_served, freeze, thaw, wait_in_backlog};
+use super::listener::assert_refused_after_term;
+use super::process::connection_to;
+use super::recycle::recycles_under_load;
+use super::{get, took};
+use crate::Harness;
+use crate::client::{Address, Client, End, PATIENCE};
+
+const TWO: &[&str] = &["-w", "2", "--reuse-port"];
+
+pub(crate) fn reuse_port_gives_each_worker_its_share(harness: &Harness) {
+    const CONNECTIONS: usize = 200;
+    let server = harness.serve(TWO);
+    let mut share: HashMap<u64, usize> = HashMap::new();
+    for _ in 0..CONNECTIONS {
+        *share.entry(server.connect().get("/info").number("pid")).or_default() += 1;
+    }
+    let fewest = share.values().min().copied().unwrap_or_default();
+    assert!(share.len() == 2 && fewest >= CONNECTIONS / 5, "connections by worker: {share:?}");
+}
+
+pub(crate) fn d3_every_reuse_port_listener_is_refused(harness: &Harness) {
+    let server = harness.serve(&["-w", "4", "--reuse-port"]);
+    let mut busy = server.connect();
+    server.begin(&mut busy, get("/sleep?ms=1000"));
+    assert_refused_after_term(&server);
+    for _ in 0..50 {
+        assert!(server.address().connect(PATIENCE).is_err(), "one of them still listens");
+    }
+    busy.last_response(200);
+}
+
+pub(crate) fn d4_backlog_of_every_reuse_port_listener_is_served_at_a_stop(harness: &Harness) {
+    backlog_is_served(harness.serve(TWO), 2, |server| server.arbiter().signal(Signal::TERM));
+}
+
+pub(crate) fn a_killed_workers_queue_is_served_by_others(harness: &Harness) {
+    let mut server = harness.serve(TWO);
+    let frozen = freeze(&server, 2);
+    let waiting = wait_in_backlog(&server);
+    frozen[0].signal(Signal::KILL);
+    assert!(frozen[0].wait_gone(PATIENCE));
+    thaw(&frozen[1..]);
+    served(waiting);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
+}
+
+pub(crate) fn a_draining_workers_queue_is_served_by_others(harness: &Harness) {
+    let server = harness.serve(TWO);
+    let workers = server.workers(2);
+    let mut idle = connection_to(&server, &workers[0]);
+    let start = Instant::now();
+    workers[0].signal(Signal::TERM);
+    for _ in 0..40 {
+        server.connect().get("/");
+    }
+    took("all were served", start, 0.0..1.5);
+    idle.send(get("/info"));
+    assert_eq!(idle.last_response(200).number("pid"), workers[0].id(), "it drained all the time");
+}
+
+pub(crate) fn d17_a_crash_loops_queue_is_served_by_others(harness: &Harness) {
+    let server = harness.serve(TWO);
+    let workers = server.workers(2);
+    let obstacle = server.dir().join("crash-boot");
+    std::fs::write(&obstacle, "").expect("a file can be written");
+    workers[0].signal(Signal::KILL);
+    assert!(server.logs("replaced in 400ms", PATIENCE), "it does not crash");
+    let start = Instant::now();
+    for _ in 0..40 {
+        assert_eq!(server.connect().get("/info").number("pid"), workers[1].id());
+    }
+    took("all were served", start, 0.0..1.5);
+}
+
+pub(crate) fn ttou_serves_the_queue_of_the_worker_that_leaves(harness: &Harness) {
+    let mut server = harness.serve(TWO);
+    let frozen = freeze(&server, 2);
+    let waiting = wait_in_backlog(&server);
+    server.arbiter().signal(Signal::TTOU);
+    assert!(server.logs("now 1 worker", PATIENCE), "nobody is told of it");
+    thaw(&frozen);
+    served(waiting);
+    let left = server.worker();
+    for _ in 0..40 {
+        assert_eq!(server.connect().get("/info").number("pid"), left.id());
+    }
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
+}
+
+pub(crate) fn ttin_and_ttou_under_load_lose_no_request(harness: &Harness) {
+    const CLIENTS: usize = 8;
+    let mut server = harness.serve(TWO);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let address = server.address();
+        for _ in 0..CLIENTS {
+            scope.spawn(|| connect_until(address, &over));
+        }
+        for _ in 0..4 {
+            server.arbiter().signal(Signal::TTOU);
+            server.workers(1);
+            server.arbiter().signal(Signal::TTIN);
+            server.workers(2);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
+}
+
+pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect(harness: &Harness) {
+    recycles_under_load(harness.serve(&["-w", "2", "--reuse-port", "--max-requests", "50"]));
+}
+
+/// Opens a connection for each request until it is `over`. None may fail.
+fn connect_until(address: &Address, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        let mut client = address.connect(PATIENCE).expect("no connect is refused");
+        client.get("/");
+    }
+}
+
+/// All of them are answered, and none is reset.
+#[track_caller]
+fn served(waiting: Vec<Client>) {
+    let all = waiting.len();
+    let answers = waiting.into_iter().map(|mut client| match client.try_response() {
+        Ok(response) if response.announces_close() && client.end(PATIENCE) != End::Fin => {
+            Err("reset after its response".to_owned())
+        }
+        Ok(response) if response.status == 200 => Ok(()),
+        Ok(response) => Err(format!("{response:?}")),
+        Err(broken) => Err(broken.to_string()),
+    });
+    let lost: Vec<_> = answers.filter_map(Result::err).collect();
+    assert!(lost.is_empty(), "{} of {all} were not served: {}", lost.len(), lost[0]);
+}
