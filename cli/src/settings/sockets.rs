@@ -40,8 +40,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: false,
         help: "A TCP listener for each worker instead of one that all share",
         about: "The kernel then spreads connections by their addresses and ports (SO_REUSEPORT), however busy the workers \
-                are; shared, it gives each to a worker that waits. It needs no wake-up of other processes where there are \
-                very many short connections. Unix sockets and inherited descriptors stay shared.",
+                are; shared, it gives each to a worker that waits. Unix sockets and inherited descriptors stay shared.",
     },
     Setting {
         name: "worker-connections",
