@@ -111,6 +111,8 @@ macro_rules! scenarios {
                 d3_every_reuse_port_listener_is_refused,
                 d4_backlog_of_every_reuse_port_listener_is_served_at_a_stop,
                 d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect,
+                d16_reloads_with_reuse_port_lose_no_request_and_refuse_no_connect,
+                d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is_there,
                 d17_a_crash_loops_queue_is_served_by_others,
                 a_killed_workers_queue_is_served_by_others,
                 a_draining_workers_queue_is_served_by_others,

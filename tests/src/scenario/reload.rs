@@ -321,13 +321,13 @@ fn connect(address: &Address) -> Client {
 
 /// Asks for a reload and waits until all workers of this generation are told to take over.
 #[track_caller]
-fn reload(server: &Server, generation: u32) {
+pub(super) fn reload(server: &Server, generation: u32) {
     server.arbiter().signal(Signal::HUP);
     assert!(server.logs(&reloaded(generation), PATIENCE), "generation {generation} never takes over");
 }
 
 /// What the log says then.
-fn reloaded(generation: u32) -> String {
+pub(super) fn reloaded(generation: u32) -> String {
     format!("older workers were told to drain generation={generation}\n")
 }
 
@@ -358,7 +358,7 @@ fn ids(workers: &[Process]) -> BTreeSet<u64> {
 /// announces their close or, so that some are opened at any time, for a while. Whatever is asked is answered, and no connect
 /// is refused.
 #[track_caller]
-fn under_load(server: &Server, work: impl FnOnce()) {
+pub(super) fn under_load(server: &Server, work: impl FnOnce()) {
     const CLIENTS: usize = 8;
     /// Requests before and after.
     const LOAD: usize = 10 * CLIENTS;

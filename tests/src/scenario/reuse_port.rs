@@ -1,6 +1,8 @@
 //! A listener for each worker (`--reuse-port`): what the kernel has given to one of them is not lost with it.
 
 use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -11,6 +13,7 @@ use super::backlog::{backlog_is_served, freeze, thaw, wait_in_backlog};
 use super::listener::assert_refused_after_term;
 use super::process::connection_to;
 use super::recycle::recycles_under_load;
+use super::reload::{reload, reloaded, under_load};
 use super::{get, took};
 use crate::Harness;
 use crate::client::{Address, Client, End, PATIENCE};
@@ -74,7 +77,7 @@ pub(crate) fn d17_a_crash_loops_queue_is_served_by_others(harness: &Harness) {
     let server = harness.serve(TWO);
     let workers = server.workers(2);
     let obstacle = server.dir().join("crash-boot");
-    std::fs::write(&obstacle, "").expect("a file can be written");
+    fs::write(&obstacle, "").expect("a file can be written");
     workers[0].signal(Signal::KILL);
     assert!(server.logs("replaced in 400ms", PATIENCE), "it does not crash");
     let start = Instant::now();
@@ -125,6 +128,58 @@ pub(crate) fn ttin_and_ttou_under_load_lose_no_request(harness: &Harness) {
 
 pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect(harness: &Harness) {
     recycles_under_load(harness.serve(&["-w", "2", "--reuse-port", "--max-requests", "50"]));
+}
+
+pub(crate) fn d16_reloads_with_reuse_port_lose_no_request_and_refuse_no_connect(harness: &Harness) {
+    const CLIENTS: usize = 4;
+    let mut server = harness.serve(TWO);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let address = server.address();
+        for _ in 0..CLIENTS {
+            scope.spawn(|| connect_until(address, &over));
+        }
+        under_load(&server, || (2..=5).for_each(|generation| reload(&server, generation)));
+        over.store(true, Ordering::Relaxed);
+    });
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
+}
+
+pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is_there(harness: &Harness) {
+    let free =
+        || TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port is free");
+    let (goes, comes) = (free(), free());
+    let settings = |address| {
+        let class = harness.backend();
+        format!(
+            "worker-class = \"{class}\"\nworkers = 2\nreuse-port = true\nreload-concurrency = 2\n\
+             boot-timeout = 3\nbind = [\"127.0.0.1:0\", \"{address}\"]\n"
+        )
+    };
+    let server = harness.serve_file(&settings(goes));
+    server.workers(2);
+    // One of the new workers is ready, and the other is not.
+    fs::write(server.dir().join("stall-boot"), "").expect("a file can be written");
+    server.write_settings(&settings(comes));
+    server.arbiter().signal(Signal::HUP);
+    assert!(server.logs("listening on", PATIENCE), "no new worker is ready");
+    let [goes, comes] = [goes, comes].map(Address::Inet);
+    let start = Instant::now();
+    for address in [&goes, &comes] {
+        for _ in 0..40 {
+            address.connect(PATIENCE).expect("it is listening").get("/");
+        }
+    }
+    took("all were served", start, 0.0..1.5);
+    assert!(!server.log().contains(&reloaded(2)), "too late to tell");
+    assert!(server.logs(&reloaded(2), PATIENCE), "the reload never ends");
+    assert!(goes.refused(PATIENCE).is_some(), "connects are never refused");
+    for _ in 0..40 {
+        assert!(goes.connect(PATIENCE).is_err(), "one of them still listens");
+        comes.connect(PATIENCE).expect("it is listening").get("/");
+    }
 }
 
 /// Opens a connection for each request until it is `over`. None may fail.
