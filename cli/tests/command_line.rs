@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use remuda::settings::table;
+use remuda::settings::{Kind, table};
 use tempfile::TempDir;
 
 /// A directory to start the program in, with nothing else in its environment.
@@ -187,7 +187,14 @@ fn help_lists_every_setting_under_its_category() {
             if category.replace(setting.category) != Some(setting.category) {
                 rest = after(rest, &format!("\n{}:\n", setting.category));
             }
-            rest = after(rest, &format!("--{} <{}>", setting.name, setting.kind.placeholder()));
+            let (name, value) = (setting.name, setting.kind.placeholder());
+            rest = after(
+                rest,
+                &match setting.kind {
+                    Kind::Switch { .. } => format!("--{name}[=<{value}>]"),
+                    _ => format!("--{name} <{value}>"),
+                },
+            );
         }
         for flag in ["--config <FILE>", "--check-config", "--print-config"] {
             rest = after(rest, flag);
