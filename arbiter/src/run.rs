@@ -228,7 +228,7 @@ impl Run {
         fds.extend(control.into_iter().flat_map(ControlSocket::interest));
         let patience = control.and_then(ControlSocket::deadline);
         let backlog = backlog.and_then(Backlog::deadline);
-        let orphans = self.orphans.deadline();
+        let orphans = self.orphans.deadline().filter(|_| self.backlog.is_none()); // they wait for it
         let deadlines = [self.plan.deadline(), backlog, orphans, self.manager.deadline(), patience];
         let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
