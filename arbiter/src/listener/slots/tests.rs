@@ -102,7 +102,7 @@ fn an_address_that_comes_in_a_reload_gets_company_and_one_that_goes_is_gone_ever
 fn a_worker_of_an_older_generation_gets_nothing_that_is_not_its_own() {
     let any = Bind::Inet(([127, 0, 0, 1], 0).into());
     let mut shared = Listeners::default();
-    let old = shared.choose(&[any.clone()], 16, (None, None)).unwrap();
+    let old = shared.choose(std::slice::from_ref(&any), 16, (None, None)).unwrap();
     shared.choose(&[any.clone(), any], 16, (None, None)).unwrap();
     let mut slots = Slots::new(true, 2, 16);
     slots.open_all(&shared).unwrap();
