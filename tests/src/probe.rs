@@ -41,7 +41,8 @@ const ARGS: &[&str] = &["--keep-alive", "5", "--graceful-timeout", "8"];
 /// The backends that are built in, as `-k` names them.
 pub fn backends() -> Vec<String> {
     let allowed = find("worker-class").expect("there is such a setting").kind.to_string();
-    allowed.split(", ").map(str::to_owned).collect()
+    // gthread is what gunicorn calls threaded.
+    allowed.split(", ").filter(|name| *name != "gthread").map(str::to_owned).collect()
 }
 
 /// What was seen of all rows, for all backends and both kinds of application.
