@@ -210,8 +210,9 @@ impl Backlog {
     }
 }
 
-/// Counts and closes what no worker will serve: of `backlog`, if it was not all passed on, and of what `queue` still holds.
-pub(crate) fn abandon(backlog: Option<Backlog>, queue: BorrowedFd<'_>) -> usize {
+/// Counts and closes what no worker will serve: of `backlog`, if it was not all passed on, and of what `queue` still holds,
+/// if that is nobody else's.
+pub(crate) fn abandon(backlog: Option<Backlog>, queue: Option<BorrowedFd<'_>>) -> usize {
     let mut lost = 0;
     if let Some(mut backlog) = backlog {
         lost += backlog.lost + backlog.held.drain(..).count();
@@ -219,6 +220,7 @@ pub(crate) fn abandon(backlog: Option<Backlog>, queue: BorrowedFd<'_>) -> usize 
             lost += backlog.give_up(&listener);
         }
     }
+    let Some(queue) = queue else { return lost };
     loop {
         match receive(queue) {
             Ok(None) => return lost,

@@ -8,7 +8,7 @@
 //! plan      what happened → what to do; pure       run       system calls and the one wait
 //! listener  bind, and end (D3)                     link      a control socket
 //! sys       fork, signals: the only `unsafe`       notice    what people are told
-//! backlog   connections that a stop would lose (D4)
+//! backlog   connections that a stop would lose (D4)     upgrade   a new arbiter from the executable
 //! orphans   listeners of a slot that has no worker
 //! process   where, as whom, called what            pidfile   and the lock on it
 //! activation, notify   the service manager: what it passed on, and what it is told
@@ -21,7 +21,8 @@
 //! All are blocked while [`Arbiter::run`] runs and read from a descriptor, but for those that report faults of the
 //! program and those of job control. TERM stops gracefully, after the lame duck's time if there is one, which another signal
 //! ends; INT stops within 2 s, QUIT at once; a second INT or TERM hurries a stop to 2 s. TTIN asks for one worker more, TTOU for one less; HUP reloads;
-//! USR1 reopens the logs, here and in all workers. USR2 and WINCH are logged and ignored. SIGCHLD and the signal mask are put back before `run` returns.
+//! USR1 reopens the logs, here and in all workers. USR2 starts a new arbiter from the executable, which takes over; WINCH
+//! drains all workers, and HUP has them come back. SIGCHLD and the signal mask are put back before `run` returns.
 
 mod activation;
 mod admin;
@@ -40,6 +41,7 @@ pub mod rehearsal;
 mod run;
 mod status;
 mod sys;
+mod upgrade;
 
 use std::fmt;
 use std::io;
@@ -175,6 +177,8 @@ pub struct ArbiterConfig {
     pub recycle_concurrency: u16,
     /// Workers that are replaced at a time in a reload (D16). Default 1; 0 counts as 1.
     pub reload_concurrency: u16,
+    /// Whether this arbiter ends by itself once a new one, which USR2 has started, is ready. Default: it does.
+    pub upgrade_drain: UpgradeDrain,
     /// Who decides during drains.
     pub policies: Policies,
     /// What the processes are to their system.
@@ -208,6 +212,7 @@ impl Default for ArbiterConfig {
             lameduck: Duration::ZERO,
             recycle_concurrency: 1,
             reload_concurrency: 1,
+            upgrade_drain: UpgradeDrain::default(),
             policies: Policies::default(),
             process: ProcessConfig::default(),
             logs: Logs::default(),
@@ -216,6 +221,17 @@ impl Default for ArbiterConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
+}
+
+/// What an arbiter does once a new one is ready that is to replace it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum UpgradeDrain {
+    /// It drains its workers and ends.
+    #[default]
+    Automatic,
+    /// It serves on beside the new one until people end one of the two.
+    Manual,
 }
 
 /// An address to listen on.

@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,23 @@ pub(crate) type Owner = (Option<Uid>, Option<Gid>);
 /// The listeners of a server, of all its generations. They stay open when this is dropped only in so far as children hold
 /// them.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners(Vec<Held>);
+pub(crate) struct Listeners {
+    held: Vec<Held>,
+    /// Files of listeners that were given up while another arbiter had them, too.
+    left: Vec<(PathBuf, Identity)>,
+    /// What another arbiter shares with this one, until this one has chosen.
+    heirlooms: Vec<Heirloom>,
+}
+
+/// Device and inode of a file.
+pub(crate) type Identity = (u64, u64);
+
+/// A listener that another arbiter shares with this one.
+#[derive(Debug)]
+pub(crate) struct Heirloom {
+    pub(crate) socket: OwnedFd,
+    pub(crate) file: Option<Identity>,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -45,7 +61,7 @@ struct Held {
     /// As the settings say it.
     bind: Bind,
     /// Device and inode of the socket file that was made, so that no other is ever unlinked.
-    file: Option<(u64, u64)>,
+    file: Option<Identity>,
 }
 
 /// What a generation of workers listens on: numbers of [`Listeners`].
@@ -156,7 +172,10 @@ impl Listeners {
     pub(crate) fn choose(&mut self, binds: &[Bind], backlog: u32, owner: Owner) -> Result<Chosen, BindError> {
         let mut chosen = Chosen::default();
         match self.choose_all(binds, length(backlog), owner, &mut chosen) {
-            Ok(()) => Ok(chosen),
+            Ok(()) => {
+                self.heirlooms.clear();
+                Ok(chosen)
+            }
             Err(error) => {
                 self.drop_new(&chosen);
                 Err(error)
@@ -178,8 +197,51 @@ impl Listeners {
 
     /// Lets the kernel queue so many connections on each listener of its own, from now on (listen(2)).
     pub(crate) fn listen_again(&self, backlog: u32) {
-        for Held { listener, .. } in self.0.iter().filter(|held| held.listener.ownership == Ownership::Sole) {
+        let own = self.held.iter().filter(|held| held.listener.ownership != Ownership::Inherited);
+        for Held { listener, .. } in own {
             lengthen(listener, backlog);
+        }
+    }
+
+    /// None yet, for an arbiter that may choose among `heirlooms`.
+    pub(crate) fn among(heirlooms: Vec<Heirloom>) -> Self {
+        Self { heirlooms, ..Self::default() }
+    }
+
+    /// What another arbiter would need to have, too: listeners of this server's own with their files, and `true`, and those
+    /// that this one got itself.
+    pub(crate) fn to_pass_on(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Option<Identity>, bool)> {
+        let own = |held: &Held| held.listener.ownership != Ownership::Inherited;
+        self.held.iter().map(move |held| (held.listener.as_fd(), held.file, own(held)))
+    }
+
+    /// From now on another arbiter has them, too.
+    pub(crate) fn share(&mut self) {
+        self.change_owner(Ownership::Sole, Ownership::Shared, |_| true);
+    }
+
+    /// The descriptors of those that are shared.
+    pub(crate) fn shared(&self) -> Vec<RawFd> {
+        let shared = self.held.iter().filter(|held| held.listener.ownership == Ownership::Shared);
+        shared.map(|held| held.listener.as_fd().as_raw_fd()).collect()
+    }
+
+    /// The other arbiter has kept these `shared` ones alone.
+    pub(crate) fn unshare_others(&mut self, shared: &[RawFd]) {
+        self.change_owner(Ownership::Shared, Ownership::Sole, |fd| !shared.contains(&fd.as_raw_fd()));
+    }
+
+    /// The other arbiter is gone. Files of listeners that both have given up are removed.
+    pub(crate) fn reclaim(&mut self) {
+        self.change_owner(Ownership::Shared, Ownership::Sole, |_| true);
+        self.left.drain(..).for_each(|(path, file)| unlink(&path, Some(file)));
+    }
+
+    fn change_owner(&mut self, from: Ownership, to: Ownership, which: impl Fn(BorrowedFd<'_>) -> bool) {
+        for listener in self.held.iter_mut().map(|held| &mut held.listener) {
+            if listener.ownership == from && which(listener.as_fd()) {
+                listener.ownership = to;
+            }
         }
     }
 
@@ -202,7 +264,7 @@ impl Listeners {
 
     /// Those of TCP that this server has bound, which can be given company (`SO_REUSEPORT`).
     pub(crate) fn tcp(&self) -> impl Iterator<Item = &Listener> {
-        let listeners = self.0.iter().map(|held| &held.listener);
+        let listeners = self.held.iter().map(|held| &held.listener);
         listeners.filter(|listener| {
             matches!(listener.bound, Bound::Inet(_)) && listener.ownership == Ownership::Sole
         })
@@ -210,7 +272,7 @@ impl Listeners {
 
     /// The listeners for a worker, in the worker.
     pub(crate) fn into_chosen(self, chosen: &Chosen) -> Vec<Listener> {
-        let all = self.0.into_iter().map(|held| held.listener);
+        let all = self.held.into_iter().map(|held| held.listener);
         all.filter(|listener| chosen.all.contains(&listener.index)).collect()
     }
 
@@ -222,33 +284,46 @@ impl Listeners {
 
     fn release_if(&mut self, is_over: impl Fn(&Held) -> bool) -> Vec<Listener> {
         let mut own = Vec::new();
-        for Held { listener, file, .. } in self.0.extract_if(.., |held| is_over(held)) {
-            if listener.ownership != Ownership::Sole {
-                continue;
+        for Held { listener, file, .. } in self.held.extract_if(.., |held| is_over(held)) {
+            match (&listener.bound, listener.ownership, file) {
+                (Bound::Unix(path), Ownership::Sole, file) => unlink(path, file),
+                (Bound::Unix(path), Ownership::Shared, Some(file)) => self.left.push((path.clone(), file)),
+                _ => {}
             }
-            if let Bound::Unix(path) = &listener.bound
-                && file.is_some()
-                && file == identity(path)
-            {
-                let _ = fs::remove_file(path);
+            if listener.ownership == Ownership::Sole {
+                own.push(listener);
             }
-            own.push(listener);
         }
         own
     }
 
     /// The listeners.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Listener> {
-        self.0.iter().map(|held| &held.listener)
+        self.held.iter().map(|held| &held.listener)
     }
 
     /// All of them, in a child.
     pub(crate) fn into_vec(self) -> Vec<Listener> {
-        self.0.into_iter().map(|held| held.listener).collect()
+        self.held.into_iter().map(|held| held.listener).collect()
     }
 
     fn held(&self, index: u16) -> Option<&Held> {
-        self.0.iter().find(|held| held.listener.index == index)
+        self.held.iter().find(|held| held.listener.index == index)
+    }
+
+    fn hold(
+        &mut self,
+        socket: OwnedFd,
+        bound: Bound,
+        ownership: Ownership,
+        bind: &Bind,
+        file: Option<Identity>,
+    ) -> u16 {
+        let is_free = |index: &u16| self.held(*index).is_none();
+        let index = (0..=u16::MAX).find(is_free).expect("there are fewer listeners than numbers");
+        let listener = Listener::new(index, socket, bound, ownership);
+        self.held.push(Held { listener, bind: bind.clone(), file });
+        index
     }
 
     fn choose_all(
@@ -261,15 +336,20 @@ impl Listeners {
         if binds.is_empty() {
             return Err(BindError::Nowhere);
         }
-        let is_start = self.0.is_empty();
+        let is_start = self.held.is_empty();
         for (place, bind) in binds.iter().enumerate() {
             if binds[..place].contains(bind) && !bind.is_any_port() {
                 return Err(BindError::Twice { bind: bind.clone() });
             }
             let kept =
-                self.0.iter().find(|held| held.is_at(bind) && !chosen.all.contains(&held.listener.index));
+                self.held.iter().find(|held| held.is_at(bind) && !chosen.all.contains(&held.listener.index));
             if let Some(held) = kept {
                 chosen.all.push(held.listener.index);
+                continue;
+            }
+            if let Some((Heirloom { socket, file }, bound)) = take(&mut self.heirlooms, bind) {
+                let _ = listen(&socket, backlog); // it listens, with its old length at the least
+                chosen.all.push(self.hold(socket, bound, Ownership::Shared, bind, file));
                 continue;
             }
             if !is_start && matches!(bind, Bind::Fd(_)) {
@@ -280,10 +360,7 @@ impl Listeners {
                 (Bound::Unix(path), Ownership::Sole) => identity(path),
                 _ => None,
             };
-            let is_free = |index: &u16| self.held(*index).is_none();
-            let index = (0..=u16::MAX).find(is_free).expect("there are fewer listeners than numbers");
-            let listener = Listener::new(index, socket, bound, ownership);
-            self.0.push(Held { listener, bind: bind.clone(), file });
+            let index = self.hold(socket, bound, ownership, bind, file);
             chosen.all.push(index);
             chosen.new.push(index);
         }
@@ -319,7 +396,7 @@ impl Listeners {
     fn in_use(&self, bind: &Bind, addr: SocketAddr, chosen: &Chosen) -> BindError {
         let overlaps = |held: &&Held| matches!(held.listener.bound, Bound::Inet(at) if overlap(at, addr));
         let bind = bind.clone();
-        match self.0.iter().find(overlaps).map(|held| &held.listener) {
+        match self.held.iter().find(overlaps).map(|held| &held.listener) {
             Some(other) if chosen.all.contains(&other.index) => {
                 BindError::Overlap { bind, other: other.bound.clone() }
             }
@@ -339,7 +416,7 @@ impl Held {
     /// Whether it is what the settings mean by `bind`.
     fn is_at(&self, bind: &Bind) -> bool {
         let same_address = matches!((&self.listener.bound, bind), (Bound::Inet(a), Bind::Inet(b)) if a == b);
-        self.bind == *bind || same_address && self.listener.ownership == Ownership::Sole
+        self.bind == *bind || same_address && self.listener.ownership != Ownership::Inherited
     }
 }
 
@@ -353,6 +430,26 @@ fn lengthen(listener: &Listener, backlog: u32) {
 /// A length of backlog as listen(2) takes it.
 fn length(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
+/// The heirloom that is bound as `bind` says. Where any port will do, that of the other arbiter does.
+fn take(heirlooms: &mut Vec<Heirloom>, bind: &Bind) -> Option<(Heirloom, Bound)> {
+    let is_it = |bound: &Bound| match (bound, bind) {
+        (Bound::Inet(held), Bind::Inet(addr)) => held == addr || bind.is_any_port() && held.ip() == addr.ip(),
+        (Bound::Unix(held), Bind::Unix(path)) => held == path,
+        _ => false,
+    };
+    let found = heirlooms.iter().enumerate().find_map(|(place, heirloom)| {
+        let bound = examine(heirloom.socket.as_fd()).ok().filter(is_it)?;
+        Some((place, bound))
+    });
+    found.map(|(place, bound)| (heirlooms.remove(place), bound))
+}
+
+fn unlink(path: &Path, file: Option<Identity>) {
+    if file.is_some() && file == identity(path) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn inet(addr: SocketAddr, backlog: i32, joins: bool) -> Result<(OwnedFd, SocketAddr), Errno> {
@@ -495,7 +592,7 @@ fn stream(family: AddressFamily) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 

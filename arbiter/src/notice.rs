@@ -66,8 +66,26 @@ pub(crate) enum Notice {
     TooMany { room: usize },
     /// A server that stops is neither to grow nor to shrink.
     TooLate { signal: Signal },
-    /// A signal whose feature is not built.
-    Unsupported { signal: Signal },
+    /// A new arbiter is not started.
+    UpgradeRefused { why: &'static str },
+    /// It could not be started.
+    NotLaunched { error: String },
+    /// It was started.
+    Upgrading { pid: Pid },
+    /// It serves; this one ends, or is held until people end it.
+    HeirReady { pid: Pid, took: Duration, held: bool },
+    /// It is not ready within `boot_timeout`.
+    HeirLate { pid: Pid, took: Duration },
+    /// It has ended before it was ready.
+    UpgradeFailed { pid: Pid, death: Death },
+    /// It has ended while this one was still there.
+    HeirGone { pid: Pid, death: Death },
+    /// The arbiter that has started this one has ended.
+    ElderGone,
+    /// All workers drain, and come back when they are called.
+    Resting,
+    /// A signal that means nothing now.
+    Ignored { signal: Signal },
 }
 
 impl Notice {
@@ -145,11 +163,28 @@ impl Notice {
                 warn!(room, "signal TTIN is ignored: there are {room} workers, and no room for more");
             }
             Self::TooLate { signal } => warn!("signal {signal} is ignored: the server stops"),
-            // With a controlling terminal every resize sends it.
-            Self::Unsupported { signal: signal @ Signal::Winch } => {
-                debug!("signal {signal} is not supported yet, ignored");
+            Self::UpgradeRefused { why } => warn!("no upgrade is begun: {why}"),
+            Self::NotLaunched { error } => error!("the upgrade has failed, nothing has changed: {error}"),
+            Self::Upgrading { pid } => info!(%pid, "upgrade: a new arbiter was started, pid {pid}"),
+            Self::HeirReady { pid, took, held: false } => {
+                info!(%pid, ?took, "upgrade: the new arbiter {pid} is ready and takes over");
             }
-            Self::Unsupported { signal } => warn!("signal {signal} is not supported yet, ignored"),
+            Self::HeirReady { pid, took, held: true } => {
+                info!(%pid, ?took, "upgrade: the new arbiter {pid} is ready, this one serves on until it is told to end");
+            }
+            Self::HeirLate { pid, took } => {
+                error!(%pid, "upgrade: the new arbiter {pid} was not ready after {took:.1?}, ending it");
+            }
+            Self::UpgradeFailed { pid, death } => {
+                error!(%pid, "the upgrade has failed, nothing has changed: the new arbiter {pid} ended with {death} \
+                     before it was ready");
+            }
+            Self::HeirGone { pid, death } => warn!(%pid, "upgrade: the new arbiter {pid} ended with {death}"),
+            Self::ElderGone => info!("upgrade: the old arbiter is gone, this one is alone"),
+            Self::Resting => info!("all workers drain, and nobody serves until HUP calls them back"),
+            Self::Ignored { signal } => {
+                warn!("signal {signal} is ignored: an upgrade or a reload is under way, or workers rest");
+            }
         }
     }
 }

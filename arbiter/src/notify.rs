@@ -7,6 +7,7 @@
 //! | the server becomes a lame duck, and when it begins to stop | `STOPPING=1`, `STATUS` |
 //! | a reload begins | `RELOADING=1`, `MONOTONIC_USEC` |
 //! | a reload is over, whatever came of it | `READY=1`, `STATUS` |
+//! | it ends, and the new arbiter of an upgrade serves on | `MAINPID` of that one, and nothing more |
 //! | twice in each `WATCHDOG_USEC` | `WATCHDOG=1`, by the loop itself: an arbiter that is stuck says nothing |
 //!
 //! A message is a line for each of these. Nothing depends on it that it arrives, and a manager that does not read delays
@@ -22,7 +23,7 @@ use std::time::Duration;
 use remuda_core::time::Time;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with};
-use rustix::process::getpid;
+use rustix::process::{Pid, getpid};
 use tracing::warn;
 
 use crate::notice::Notice;
@@ -73,6 +74,12 @@ impl Manager {
     /// Settings and application are about to be loaded afresh (`Type=notify-reload` in systemd.service(5)).
     pub(crate) fn reloading(&self, now: Time) {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", now.as_nanos() / 1000));
+    }
+
+    /// Another arbiter serves on, and is the one to listen to from now on.
+    pub(crate) fn hand_over(&mut self, heir: Pid) {
+        self.tell(&format!("MAINPID={heir}\nSTATUS=handed over to {heir}"));
+        *self = Self::default();
     }
 
     /// What people are told may concern the manager, too.

@@ -17,6 +17,8 @@
 //!    that is leaving drains as in a stop and is not replaced, whatever it dies of.
 //! 7. A reload that is asked for ends, once, with what came of it. Until a worker of the new generation was ready everything is
 //!    as it was, and after a reload that was given up it is so still.
+//! 8. There is one other arbiter at most. One that was started and is not ready changes nothing: it is told to end with this
+//!    one, or when it is late, and a stop outlives it.
 //!
 //! ```text
 //! Starting ── all ready ──▶ Serving ───── INT QUIT, or TERM ────▶ Stopping ── all gone ──▶ Finished
@@ -25,8 +27,8 @@
 //! ```
 //!
 //! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`orphans`] what becomes of
-//! listeners meanwhile, [`reload`] one configuration for another, [`stop`] the end, [`command`] what operators ask for,
-//! [`helper`] the process that tells them how the server is.
+//! listeners meanwhile, [`reload`] one configuration for another, [`stop`] the end, [`upgrade`] another arbiter,
+//! [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
 
 use std::fmt;
 use std::time::Duration;
@@ -42,6 +44,7 @@ use self::helper::Helper;
 use self::member::{Member, Role, State};
 use self::reload::Reload;
 use self::stop::{Backlog, Stop};
+use self::upgrade::Other;
 use crate::Outcome;
 use crate::notice::Notice;
 
@@ -53,6 +56,7 @@ mod orphans;
 mod reload;
 mod replace;
 mod stop;
+mod upgrade;
 
 /// The state of the server, from the first fork to the last exit.
 #[derive(Debug)]
@@ -63,6 +67,12 @@ pub(crate) struct Plan {
     /// The configuration that workers are spawned with: the newest of which one was ready.
     generation: u32,
     reload: Reload,
+    /// The other arbiter of an upgrade.
+    other: Other,
+    /// How many workers come back from their rest, once they are called.
+    resting: Option<usize>,
+    /// How many have been called, and have not come yet.
+    returning: usize,
     /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
     awake: Time,
     phase: Phase,
@@ -101,6 +111,8 @@ pub(crate) struct Shape {
     pub(crate) patience: Patience,
     /// Whether each slot has listeners of its own. No reload changes it.
     pub(crate) own_listeners: bool,
+    /// Whether a new arbiter that is ready waits for people to end this one.
+    pub(crate) holds: bool,
 }
 
 /// How long workers may be silent. Zero: for ever.
@@ -139,6 +151,14 @@ pub(crate) enum Event {
     Loaded { shape: Shape },
     /// It could not be loaded, and nothing has changed.
     NotLoaded { why: String },
+    /// The new arbiter that was asked for was forked.
+    Launched { pid: Pid },
+    /// It could not be.
+    NotLaunched { error: String },
+    /// The new arbiter serves.
+    HeirReady,
+    /// The arbiter that has started this one is gone.
+    ElderGone,
     /// Time has passed.
     Tick,
 }
@@ -191,6 +211,15 @@ pub(crate) enum Action {
     EndListeners,
     /// The reload to this generation is over. Tell people, and whoever asked.
     Reloaded { generation: u32, end: ReloadEnd },
+    /// Start a new arbiter from the executable, which shares the listeners from then on; answer with [`Event::Launched`] or
+    /// [`Event::NotLaunched`].
+    Launch,
+    /// Pass a signal on to the new arbiter.
+    Signal { pid: Pid, signal: Signal },
+    /// This arbiter ends and the new one serves on, which is who programs should know of.
+    HandOver { pid: Pid },
+    /// The other arbiter is gone: what was shared with it is this one's alone.
+    Reclaim,
     /// Say that the server is ready, with so many workers.
     AnnounceReady { workers: usize },
     /// Tell people.
@@ -267,12 +296,20 @@ impl Plan {
             shape,
             generation: 1,
             reload: Reload::new(1),
+            other: Other::None,
+            resting: None,
+            returning: 0,
             awake: Time::MAX,
             phase: Phase::Starting,
             helper: None,
             waiting: Vec::new(),
             orphans: shape.own_listeners.then(Vec::new),
         }
+    }
+
+    /// The same that was started by another arbiter, which lives.
+    pub(crate) fn with_elder(self) -> Self {
+        Self { other: Other::Elder, ..self }
     }
 
     /// What to do about `event`, which happened `now`.
@@ -291,6 +328,10 @@ impl Plan {
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
             Event::Loaded { shape } => self.loaded(shape, &mut todo),
             Event::NotLoaded { why } => self.not_loaded(why, &mut todo),
+            Event::Launched { pid } => self.launched(pid, now, &mut todo),
+            Event::NotLaunched { error } => self.not_launched(error, &mut todo),
+            Event::HeirReady => self.heir_ready(now, &mut todo),
+            Event::ElderGone => self.elder_gone(&mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
@@ -314,7 +355,7 @@ impl Plan {
         // Only who wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.nap());
         let helper = self.helper.as_ref().and_then(Helper::due_at);
-        [phase, kill, silence, nap, helper].into_iter().flatten().min()
+        [phase, kill, silence, nap, helper, self.heir_due()].into_iter().flatten().min()
     }
 
     /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
@@ -336,6 +377,9 @@ impl Plan {
 
     fn signalled(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
         let hurry = self.shape.graceful_timeout.min(HURRY);
+        if matches!(signal, Signal::Term | Signal::Int | Signal::Quit) {
+            self.end_heir(signal, now, todo);
+        }
         match signal {
             Signal::Term if self.is_stopping() => self.stop(Reason::Stop, now, now + hurry, todo),
             Signal::Term if matches!(self.phase, Phase::Serving) && !self.shape.lameduck.is_zero() => {
@@ -347,6 +391,9 @@ impl Plan {
             Signal::Ttin | Signal::Ttou if self.is_ending() => {
                 todo.push(Action::Log(Notice::TooLate { signal }));
             }
+            Signal::Ttin | Signal::Ttou if self.is_resting() => {
+                todo.push(Action::Log(Notice::Ignored { signal }));
+            }
             Signal::Ttin | Signal::Ttou => {
                 let workers = self.workers();
                 let wanted = if signal == Signal::Ttin { workers + 1 } else { workers.saturating_sub(1) };
@@ -356,11 +403,12 @@ impl Plan {
                     Ok(()) => {}
                 }
             }
+            Signal::Hup if self.is_resting() && matches!(self.phase, Phase::Serving) => self.come_back(todo),
+            Signal::Hup if self.heir().is_some() => todo.push(Action::Log(Notice::Ignored { signal })),
             Signal::Hup => self.ask_for_reload(todo),
             Signal::Usr1 => self.reopen_logs(todo),
-            Signal::Usr2 | Signal::Winch => {
-                todo.push(Action::Log(Notice::Unsupported { signal }));
-            }
+            Signal::Usr2 => self.upgrade(todo),
+            Signal::Winch => self.rest(now, todo),
         }
     }
 
@@ -384,12 +432,14 @@ impl Plan {
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
         self.help(now, todo);
         self.watch(now, todo);
+        self.watch_heir(now, todo);
         if let Phase::Lameduck { until, .. } = self.phase
             && now >= until
         {
             self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo);
         }
         if matches!(self.phase, Phase::Serving) {
+            self.let_come_back(now);
             self.begin_reload(todo);
             self.renew(now, todo);
             self.recycle(now, todo);
@@ -438,7 +488,7 @@ impl Plan {
         matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
     }
 
-    fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.is_stopping() || matches!(self.phase, Phase::Lameduck { .. })
     }
 }

@@ -125,6 +125,9 @@ impl Rehearsal {
             Action::Adopt | Action::Abandon | Action::EndListeners => {}
             // Its slots share their listeners.
             Action::Relieve { .. } | Action::EndSlot { .. } => {}
+            Action::Launch => return Some(Event::NotLaunched { error: "there is no executable".to_owned() }),
+            // No upgrade gets that far.
+            Action::Signal { .. } | Action::HandOver { .. } | Action::Reclaim => {}
             // For people.
             Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
             Action::ReopenLogs | Action::Reloaded { .. } => {}

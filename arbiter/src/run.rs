@@ -6,10 +6,11 @@
 //! [`Run::become_worker`].
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use remuda_core::app::Tally;
 use remuda_core::order::{Level, Order};
@@ -19,6 +20,7 @@ use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::{QUICK_STOP, now};
 use remuda_core::worker::{Control, Exit, Ledger, Listener, Scoreboard, Seat, WorkerCx, log_level};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitOptions, WaitStatus, getpid, kill_process, wait};
 use serde_json::Value;
@@ -38,7 +40,8 @@ use crate::orphans::Orphans;
 use crate::pidfile::Pidfile;
 use crate::plan::{Action, Death, Event, Patience, Plan, Shape, Signal, Ticket};
 use crate::sys::{self, Fork, Signals, Title};
-use crate::{ArbiterConfig, Load, Loaded, Outcome, status};
+use crate::upgrade::{self, Upgrade, Word};
+use crate::{ArbiterConfig, Load, Loaded, Outcome, UpgradeDrain, status};
 
 /// Everything that the arbiter holds.
 pub(crate) struct Run {
@@ -63,6 +66,7 @@ pub(crate) struct Run {
     admin: Listeners,
     /// One for each child that was not reaped yet.
     links: Vec<(Pid, Link)>,
+    upgrade: Upgrade,
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
     outbox: Outbox,
     inbox: OwnedFd,
@@ -111,19 +115,28 @@ impl Run {
     pub(crate) fn prepare(loaded: Loaded, load: Box<Load>) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
-        let (outbox, inbox) =
-            handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
-        let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let mut listeners = Listeners::default();
-        let config = &loaded.config;
-        let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
-        let Opened { pidfile, chosen, control, admin } = match open(config, &mut listeners, &mut slots) {
-            Ok(opened) => opened,
-            Err(outcome) => {
-                signals.restore();
-                return Err(outcome);
+        let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
+        let (outbox, inbox, heirlooms) = match legacy {
+            Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners),
+            None => {
+                let queue = handoff::queue();
+                let (outbox, inbox) =
+                    queue.map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
+                (outbox, inbox, Vec::new())
             }
         };
+        let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
+        let mut listeners = Listeners::among(heirlooms);
+        let config = &loaded.config;
+        let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
+        let Opened { pidfile, chosen, control, admin } =
+            match open(config, &mut listeners, &mut slots, upgrade.has_elder()) {
+                Ok(opened) => opened,
+                Err(outcome) => {
+                    signals.restore();
+                    return Err(outcome);
+                }
+            };
         let replaced = REPLACED.max(config.replaced());
         let board = Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS));
         let (board, ledger) = match board.and_then(|board| Ok((board, Ledger::map()?))) {
@@ -136,6 +149,7 @@ impl Run {
         let plan = Plan::new(shape(config, board.seats()));
         let plan = if config.admin.is_some() { plan.with_helper() } else { plan };
         let (aborted, links, backlog) = (Vec::new(), Vec::new(), None);
+        let plan = if upgrade.has_elder() { plan.with_elder() } else { plan };
         let mut title = Title::claim();
         title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
         let (current, next) = (Generation { number: 1, loaded, chosen }, None);
@@ -154,6 +168,7 @@ impl Run {
             control,
             admin,
             links,
+            upgrade,
             outbox,
             inbox,
             backlog,
@@ -194,6 +209,7 @@ impl Run {
         let Ready { talking, operators } = self.wait()?;
         while let Some(number) = self.signals.next() {
             match signal(number) {
+                Some(Signal::Winch) if io::stdin().is_terminal() => {} // every resize sends it
                 Some(signal) => self.feed(Event::Signal(signal))?,
                 None if number == CHILD => {} // said by wait(2) in more detail
                 None => debug!(number, "signal without a meaning here, ignored"),
@@ -209,6 +225,7 @@ impl Run {
         if operators {
             self.serve_operators()?;
         }
+        self.listen_to_other()?;
         self.reap()
     }
 
@@ -217,6 +234,7 @@ impl Run {
         let (pids, mut fds): (Vec<_>, Vec<_>) =
             self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
+        fds.extend(self.upgrade.interests());
         let backlog = self.backlog.as_ref();
         match backlog {
             Some(backlog) if backlog.is_blocked() => fds.push(PollFd::new(&self.outbox, PollFlags::OUT)),
@@ -307,6 +325,21 @@ impl Run {
         Continue(())
     }
 
+    /// To the other arbiter of an upgrade.
+    fn listen_to_other(&mut self) -> ControlFlow<Leave> {
+        while let Some(word) = self.upgrade.hear() {
+            let event = match word {
+                Word::Ready { kept } => {
+                    self.listeners.unshare_others(&kept);
+                    Event::HeirReady
+                }
+                Word::ElderGone => Event::ElderGone,
+            };
+            self.feed(event)?;
+        }
+        Continue(())
+    }
+
     /// Collects all children that have ended: one SIGCHLD may stand for several. As process 1 of a container that
     /// includes orphans that never were ours.
     fn reap(&mut self) -> ControlFlow<Leave> {
@@ -314,6 +347,7 @@ impl Run {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     self.listen_to(pid)?;
+                    self.listen_to_other()?;
                     self.links.retain(|(of, _)| *of != pid);
                     self.feed(Event::Exited { pid, death: death(status) })?;
                 }
@@ -369,7 +403,8 @@ impl Run {
                     }
                 }
                 Action::DropBacklog => {
-                    let lost = abandon(self.backlog.take(), self.inbox.as_fd());
+                    let queue = self.upgrade.is_alone().then(|| self.inbox.as_fd());
+                    let lost = abandon(self.backlog.take(), queue);
                     todo.extend(self.tell(Event::BacklogOver { lost }));
                 }
                 Action::Load { generation } => {
@@ -411,10 +446,41 @@ impl Run {
                     notice.log();
                     self.manager.hear(&notice);
                 }
+                Action::Launch => {
+                    let queue = [self.outbox.as_fd(), self.inbox.as_fd()];
+                    let launched = self.upgrade.launch(&mut self.listeners, queue, &self.signals);
+                    let event = match launched {
+                        Ok(pid) => Event::Launched { pid },
+                        Err(error) => Event::NotLaunched { error },
+                    };
+                    todo.extend(self.plan.handle(event, now()));
+                }
+                Action::Signal { pid, signal } => drop(kill_process(pid, signal.number())),
+                Action::HandOver { pid } => self.manager.hand_over(pid),
+                Action::Reclaim => self.reclaim(),
                 Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
             }
         }
         Continue(())
+    }
+
+    /// The server is this arbiter's alone.
+    fn reclaim(&mut self) {
+        self.upgrade.forget();
+        self.listeners.reclaim();
+        if !self.plan.is_ending() {
+            self.take_the_name();
+        }
+    }
+
+    /// Programs and people find this arbiter from now on where they look for the server's.
+    fn take_the_name(&mut self) {
+        if let (Some(file), Some(path)) = (&mut self.pidfile, &self.current.loaded.config.process.pidfile)
+            && let Err(errno) = file.rename(path, RenameFlags::empty())
+        {
+            warn!("the pidfile {} names another process: {errno}", path.display());
+        }
+        self.manager.ready(self.plan.workers());
     }
 
     /// Loads and binds what is to be a generation of that number. Nothing changes if that fails.
@@ -549,13 +615,15 @@ impl Run {
         };
         let Generation { number, loaded, chosen } = born_of;
         let listeners = slots.into_chosen(slot, listeners, &chosen);
-        drop((links, signals, plan, backlog, load, other, self.manager, self.pidfile));
+        drop((links, signals, plan, backlog, load, other, self.upgrade, self.manager, self.pidfile));
         drop((self.control, self.admin));
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
                 title.set(&loaded.config.process.title(&format!("worker {slot}")));
             });
-            sys::remove_variables(&[activation::VARIABLES, notify::VARIABLES].concat());
+            sys::remove_variables(
+                &[&activation::VARIABLES[..], &notify::VARIABLES, &[upgrade::VARIABLE]].concat(),
+            );
             if let Err(error) = loaded.config.process.assume() {
                 error!(slot, "worker could not change its user or group: {error}");
                 return Exit::BootFailed;
@@ -618,8 +686,12 @@ impl Run {
         self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
     }
 
-    fn announce_ready(&self, workers: usize) {
-        self.manager.ready(workers);
+    fn announce_ready(&mut self, workers: usize) {
+        // One that is to be compared with the old one has its name when that is gone.
+        if !self.upgrade.has_elder() || self.current.loaded.config.upgrade_drain == UpgradeDrain::Automatic {
+            self.take_the_name();
+        }
+        self.upgrade.tell_ready(&self.listeners.shared());
         let Generation { loaded, chosen, .. } = &self.current;
         let (backend, pid) = (loaded.worker.name(), getpid());
         let addresses = self.listeners.describe(chosen);
@@ -651,10 +723,20 @@ struct Opened {
 }
 
 /// Goes where the server is to be, and makes what others may find there: all of it, or nothing.
-fn open(config: &ArbiterConfig, listeners: &mut Listeners, slots: &mut Slots) -> Result<Opened, Outcome> {
+fn open(
+    config: &ArbiterConfig,
+    listeners: &mut Listeners,
+    slots: &mut Slots,
+    has_elder: bool,
+) -> Result<Opened, Outcome> {
     let ArbiterConfig { process, control_socket, admin, .. } = config;
     process.enter()?;
-    let pidfile = process.pidfile.as_deref().map(Pidfile::claim).transpose()?;
+    let path = process.pidfile.as_deref();
+    let claimed = match has_elder {
+        false => path.map(Pidfile::claim),
+        true => path.map(|path| Pidfile::claim(&second(path))),
+    };
+    let pidfile = claimed.transpose()?;
     Passed::of_process().close_on_exec();
     let chosen = listen(config, listeners, slots)?;
     let control = control_socket.as_deref().map(ControlSocket::bind).transpose();
@@ -688,6 +770,7 @@ pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
         reload_concurrency: config.reload_concurrency.max(1).into(),
         graceful_timeout: config.worker.graceful_timeout,
         lameduck: config.lameduck,
+        holds: config.upgrade_drain == UpgradeDrain::Manual,
         patience: Patience {
             timeout: config.worker.timeout,
             boot_timeout: config.boot_timeout,
@@ -713,6 +796,13 @@ fn has_room(config: &ArbiterConfig, board: &Scoreboard) -> Result<(), String> {
 
 /// Connections that may wait for the helper.
 const ADMIN_BACKLOG: u32 = 128;
+
+/// The pidfile of an arbiter beside another one.
+fn second(pidfile: &Path) -> PathBuf {
+    let mut path = pidfile.to_owned().into_os_string();
+    path.push(".2");
+    path.into()
+}
 
 /// What all workers have counted, of all generations.
 fn report(tally: &Tally) {
@@ -746,6 +836,23 @@ pub(crate) fn signal(number: i32) -> Option<Signal> {
         Number::WINCH => Signal::Winch,
         _ => return None,
     })
+}
+
+impl Signal {
+    fn number(self) -> process::Signal {
+        use process::Signal as Number;
+        match self {
+            Self::Term => Number::TERM,
+            Self::Int => Number::INT,
+            Self::Quit => Number::QUIT,
+            Self::Hup => Number::HUP,
+            Self::Usr1 => Number::USR1,
+            Self::Usr2 => Number::USR2,
+            Self::Ttin => Number::TTIN,
+            Self::Ttou => Number::TTOU,
+            Self::Winch => Number::WINCH,
+        }
+    }
 }
 
 /// wait(2) was asked for ended children only, so what is no exit is a signal.

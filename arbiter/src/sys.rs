@@ -145,9 +145,14 @@ impl Signals {
     /// In the arbiter, at its end: everything as it was found. Signals that came too late to matter are
     /// swallowed, or an impatient second Ctrl-C would turn a clean exit into a death by signal.
     pub(crate) fn restore(self) {
+        while self.next().is_some() {}
+        self.hand_back();
+    }
+
+    /// In a child that is to become another program: everything as it was found.
+    pub(crate) fn hand_back(&self) {
         // SAFETY: this action was in force before, and whatever handler it names is still there.
         let _ = unsafe { sigaction(Signal::SIGCHLD, &self.child_before) };
-        while self.next().is_some() {}
         let _ = self.mask_before.thread_set_mask();
     }
 }

@@ -24,7 +24,7 @@ fn bind_all(binds: &[Bind]) -> Result<Listeners, BindError> {
 
 impl Listeners {
     fn all(&self) -> Chosen {
-        Chosen { all: self.0.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
+        Chosen { all: self.held.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
     }
 
     fn written(&self) -> String {
@@ -37,7 +37,7 @@ fn tcp(addr: impl ToString) -> Bind {
 }
 
 fn addr_of(listeners: &Listeners, index: usize) -> SocketAddr {
-    match listeners.0[index].listener.bound {
+    match listeners.held[index].listener.bound {
         Bound::Inet(addr) => addr,
         Bound::Unix(_) => panic!("not a TCP listener"),
     }
@@ -158,7 +158,8 @@ fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
     let (unix, path) = unix_in(&dir);
     let mut listeners = bind_all(&[tcp(ANY), unix]).unwrap();
     let addr = addr_of(&listeners, 0);
-    let copies: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.try_clone().unwrap()).collect();
+    let copies: Vec<_> =
+        listeners.held.iter().map(|held| held.listener.socket.try_clone().unwrap()).collect();
     listeners.end();
     assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     assert!(!path.exists());
@@ -243,7 +244,7 @@ fn an_inherited_listener_is_served_and_only_ever_closed() {
     let fd = outside.try_clone().unwrap().into_raw_fd();
     let mut listeners = bind_one(Bind::Fd(fd)).unwrap();
     assert_eq!(addr_of(&listeners, 0), addr);
-    let listener = &listeners.0[0].listener;
+    let listener = &listeners.held[0].listener;
     assert_eq!((listener.socket.as_raw_fd(), listener.ownership), (fd, Ownership::Inherited));
     assert!(fcntl_getfl(listener).unwrap().contains(OFlags::NONBLOCK));
     assert!(fcntl_getfd(listener).unwrap().contains(FdFlags::CLOEXEC));
@@ -341,13 +342,13 @@ fn d16_addresses_that_stay_keep_their_sockets_and_new_ones_are_bound() {
     let dir = tempdir().unwrap();
     let (mut listeners, [any, unix], before) = serving(&dir);
     let addr = addr_of(&listeners, 0);
-    let sockets: Vec<_> = listeners.0.iter().map(|held| held.listener.socket.as_raw_fd()).collect();
+    let sockets: Vec<_> = listeners.held.iter().map(|held| held.listener.socket.as_raw_fd()).collect();
     let new = Bind::Unix(dir.path().join("new.sock"));
     for same in [any.clone(), tcp(addr)] {
         let chosen = listeners.choose(&[new.clone(), unix.clone(), same], 16, NOBODY).unwrap();
         assert_eq!((&chosen.all[..], &chosen.new[..]), (&[2, 1, 0][..], &[2][..]));
         assert_eq!(
-            listeners.0[..2].iter().map(|held| held.listener.socket.as_raw_fd()).collect::<Vec<_>>(),
+            listeners.held[..2].iter().map(|held| held.listener.socket.as_raw_fd()).collect::<Vec<_>>(),
             sockets
         );
         assert_eq!(listeners.describe(&before), format!("http://{addr}, {unix}"));
@@ -371,7 +372,7 @@ fn d16_addresses_that_cannot_be_bound_leave_what_is_held() {
     let error = listeners.choose(&[any, Bind::Unix(new.clone()), taken.clone()], 16, NOBODY).unwrap_err();
     assert_eq!(error, BindError::InUse { bind: taken });
     assert!(!new.exists());
-    assert_eq!(listeners.0.len(), 2);
+    assert_eq!(listeners.held.len(), 2);
     TcpStream::connect(addr_of(&listeners, 0)).unwrap();
 }
 
@@ -400,7 +401,7 @@ fn d16_an_inherited_descriptor_stays_and_no_other_is_taken() {
         BindError::NeedsStart { bind }
     );
     assert!(listeners.release_others(&[]).is_empty(), "it is closed, and not for us to end");
-    assert!(listeners.0.is_empty());
+    assert!(listeners.held.is_empty());
 }
 
 #[test]
@@ -423,4 +424,75 @@ fn d16_the_kernel_s_queue_has_its_new_length() {
     let waiting: Vec<_> =
         (0..40).map(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(500))).collect();
     assert!(waiting.iter().all(Result::is_ok));
+}
+
+/// Copies of what `listeners` has of its own, as another arbiter gets them.
+fn heirlooms(listeners: &Listeners) -> Vec<Heirloom> {
+    let own = listeners.to_pass_on().filter(|(_, _, own)| *own);
+    own.map(|(fd, file, _)| Heirloom { socket: fd.try_clone_to_owned().unwrap(), file }).collect()
+}
+
+fn take_from(heirlooms: Vec<Heirloom>, binds: &[Bind]) -> Listeners {
+    let mut listeners = Listeners::among(heirlooms);
+    listeners.choose(binds, 16, NOBODY).unwrap();
+    listeners
+}
+
+#[test]
+fn an_heirloom_keeps_its_socket_and_what_is_new_is_bound() {
+    let dir = tempdir().unwrap();
+    let (unix, _) = unix_in(&dir);
+    let old = bind_all(&[tcp(ANY), unix.clone()]).unwrap();
+    let addr = addr_of(&old, 0);
+    let binds = [unix, tcp(ANY), tcp("127.0.0.1:0")];
+    let new = take_from(heirlooms(&old), &binds);
+    assert_eq!(addr_of(&new, 1), addr, "any port is the one that the other has");
+    assert_ne!(addr_of(&new, 2), addr);
+    assert_eq!(new.shared().len(), 2);
+    let owners: Vec<_> = new.into_vec().iter().map(|listener| listener.ownership).collect();
+    assert_eq!(owners, [Ownership::Shared, Ownership::Shared, Ownership::Sole]);
+}
+
+#[test]
+fn d3_what_is_shared_is_neither_shut_down_nor_unlinked_before_the_other_is_gone() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let mut old = bind_all(&[tcp(ANY), unix.clone()]).unwrap();
+    let addr = addr_of(&old, 0);
+    let mut new = take_from(heirlooms(&old), &[tcp(addr), unix]);
+    old.share();
+    old.end();
+    TcpStream::connect(addr).unwrap();
+    UnixStream::connect(&path).unwrap();
+    new.reclaim();
+    new.end();
+    TcpStream::connect(addr).unwrap_err();
+    assert!(!path.exists());
+    old.reclaim(); // the file is not there any more, or another's
+}
+
+#[test]
+fn d3_the_last_one_removes_the_file_that_both_have_given_up() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let mut old = bind_all(&[unix]).unwrap();
+    old.share();
+    assert_eq!(old.release().len(), 0);
+    assert!(path.exists());
+    old.reclaim();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_the_new_arbiter_does_not_want_is_the_old_ones_to_end() {
+    let mut old = bind_all(&[tcp(ANY), tcp(ANY)]).unwrap();
+    let (kept, other) = (addr_of(&old, 0), addr_of(&old, 1));
+    let copies = heirlooms(&old);
+    old.share();
+    let shared = old.shared();
+    old.unshare_others(&shared[..1]);
+    old.end();
+    TcpStream::connect(kept).unwrap();
+    TcpStream::connect(other).unwrap_err();
+    drop(copies); // the other arbiter has had both until now
 }

@@ -55,6 +55,8 @@ pub(crate) enum Refused {
     Stopping,
     #[error("the server is not ready yet")]
     NotReady,
+    #[error("an upgrade is under way, or the workers rest")]
+    Resting,
     #[error("at least 1 worker stays")]
     TooFew,
     #[error("there is room for {room} workers, those that are leaving included")]
@@ -100,6 +102,7 @@ impl Plan {
                 (Done::Recycled { workers }, Some(Until::Gone { pids, workers }))
             }),
             Command::Reload if self.is_ending() => Err(Refused::Stopping),
+            Command::Reload if self.is_resting() || self.heir().is_some() => Err(Refused::Resting),
             Command::Reload => {
                 let generation = self.next_generation();
                 self.ask_for_reload(todo);
@@ -162,6 +165,9 @@ impl Plan {
     fn scale(&mut self, scale: Scale, now: Time, todo: &mut Vec<Action>) -> Result<usize, Refused> {
         if self.is_ending() {
             return Err(Refused::Stopping);
+        }
+        if self.is_resting() {
+            return Err(Refused::Resting);
         }
         let wanted = match scale {
             Scale::By(more) => self.workers().saturating_add_signed(more.into()),

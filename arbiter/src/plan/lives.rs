@@ -106,7 +106,9 @@ impl Plan {
             return;
         }
         let Some(index) = self.find(pid) else {
-            todo.push(Action::Log(Notice::Stranger { pid, death }));
+            if !self.heir_exited(pid, death, todo) {
+                todo.push(Action::Log(Notice::Stranger { pid, death }));
+            }
             return;
         };
         let (stopping, starting) = (self.is_stopping(), matches!(self.phase, Phase::Starting));

@@ -194,6 +194,12 @@ impl Plan {
         member.generation().unwrap_or(self.generation) < newest
     }
 
+    /// Whether a reload was asked for and is not over.
+    pub(super) fn is_reloading(&self) -> bool {
+        let Reload { wanted, candidate, replacing, .. } = &self.reload;
+        *wanted || *replacing || !matches!(candidate, Candidate::None)
+    }
+
     fn reloaded(&self, generation: u32, end: ReloadEnd, todo: &mut Vec<Action>) {
         todo.push(Action::Reloaded { generation, end });
     }

@@ -99,6 +99,16 @@ impl Plan {
         (*role == Role::Holder).then(|| self.members.iter().position(succeeds)).flatten()
     }
 
+    /// One worker more, in the first slot that has none, if there is room.
+    pub(super) fn enlarge(&mut self, now: Time) -> bool {
+        let has_room = self.lasting() < self.shape.room;
+        if has_room {
+            let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
+            self.add(slot, Role::Holder, now);
+        }
+        has_room
+    }
+
     /// So many workers, or as many as there is room for.
     fn reach(&mut self, wanted: usize, now: Time, todo: &mut Vec<Action>) {
         let workers = self.workers();

@@ -24,6 +24,8 @@ pub(super) struct Stop {
 /// Where the connections of the listeners' queues are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Backlog {
+    /// Still there, and another arbiter's as well, which is about to end.
+    Shared,
     /// On their way to the workers.
     Passing,
     /// Passed on; who lives may not have taken them yet.
@@ -110,7 +112,7 @@ impl Plan {
         let nobody_takes_it = match stop.backlog {
             Backlog::Passing => nobody || stop.drain.is_over(now),
             Backlog::Passed => nobody,
-            Backlog::Dropping | Backlog::Gone => false,
+            Backlog::Shared | Backlog::Dropping | Backlog::Gone => false,
         };
         if nobody_takes_it {
             stop.backlog = Backlog::Dropping;
@@ -124,15 +126,19 @@ impl Plan {
         }
     }
 
-    fn enter_stop(&mut self, drain: Drain, outcome: Outcome, todo: &mut Vec<Action>) {
+    pub(super) fn enter_stop(&mut self, drain: Drain, outcome: Outcome, todo: &mut Vec<Action>) {
         let kill_at = drain.deadline + KILL_MARGIN;
-        let stop = Stop { drain, kill_at, backlog: Backlog::Passing, outcome };
+        let backlog = if self.waits_for_heir() { Backlog::Shared } else { Backlog::Passing };
+        let stop = Stop { drain, kill_at, backlog, outcome };
+        todo.extend(self.ready_heir().map(|pid| Action::HandOver { pid }));
         todo.push(Action::Log(Notice::Stopping { reason: drain.reason, left: drain.deadline - drain.since }));
         self.members.retain(|member| !matches!(member.state, State::Due { .. }));
         for member in &self.members {
             todo.extend(member.pid().into_iter().flat_map(|pid| stop.orders(pid, member.leaves_by())));
         }
-        todo.push(Action::SaveBacklog);
+        if backlog == Backlog::Passing {
+            todo.push(Action::SaveBacklog);
+        }
         self.phase = Phase::Stopping(stop);
         self.end_reload(drain.since, todo);
     }
@@ -150,7 +156,7 @@ impl Stop {
     fn drain_order(&self, pid: Pid, leaves_by: Option<Time>) -> Action {
         let mut drain = self.drain;
         drain.deadline = leaves_by.map_or(drain.deadline, |at| at.min(drain.deadline));
-        Action::Send { pid, order: Order::Drain { drain, policy: PolicyId::Stop } }
+        Action::Send { pid, order: Order::Drain { drain, policy: PolicyId::of(drain.reason) } }
     }
 
     pub(super) fn was_cut(&mut self) {

@@ -90,6 +90,13 @@ impl Outbox {
     }
 }
 
+impl From<OwnedFd> for Outbox {
+    /// The sending end of a queue that another process has made.
+    fn from(queue: OwnedFd) -> Self {
+        Self(queue)
+    }
+}
+
 impl AsFd for Outbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -65,8 +65,18 @@ pub(super) struct World {
     next_pid: i32,
     /// Whether forks fail.
     pub(super) exhausted: bool,
-    /// Until a stop begins.
+    /// Until the listeners are ended.
     pub(super) listening: bool,
+    /// Since a stop has begun.
+    pub(super) stopping: bool,
+    /// The new arbiter of an upgrade.
+    pub(super) heir: Option<Heir>,
+    /// How many come back from their rest.
+    resting: Option<usize>,
+    /// How often another arbiter was seen to be gone.
+    pub(super) reclaimed: usize,
+    /// Who was named to programs as the server from now on.
+    pub(super) handed_to: Option<i32>,
     /// Whether the backlog takes for ever to pass on.
     pub(super) stuck: bool,
     /// The backlog is being passed on.
@@ -85,6 +95,15 @@ pub(super) struct World {
     pub(super) helper: Option<i32>,
     /// Who was answered what.
     pub(super) answers: BTreeMap<Ticket, Result<Done, Refused>>,
+}
+
+/// An arbiter that the plan's has started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Heir {
+    pub(super) pid: i32,
+    pub(super) ready: bool,
+    /// The signals that were passed on.
+    pub(super) told: Vec<Signal>,
 }
 
 impl World {
@@ -130,6 +149,11 @@ impl World {
             next_pid: 100,
             exhausted: false,
             listening: true,
+            stopping: false,
+            heir: None,
+            resting: None,
+            reclaimed: 0,
+            handed_to: None,
             stuck: false,
             passing: false,
             told_end: BTreeSet::new(),
@@ -185,7 +209,7 @@ impl World {
         assert_eq!(self.outcome, None, "Finish is the last action");
         match action {
             Action::Spawn { slot, seat, generation } => {
-                assert!(self.listening, "no spawn in a stop");
+                assert!(!self.stopping, "no spawn in a stop");
                 assert!(usize::from(*seat) < ROOM + RECYCLED + RELOADED);
                 let is_candidate = self.candidate.is_some() && *generation == self.newest;
                 assert!(is_candidate || *generation == self.generation, "of what counts, or to prove itself");
@@ -242,6 +266,15 @@ impl World {
                         assert!(told.is_none_or(|before| drain.deadline <= before), "deadlines move closer");
                         *told = Some(drain.deadline);
                     }
+                    Order::Drain { drain, policy: PolicyId::Reload } if self.stopping => {
+                        assert_eq!(drain.reason, Reason::Upgrade);
+                        assert!(self.heir.as_ref().is_some_and(|heir| heir.ready), "somebody takes over");
+                        self.leaving.remove(&pid);
+                        self.recycled.remove(&pid);
+                        self.reloaded.remove(&pid);
+                        assert!(told.is_none_or(|before| drain.deadline <= before), "deadlines move closer");
+                        *told = Some(drain.deadline);
+                    }
                     Order::Drain { drain, policy: PolicyId::Reload } if drain.reason == Reason::Reload => {
                         assert_eq!(*drain, Drain::new(Reason::Reload, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
@@ -260,7 +293,8 @@ impl World {
                         }
                     }
                     Order::Drain { drain, policy: PolicyId::Reload } => {
-                        assert_eq!(*drain, Drain::new(Reason::ScaleDown, self.now, self.now + GRACEFUL));
+                        assert!([Reason::ScaleDown, Reason::Upgrade].contains(&drain.reason));
+                        assert_eq!(*drain, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         *told = Some(drain.deadline);
                         self.leaving.insert(pid);
@@ -277,7 +311,9 @@ impl World {
             Action::Kill { pid } => {
                 let pid = pid.as_raw_nonzero().get();
                 assert!(self.killed.insert(pid), "killed once");
-                if self.aborted.contains(&pid) {
+                if let Some(heir) = self.heir.as_ref().filter(|heir| heir.pid == pid) {
+                    assert!(!heir.ready && !heir.told.is_empty(), "told before it is killed");
+                } else if self.aborted.contains(&pid) {
                     assert!(self.quit || self.stubborn, "what was aborted is dead already");
                 } else if let Some((_, told)) = self.living.get(&pid) {
                     let deadline = told.expect("told before it is killed");
@@ -297,7 +333,30 @@ impl World {
                 assert_eq!(self.in_seat(*seat), None, "buried alive");
                 self.buried.push(*seat);
             }
+            Action::Launch => {
+                assert!(!self.stopping && self.heir.is_none(), "one other at a time");
+                if self.exhausted {
+                    return Some(Event::NotLaunched { error: "no memory".into() });
+                }
+                self.next_pid += 1;
+                self.heir = Some(Heir { pid: self.next_pid, ready: false, told: Vec::new() });
+                return Some(Event::Launched { pid: pid(self.next_pid) });
+            }
+            Action::Signal { pid, signal } => {
+                let heir = self.heir.as_mut().expect("signals go to the living");
+                assert_eq!((heir.pid, heir.ready), (pid.as_raw_nonzero().get(), false));
+                heir.told.push(*signal);
+            }
+            Action::HandOver { pid } => {
+                assert!(self.heir.as_ref().is_some_and(|heir| heir.ready));
+                assert_eq!(self.handed_to.replace(pid.as_raw_nonzero().get()), None, "handed over once");
+            }
+            Action::Reclaim => {
+                assert_eq!(self.heir, None, "nothing is taken from the living");
+                self.reclaimed += 1;
+            }
             Action::SaveBacklog => {
+                assert!(self.heir.as_ref().is_none_or(|heir| heir.ready), "who is to end has not ended");
                 assert!(std::mem::replace(&mut self.listening, false), "listeners end once");
                 assert!(self.living.values().all(|(_, told)| told.is_some()), "workers are told first");
                 let leaving = [&self.leaving, &self.recycled, &self.reloaded].map(|who| self.count(who));
@@ -364,7 +423,12 @@ impl World {
                         assert!(*workers <= self.settings.workers.into());
                         self.target = *workers;
                     }
-                    Notice::Scaled { workers } => assert_eq!(*workers, self.target),
+                    Notice::Scaled { workers } => {
+                        self.target = self.resting.take().unwrap_or(self.target);
+                        assert_eq!(*workers, self.target);
+                    }
+                    Notice::Resting => self.resting = Some(std::mem::take(&mut self.target)),
+                    Notice::Stopping { .. } => self.stopping = true,
                     Notice::Lameduck { .. } => self.is_lame = true,
                     _ => {}
                 }
@@ -373,6 +437,7 @@ impl World {
             Action::Finish(outcome) => {
                 assert!(self.living.is_empty(), "finished while workers live");
                 assert!(!self.listening);
+                assert!(self.heir.as_ref().is_none_or(|heir| heir.ready), "who was to end lives on");
                 self.outcome = Some(outcome.clone());
             }
         }
@@ -382,11 +447,9 @@ impl World {
     pub(super) fn signal(&mut self, signal: Signal) -> Vec<Action> {
         self.quit |= signal == Signal::Quit;
         match signal {
-            _ if self.is_lame => {}
-            Signal::Ttin if self.listening && self.target + self.count(&self.leaving) < ROOM => {
-                self.target += 1
-            }
-            Signal::Ttou if self.listening => self.target = 1.max(self.target - 1),
+            _ if self.is_lame || self.stopping || self.plan.is_resting() => {}
+            Signal::Ttin if self.target + self.count(&self.leaving) < ROOM => self.target += 1,
+            Signal::Ttou => self.target = 1.max(self.target - 1),
             _ => {}
         }
         self.feed(Event::Signal(signal))
@@ -429,6 +492,19 @@ impl World {
         self.feed(Event::Exited { pid: pid(raw), death });
     }
 
+    /// The new arbiter says that it serves.
+    pub(super) fn heir_ready(&mut self) {
+        if let Some(heir) = self.heir.as_mut().filter(|heir| heir.told.is_empty()) {
+            heir.ready = true;
+        }
+        self.feed(Event::HeirReady);
+    }
+
+    pub(super) fn heir_dies(&mut self, death: Death) {
+        let heir = self.heir.take().expect("alive until now");
+        self.feed(Event::Exited { pid: pid(heir.pid), death });
+    }
+
     /// Lets time pass, with a tick whenever the plan wants one; what was killed dies.
     pub(super) fn pass(&mut self, length: Duration) {
         let end = self.now + length;
@@ -459,6 +535,9 @@ impl World {
     }
 
     pub(super) fn bury(&mut self) {
+        if self.heir.as_ref().is_some_and(|heir| self.killed.contains(&heir.pid)) {
+            self.heir_dies(Death::Signal(9));
+        }
         for raw in self.pids() {
             if self.killed.contains(&raw) {
                 self.die(raw, Death::Signal(9));
