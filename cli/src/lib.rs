@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 pub use bytes::Bytes;
 pub use http;
-pub use remuda_arbiter::{ArbiterConfig, Bind, Group, Outcome, ProcessConfig, User};
+pub use remuda_arbiter::{ArbiterConfig, Bind, Group, Outcome, ProcessConfig, UpgradeDrain, User};
 pub use remuda_core::app::{
     App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
     DrainSignal, Handler, Incoming, RequestInfo, Responder, Short, Upgraded,

@@ -35,7 +35,7 @@ const ARGS: &str = "REMUDA_ARGS";
 const LOG: &str = "REMUDA_LOG";
 
 /// Variables of ours that are no settings.
-const OTHERS: [&str; 2] = [ARGS, LOG];
+const OTHERS: [&str; 3] = [ARGS, LOG, "REMUDA_UPGRADE"];
 
 /// Everything outside the program that settings are read from.
 #[derive(Clone)]

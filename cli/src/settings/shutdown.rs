@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use remuda_arbiter::UpgradeDrain;
 use remuda_core::shutdown::ShutdownPolicy;
 
 use super::Settings;
-use super::kind::Kind;
+use super::kind::{Choice, Kind};
 use super::table::{Category, Setting};
 use super::timeouts::ANY_TIME;
 
@@ -53,6 +54,24 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "As for drain.",
         ..policy("drain-recycle", |s, policy| s.arbiter.policies.recycle = policy)
     },
+    Setting {
+        name: "upgrade-drain",
+        short: None,
+        category: Category::Shutdown,
+        kind: Kind::Choice { among: UPGRADE_DRAINS },
+        default: "automatic",
+        platform: None,
+        reload: true,
+        help: "Whether the old arbiter of an upgrade drains once the new one is ready",
+        about: "automatic: it drains its workers, as drain-reload says, and ends. manual: it serves on beside the new \
+                one until it is told: WINCH drains its workers, HUP has them come back, TERM or QUIT ends it; and TERM \
+                or QUIT to the new one takes the upgrade back.",
+    },
+];
+
+const UPGRADE_DRAINS: &[Choice] = &[
+    Choice::new("automatic", |s| s.arbiter.upgrade_drain = UpgradeDrain::Automatic),
+    Choice::new("manual", |s| s.arbiter.upgrade_drain = UpgradeDrain::Manual),
 ];
 
 /// What the policies have in common; the texts are theirs to give.
