@@ -5,6 +5,7 @@ use remuda_conformance::conformance;
 mod seams;
 mod supervision;
 mod turns;
+mod upgrades;
 
 conformance!(sync => "sync", "blocking", deviations: [
     ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),

@@ -212,7 +212,16 @@ fn listeners_that_were_passed_on_are_used_and_left_alone() {
     stop(&mut server);
     let _not_refused = Address::Inet(web.local_addr().unwrap()).connect(PATIENCE).unwrap();
 
+    let mut server = harness.serve_activated(&[web.as_fd(), admin.as_fd()], &[]);
+    for _ in 0..2 {
+        server.upgrade();
+        get(&server, "/");
+    }
+    stop(&mut server);
+    let _not_refused = Address::Inet(web.local_addr().unwrap()).connect(PATIENCE).unwrap();
+
     let mut server = harness.serve_activated(&[web.as_fd(), admin.as_fd()], &["-b", "fd://admin"]);
+    server.upgrade();
     assert_eq!(server.address(), &Address::Inet(admin.local_addr().unwrap()));
     assert!(server.log().contains("1 of the listeners that were passed on are not used"), "{}", server.log());
     stop(&mut server);
@@ -289,6 +298,41 @@ fn a_service_manager_hears_of_start_watchdog_and_stop() {
 }
 
 #[test]
+fn a_service_manager_is_told_of_the_arbiter_that_takes_over() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let harness = harness()
+        .with_variable("NOTIFY_SOCKET", path.to_str().unwrap())
+        .with_variable("WATCHDOG_USEC", "400000");
+    let mut server = harness.serve(&["--pid", "server.pid"]);
+    let heard = |words: &str| {
+        let mut buffer = [0; 256];
+        until(PATIENCE, || {
+            let len = manager.recv(&mut buffer).ok()?;
+            String::from_utf8_lossy(&buffer[..len]).contains(words).then_some(())
+        })
+        .unwrap_or_else(|| panic!("the manager never hears {words:?}"));
+    };
+    heard(&format!("MAINPID={}", server.arbiter().id()));
+    let heir = server.begin_upgrade();
+    let id = heir.id();
+    heard(&format!("MAINPID={id}\nSTATUS=handed over"));
+    server.pass_to(heir);
+    // It says so itself as well, and reassures the manager from now on.
+    heard(&format!("READY=1\nMAINPID={id}"));
+    heard("WATCHDOG=1");
+    let pidfile = server.dir().join("server.pid");
+    assert_eq!(fs::read_to_string(&pidfile).unwrap(), format!("{id}\n"));
+    assert!(!server.dir().join("server.pid.2").exists());
+    server.arbiter().signal(Signal::TERM);
+    heard("STOPPING=1");
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!pidfile.exists());
+}
+
+#[test]
 fn process_1_of_a_container_reaps_strangers_and_heeds_signals() {
     let unshare: &[&str] = match geteuid().is_root() {
         true => &["unshare", "--pid", "--fork", "--mount-proc"],
@@ -318,6 +362,9 @@ fn process_1_of_a_container_reaps_strangers_and_heeds_signals() {
     inside("sleep 0.1 &");
     assert!(server.logs("reaped a child that is no worker", PATIENCE), "an orphan is not reaped");
     assert_eq!(fs::read_dir(server.dir()).unwrap().count(), 0, "it writes no file unasked");
+    get(&server, "/");
+    inside("kill -USR2 1");
+    assert!(server.logs("with which its container would end", PATIENCE), "an upgrade is begun");
     get(&server, "/");
     inside("kill -TERM 1");
     assert_eq!(server.exit(PATIENCE), 0);

@@ -208,6 +208,17 @@ macro_rules! scenarios {
                 an_upgraded_connection_carries_bytes_both_ways,
                 d13_upgraded_connection_is_told_of_the_drain,
                 d13_upgraded_connection_is_in_flight_until_the_deadline;
+            upgrade_binary:
+                upgrades_under_load_lose_no_request_and_refuse_no_connect,
+                an_executable_that_fails_changes_nothing,
+                an_upgrade_that_is_late_is_ended_and_a_second_one_is_refused,
+                a_stop_during_an_upgrade_ends_both,
+                the_old_arbiter_finishes_what_is_in_flight,
+                a_unix_socket_survives_and_the_last_one_removes_it,
+                an_inherited_listener_survives_upgrades_and_a_stop,
+                an_upgrade_is_taken_back,
+                an_upgrade_that_was_held_is_completed,
+                winch_lets_the_server_rest_until_hup;
             heartbeat:
                 d1_hung_loop_is_found_and_replaced,
                 d1_a_hung_loop_keeps_no_new_connection_waiting,

@@ -5,9 +5,11 @@
 //! A process is held by a descriptor (pidfd_open(2)), so that a signal never reaches a later owner of its id.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +61,11 @@ impl Harness {
         self
     }
 
+    /// The program that its servers run.
+    pub fn fixture(&self) -> &Path {
+        &self.fixture
+    }
+
     /// The backend, as `-k` names it.
     pub fn backend(&self) -> &str {
         &self.backend
@@ -99,6 +106,17 @@ impl Harness {
     #[track_caller]
     pub fn launch(&self, bind: &str, args: &[&str]) -> Server {
         self.spawn(private_dir(), &["-b", bind], args, &[])
+    }
+
+    /// A server whose executable is a link in its own directory, [`EXECUTABLE`], once it is ready.
+    #[track_caller]
+    pub fn serve_replaceable(&self, args: &[&str]) -> Server {
+        let dir = private_dir();
+        let path = dir.path().join(EXECUTABLE);
+        symlink(std::path::absolute(&self.fixture).expect("there is a directory"), &path)
+            .expect("the directory is new");
+        let harness = Self { fixture: path, ..self.clone() };
+        harness.spawn(dir, &["-b", "127.0.0.1:0"], args, &[]).ready()
     }
 
     /// A server whose first worker boots and will never be ready.
@@ -166,18 +184,25 @@ impl Harness {
         };
         let process =
             Process::open(Pid::from_child(&arbiter)).expect("a child that was not waited for exists");
-        Server { arbiter, process, log: Log::read(reader), dir, address: None }
+        Server { arbiter, process, is_heir: false, log: Log::read(reader), dir, address: None }
     }
 }
 
 /// The settings file that remuda reads if none is named.
 const SETTINGS: &str = "remuda.toml";
 
+/// The name of an executable that may be replaced.
+const EXECUTABLE: &str = "server";
+
 /// A server: an arbiter, its workers, and what they have said. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Server {
+    /// The arbiter that was started first.
     arbiter: Child,
+    /// The arbiter that counts.
     process: Process,
+    /// Whether that is another one.
+    is_heir: bool,
     log: Log,
     dir: TempDir,
     address: Option<Address>,
@@ -248,6 +273,61 @@ impl Server {
         &self.process
     }
 
+    /// Replaces its executable by `script`.
+    pub fn replace_executable(&self, script: &str) {
+        let (path, new) = (self.dir().join(EXECUTABLE), self.dir().join("new"));
+        fs::write(&new, script).expect("a file can be written");
+        fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("the file is ours");
+        fs::rename(new, path).expect("both are in one directory");
+    }
+
+    /// Has the arbiter start another one, and gives that, as soon as it is there.
+    #[track_caller]
+    pub fn begin_upgrade(&self) -> Process {
+        const STARTED: &str = "upgrade: a new arbiter was started, pid ";
+        let before = self.log().matches(STARTED).count();
+        self.process.signal(Signal::USR2);
+        let heir = self.log.wait(PATIENCE, |text| {
+            let (_, rest) =
+                text.match_indices(STARTED).nth(before).map(|(at, said)| text.split_at(at + said.len()))?;
+            parse_pid(rest.split_once(char::is_whitespace)?.0)
+        });
+        Process::open(heir.expect("a new arbiter is started")).expect("it has not been reaped")
+    }
+
+    /// The arbiter is another one, `heir`, once the one before has ended with 0.
+    #[track_caller]
+    pub fn pass_to(&mut self, heir: Process) {
+        assert!(self.process.wait_gone(PATIENCE), "the old arbiter does not end");
+        assert_eq!(self.reap().code(), Some(0), "the old arbiter");
+        (self.process, self.is_heir) = (heir, true);
+        let alone = format!("[{}]  INFO upgrade: the old arbiter is gone", self.process.id());
+        assert!(self.logs(&alone, PATIENCE), "the new arbiter takes no notice");
+    }
+
+    /// Lets a new arbiter take over.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let heir = self.begin_upgrade();
+        self.pass_to(heir);
+    }
+
+    /// The status of an arbiter that has ended.
+    #[track_caller]
+    fn reap(&mut self) -> ExitStatus {
+        if !self.is_heir {
+            return self.arbiter.wait().expect("the arbiter is a child of this process");
+        }
+        // Its parent has ended, so it has come to this process.
+        let status = waitid(WaitId::PidFd(self.process.fd.as_fd()), WaitIdOptions::EXITED);
+        let status = status.expect("it was not reaped").expect("it has ended");
+        let raw = match status.exit_status() {
+            Some(code) => code << 8,
+            None => status.terminating_signal().unwrap_or_default(),
+        };
+        ExitStatus::from_raw(raw)
+    }
+
     /// The workers, once there are `n` of them.
     #[track_caller]
     pub fn workers(&self, n: usize) -> Vec<Process> {
@@ -283,7 +363,7 @@ impl Server {
         assert!(self.process.wait_gone(limit), "the arbiter had not ended after {limit:?}");
         // A worker that ended at the same moment may still hold the pipe for that moment.
         assert!(self.wait_no_process(Duration::from_secs(1)), "a worker outlives the arbiter");
-        self.arbiter.wait().expect("the arbiter is a child of this process")
+        self.reap()
     }
 
     /// As [`exit_status`](Self::exit_status), for an arbiter that exits by itself.
@@ -398,6 +478,11 @@ impl Process {
     pub fn title(&self) -> String {
         let title = fs::read_to_string(format!("/proc/{}/cmdline", self.id())).unwrap_or_default();
         title.trim_end_matches('\0').to_owned()
+    }
+
+    /// How many children it has.
+    pub fn count_children(&self) -> usize {
+        self.children().len()
     }
 
     /// The most memory it has had resident at once, in bytes.

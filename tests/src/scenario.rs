@@ -31,6 +31,7 @@ pub(crate) mod reuse_port;
 pub(crate) mod streaming;
 pub(crate) mod timeouts;
 pub(crate) mod upgrade;
+pub(crate) mod upgrade_binary;
 
 /// A request for `path`.
 pub(crate) fn get(path: &str) -> String {

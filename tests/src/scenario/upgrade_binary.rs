@@ -1,0 +1,264 @@
+//! Upgrades of the executable: another arbiter takes over, or nothing has changed.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::{get, seconds};
+use crate::Harness;
+use crate::client::{Address, PATIENCE};
+use crate::process::{Process, Server, until};
+
+const READY: &str = "is ready";
+const FAILED: &str = "the upgrade has failed, nothing has changed";
+
+/// Does `work` while clients send one request after the other, on connections that they use until close is announced or,
+/// so that some are opened at any time, for a while. All are answered.
+fn under_load(server: &mut Server, work: impl FnOnce(&mut Server)) {
+    const CLIENTS: usize = 8;
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let address = server.address().clone();
+    let ask = || {
+        let connect = || address.connect(PATIENCE).expect("no connect is refused");
+        let mut client = connect();
+        for n in 1.. {
+            client.send(get("/info"));
+            let response = client.try_response();
+            let response = response.unwrap_or_else(|broken| panic!("request {n} is lost: {broken}"));
+            assert_eq!(response.status, 200);
+            served.fetch_add(1, Ordering::Relaxed);
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            if response.announces_close() || n % 16 == 0 {
+                client = connect();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        (0..CLIENTS).for_each(|_| drop(scope.spawn(ask)));
+        let enough = || {
+            let before = served.load(Ordering::Relaxed);
+            until(PATIENCE, || (served.load(Ordering::Relaxed) > before + 2 * CLIENTS).then_some(()))
+                .expect("requests are served");
+        };
+        enough();
+        let result = catch_unwind(AssertUnwindSafe(|| work(server)));
+        if result.is_ok() {
+            enough();
+        }
+        over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+fn stop(mut server: Server) {
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+/// Waits until `arbiter` has so many children.
+#[track_caller]
+fn has_children(arbiter: &Process, n: usize) {
+    let has = until(PATIENCE, || (arbiter.count_children() == n).then_some(()));
+    assert!(has.is_some(), "{} children, expected {n}", arbiter.count_children());
+}
+
+pub(crate) fn upgrades_under_load_lose_no_request_and_refuse_no_connect(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2"]);
+    let first = server.arbiter().id();
+    under_load(&mut server, |server| {
+        for _ in 0..2 {
+            let before = server.arbiter().id();
+            let heir = server.begin_upgrade();
+            assert_ne!(heir.id(), before);
+            server.pass_to(heir);
+        }
+    });
+    assert_ne!(server.arbiter().id(), first);
+    let workers: Vec<_> = server.workers(2).iter().map(Process::id).collect();
+    assert!(workers.contains(&server.connect().get("/info").number("pid")), "an old worker serves");
+    let log = server.log();
+    assert!(!log.contains("ended with signal") && !log.contains("ended with status"), "{log}");
+    stop(server);
+}
+
+pub(crate) fn an_executable_that_fails_changes_nothing(harness: &Harness) {
+    let mut server = harness.serve_replaceable(&[]);
+    let pid = server.worker().id();
+    let mut client = server.connect();
+    client.get("/");
+    for (script, why) in [("#!/bin/sh\nexit 7\n", "status 7"), ("#!/there/is/none\n", "status 1")] {
+        server.replace_executable(script);
+        let heir = server.begin_upgrade();
+        assert!(server.logs(&format!("{} ended with {why}", heir.id()), PATIENCE), "it is not said");
+    }
+    assert!(server.logs(FAILED, PATIENCE));
+    for mut client in [client, server.connect()] {
+        let info = client.get("/info");
+        assert_eq!((info.number("pid"), info.announces_close()), (pid, false));
+    }
+    // Nothing of that stands in the way of one that works.
+    let path = std::path::absolute(harness.fixture()).expect("there is a directory");
+    server.replace_executable(&format!("#!/bin/sh\nexec '{}' \"$@\"\n", path.display()));
+    server.upgrade();
+    assert_ne!(server.connect().get("/info").number("pid"), pid);
+    stop(server);
+}
+
+pub(crate) fn an_upgrade_that_is_late_is_ended_and_a_second_one_is_refused(harness: &Harness) {
+    let server = harness.serve_replaceable(&["--boot-timeout", "2"]);
+    let pid = server.worker().id();
+    server.replace_executable("#!/bin/sh\nexec sleep 60\n");
+    let start = Instant::now();
+    let heir = server.begin_upgrade();
+    server.arbiter().signal(Signal::USR2);
+    assert!(server.logs("no upgrade is begun: an upgrade is under way", PATIENCE), "it is not refused");
+    let info = server.connect().get("/info");
+    assert_eq!(info.number("pid"), pid);
+    assert!(heir.wait_gone(PATIENCE), "it is not ended");
+    assert!(start.elapsed() > seconds(1.9), "it had {:?} of 2 s", start.elapsed());
+    assert!(server.logs("was not ready after", PATIENCE) && server.logs(FAILED, PATIENCE));
+    assert_eq!(server.connect().get("/info").number("pid"), pid);
+    stop(server);
+}
+
+pub(crate) fn a_stop_during_an_upgrade_ends_both(harness: &Harness) {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let mut server = harness.serve(&["-w", "2", "--graceful-timeout", "1"]);
+        let stall = server.dir().join("stall-boot");
+        fs::write(&stall, "").expect("a file can be written");
+        let mut busy = server.connect();
+        server.begin(&mut busy, get("/sleep?ms=300"));
+        let heir = server.begin_upgrade();
+        assert!(until(PATIENCE, || (!stall.exists()).then_some(())).is_some(), "no new worker boots");
+        server.arbiter().signal(signal);
+        if signal != Signal::QUIT {
+            busy.last_response(200);
+        }
+        drop(busy);
+        assert!(heir.wait_gone(PATIENCE), "{signal:?}: the new arbiter lives on");
+        assert_eq!(server.exit(PATIENCE), 0, "{signal:?}");
+    }
+}
+
+pub(crate) fn the_old_arbiter_finishes_what_is_in_flight(harness: &Harness) {
+    let mut server = harness.serve(&[]);
+    let mut busy = server.connect();
+    server.begin(&mut busy, get("/sleep?ms=1500"));
+    let mut idle = server.connect();
+    let heir = server.begin_upgrade();
+    assert!(server.logs(READY, PATIENCE), "the new arbiter is never ready");
+    // As long as the old one is there, no other may come.
+    heir.signal(Signal::USR2);
+    assert!(server.logs("no upgrade is begun", PATIENCE), "it is not refused");
+    idle.get("/");
+    drop(idle);
+    busy.last_response(200);
+    drop(busy);
+    server.pass_to(heir);
+    stop(server);
+}
+
+pub(crate) fn a_unix_socket_survives_and_the_last_one_removes_it(harness: &Harness) {
+    let mut server = harness.serve_unix(&[]);
+    let Address::Unix(path) = server.address().clone() else { panic!("it listens elsewhere") };
+    let inode = || fs::symlink_metadata(&path).map(|file| file.ino()).ok();
+    let before = inode();
+    server.upgrade();
+    assert_eq!(inode(), before);
+    server.connect().get("/");
+
+    // The new one ends first: the old one still serves a request, and it is the last.
+    let mut busy = server.connect();
+    server.begin(&mut busy, get("/sleep?ms=1500"));
+    let heir = server.begin_upgrade();
+    assert!(until(PATIENCE, || (server.log().matches("takes over").count() == 2).then_some(())).is_some());
+    heir.signal(Signal::TERM);
+    assert!(heir.wait_gone(PATIENCE));
+    assert!(
+        until(PATIENCE, || inode().is_none().then_some(())).is_some(),
+        "nobody listens, and the file is there"
+    );
+    busy.last_response(200);
+    drop(busy);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn an_inherited_listener_survives_upgrades_and_a_stop(harness: &Harness) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let mut server = harness.serve_inherited(&listener, &[]);
+    for _ in 0..2 {
+        server.upgrade();
+        server.connect().get("/");
+    }
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    let _client = server.connect();
+    assert_eq!(super::listener::accepted(&listener), 1, "connections in the queue");
+}
+
+pub(crate) fn an_upgrade_is_taken_back(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2", "--upgrade-drain", "manual"]);
+    under_load(&mut server, |server| {
+        let heir = server.begin_upgrade();
+        assert!(server.logs(READY, PATIENCE), "the new arbiter is never ready");
+        has_children(&heir, 2);
+        // The old workers drain, and the new ones serve alone.
+        server.arbiter().signal(Signal::WINCH);
+        has_children(server.arbiter(), 1);
+        // That was not well: the old ones come back, and the new arbiter ends.
+        server.arbiter().signal(Signal::HUP);
+        has_children(server.arbiter(), 3);
+        heir.signal(Signal::TERM);
+        assert!(heir.wait_gone(PATIENCE), "the new arbiter does not end");
+        has_children(server.arbiter(), 2);
+    });
+    stop(server);
+}
+
+pub(crate) fn an_upgrade_that_was_held_is_completed(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2", "--upgrade-drain", "manual", "--pid", "server.pid"]);
+    let pidfile = |name: &str| fs::read_to_string(server.dir().join(name)).ok();
+    let line = |pid: u64| Some(format!("{pid}\n"));
+    let old = server.arbiter().id();
+    let heir = server.begin_upgrade();
+    assert!(server.logs(READY, PATIENCE), "the new arbiter is never ready");
+    assert_eq!((pidfile("server.pid"), pidfile("server.pid.2")), (line(old), line(heir.id())));
+    server.arbiter().signal(Signal::WINCH);
+    has_children(server.arbiter(), 1);
+    let workers = || server.connect().get("/info").number("pid");
+    let pid = workers();
+    assert_ne!(pid, old);
+    server.arbiter().signal(Signal::QUIT);
+    assert!(server.logs("this one is alone", PATIENCE), "the new arbiter takes no notice");
+    let taken = until(PATIENCE, || (pidfile("server.pid") == line(heir.id())).then_some(()));
+    assert!(taken.is_some() && pidfile("server.pid.2").is_none(), "the pidfile is not taken over");
+    server.pass_to(heir);
+    server.connect().get("/");
+    stop(server);
+}
+
+pub(crate) fn winch_lets_the_server_rest_until_hup(harness: &Harness) {
+    let server = harness.serve(&["-w", "2"]);
+    let first: Vec<_> = server.workers(2).iter().map(Process::id).collect();
+    server.arbiter().signal(Signal::WINCH);
+    has_children(server.arbiter(), 0);
+    // It listens on: who connects now is served later.
+    let mut client = server.connect();
+    client.send(get("/info"));
+    assert!(!client.has_more(seconds(0.2)), "nobody serves");
+    server.arbiter().signal(Signal::HUP);
+    let info = client.response();
+    assert_eq!(info.status, 200);
+    assert!(!first.contains(&info.number("pid")));
+    assert_eq!(server.workers(2).len(), 2);
+    drop(client);
+    stop(server);
+}
