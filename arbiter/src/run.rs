@@ -189,6 +189,8 @@ impl Run {
             Leave::Born(newborn) => self.become_worker(newborn),
             Leave::Helper { parent } => self.become_helper(parent),
             Leave::Finish(outcome) => {
+                // Before a new arbiter can know that this one is gone, and moves its own file there.
+                self.pidfile = None;
                 self.listeners.end();
                 self.slots.release_all().iter().for_each(listener::end);
                 self.end_helper();
