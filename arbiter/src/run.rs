@@ -116,6 +116,11 @@ impl Run {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
         let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
+        if upgrade.has_elder() && loaded.config.reuse_port {
+            return Err(Outcome::Internal {
+                message: "reuse-port cannot come with an upgrade; that takes a new start".to_owned(),
+            });
+        }
         let (outbox, inbox, heirlooms) = match legacy {
             Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners),
             None => {

@@ -217,6 +217,8 @@ macro_rules! scenarios {
                 a_unix_socket_survives_and_the_last_one_removes_it,
                 an_inherited_listener_survives_upgrades_and_a_stop,
                 an_upgrade_is_taken_back,
+                an_upgrade_with_reuse_port_is_refused,
+                an_upgrade_to_reuse_port_changes_nothing,
                 an_upgrade_that_was_held_is_completed,
                 winch_lets_the_server_rest_until_hup;
             heartbeat:

@@ -40,7 +40,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: false,
         help: "A TCP listener for each worker instead of one that all share",
         about: "The kernel then spreads connections by their addresses and ports (SO_REUSEPORT), however busy the workers \
-                are; shared, it gives each to a worker that waits. Unix sockets and inherited descriptors stay shared.",
+                are; shared, it gives each to a worker that waits. Unix sockets and inherited descriptors stay shared. An \
+                upgrade is refused with it, because a new arbiter cannot take such listeners over; that takes a new start.",
     },
     Setting {
         name: "worker-connections",

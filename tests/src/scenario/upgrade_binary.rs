@@ -245,6 +245,26 @@ pub(crate) fn an_upgrade_that_was_held_is_completed(harness: &Harness) {
     stop(server);
 }
 
+pub(crate) fn an_upgrade_with_reuse_port_is_refused(harness: &Harness) {
+    let server = harness.serve(&["-w", "2", "--reuse-port"]);
+    let before: Vec<_> = server.workers(2).iter().map(Process::id).collect();
+    server.arbiter().signal(Signal::USR2);
+    assert!(server.logs("no upgrade is begun: reuse-port", PATIENCE), "it is not refused");
+    assert!(before.contains(&server.connect().get("/info").number("pid")));
+    stop(server);
+}
+
+pub(crate) fn an_upgrade_to_reuse_port_changes_nothing(harness: &Harness) {
+    let server = harness.serve_replaceable(&[]);
+    let pid = server.worker().id();
+    let path = std::path::absolute(harness.fixture()).expect("there is a directory");
+    server.replace_executable(&format!("#!/bin/sh\nexec '{}' \"$@\" --reuse-port\n", path.display()));
+    server.arbiter().signal(Signal::USR2);
+    assert!(server.logs("reuse-port cannot come with an upgrade", PATIENCE) && server.logs(FAILED, PATIENCE));
+    assert_eq!(server.connect().get("/info").number("pid"), pid);
+    stop(server);
+}
+
 pub(crate) fn winch_lets_the_server_rest_until_hup(harness: &Harness) {
     let server = harness.serve(&["-w", "2"]);
     let first: Vec<_> = server.workers(2).iter().map(Process::id).collect();

@@ -81,6 +81,15 @@ fn a_new_arbiter_that_dies_before_it_is_ready_changes_nothing() {
 }
 
 #[test]
+fn listeners_of_single_workers_are_not_passed_on() {
+    let mut world = World::serving(2, LONG_ENOUGH);
+    world.plan.orphans = Some(Vec::new());
+    world.signal(Signal::Usr2);
+    assert!(world.heir.is_none());
+    assert!(refusals(&world)[0].contains("reuse-port"));
+}
+
+#[test]
 fn a_fork_that_fails_changes_nothing() {
     let mut world = World::serving(2, LONG_ENOUGH);
     world.exhausted = true;
