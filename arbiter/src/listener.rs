@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -183,10 +184,17 @@ impl Listeners {
         }
     }
 
-    /// One listener that no generation chooses.
-    pub(crate) fn bind(bind: &Bind, backlog: u32, owner: Owner) -> Result<Self, BindError> {
-        let mut bound = Self::default();
-        bound.choose(std::slice::from_ref(bind), backlog, owner)?;
+    /// One listener that no generation chooses, perhaps from `heirlooms`.
+    pub(crate) fn bind(
+        bind: &Bind,
+        backlog: u32,
+        owner: Owner,
+        heirlooms: &mut Vec<Heirloom>,
+    ) -> Result<Self, BindError> {
+        let mut bound = Self::among(mem::take(heirlooms));
+        let mut chosen = Chosen::default();
+        bound.choose_all(std::slice::from_ref(bind), length(backlog), owner, &mut chosen)?;
+        *heirlooms = mem::take(&mut bound.heirlooms);
         Ok(bound)
     }
 

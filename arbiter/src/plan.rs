@@ -354,7 +354,7 @@ impl Plan {
         let silence = self.members.iter().filter_map(Member::silent_at).min();
         // Only who wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.nap());
-        let helper = self.helper.as_ref().and_then(Helper::due_at);
+        let helper = self.helper_due_at();
         [phase, kill, silence, nap, helper, self.heir_due()].into_iter().flatten().min()
     }
 

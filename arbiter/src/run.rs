@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::iter;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +34,7 @@ use crate::control::server::ControlSocket;
 use crate::control::{self, Request};
 use crate::link::Link;
 use crate::listener::slots::Slots;
-use crate::listener::{self, BindError, Chosen, Listeners};
+use crate::listener::{self, BindError, Chosen, Heirloom, Listeners};
 use crate::notice::Notice;
 use crate::notify::{self, Manager};
 use crate::orphans::Orphans;
@@ -77,6 +78,8 @@ pub(crate) struct Run {
     title: Option<Title>,
     /// The file is there while this is.
     pidfile: Option<Pidfile>,
+    /// Whether people find this arbiter where they look for the server's; otherwise an old one.
+    named: bool,
 }
 
 /// A configuration, and what its workers listen on.
@@ -121,13 +124,13 @@ impl Run {
                 message: "reuse-port cannot come with an upgrade; that takes a new start".to_owned(),
             });
         }
-        let (outbox, inbox, heirlooms) = match legacy {
-            Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners),
+        let (outbox, inbox, heirlooms, for_operators) = match legacy {
+            Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners, legacy.for_operators),
             None => {
                 let queue = handoff::queue();
                 let (outbox, inbox) =
                     queue.map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
-                (outbox, inbox, Vec::new())
+                (outbox, inbox, Vec::new(), Vec::new())
             }
         };
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
@@ -135,7 +138,7 @@ impl Run {
         let config = &loaded.config;
         let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
         let Opened { pidfile, chosen, control, admin } =
-            match open(config, &mut listeners, &mut slots, upgrade.has_elder()) {
+            match open(config, &mut listeners, &mut slots, upgrade.has_elder().then_some(for_operators)) {
                 Ok(opened) => opened,
                 Err(outcome) => {
                     signals.restore();
@@ -154,7 +157,8 @@ impl Run {
         let plan = Plan::new(shape(config, board.seats()));
         let plan = if config.admin.is_some() { plan.with_helper() } else { plan };
         let (aborted, links, backlog) = (Vec::new(), Vec::new(), None);
-        let plan = if upgrade.has_elder() { plan.with_elder() } else { plan };
+        let named = !upgrade.has_elder();
+        let plan = if named { plan } else { plan.with_elder() };
         let mut title = Title::claim();
         title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
         let (current, next) = (Generation { number: 1, loaded, chosen }, None);
@@ -180,6 +184,7 @@ impl Run {
             manager: Manager::of_process(),
             title,
             pidfile,
+            named,
         })
     }
 
@@ -249,7 +254,7 @@ impl Run {
             None => fds.extend(self.orphans.interest(&self.slots, &self.listeners)),
         }
         let before = fds.len();
-        let control = self.control.as_ref();
+        let control = self.control.as_ref().filter(|_| self.named);
         fds.extend(control.into_iter().flat_map(ControlSocket::interest));
         let patience = control.and_then(ControlSocket::deadline);
         let backlog = backlog.and_then(Backlog::deadline);
@@ -337,12 +342,15 @@ impl Run {
         while let Some(word) = self.upgrade.hear() {
             let event = match word {
                 Word::Ready { kept } => {
-                    self.listeners.unshare_others(&kept);
+                    self.all_listeners().for_each(|listeners| listeners.unshare_others(&kept));
                     Event::HeirReady
                 }
                 Word::ElderGone => Event::ElderGone,
             };
             self.feed(event)?;
+            if self.plan.is_ending() {
+                self.control.iter_mut().for_each(ControlSocket::give_way);
+            }
         }
         Continue(())
     }
@@ -455,7 +463,8 @@ impl Run {
                 }
                 Action::Launch => {
                     let queue = [self.outbox.as_fd(), self.inbox.as_fd()];
-                    let launched = self.upgrade.launch(&mut self.listeners, queue, &self.signals);
+                    let operators = for_operators(&mut self.control, &mut self.admin);
+                    let launched = self.upgrade.launch(&mut self.listeners, operators, queue, &self.signals);
                     let event = match launched {
                         Ok(pid) => Event::Launched { pid },
                         Err(error) => Event::NotLaunched { error },
@@ -474,7 +483,7 @@ impl Run {
     /// The server is this arbiter's alone.
     fn reclaim(&mut self) {
         self.upgrade.forget();
-        self.listeners.reclaim();
+        self.all_listeners().for_each(Listeners::reclaim);
         if !self.plan.is_ending() {
             self.take_the_name();
         }
@@ -482,6 +491,7 @@ impl Run {
 
     /// Programs and people find this arbiter from now on where they look for the server's.
     fn take_the_name(&mut self) {
+        self.named = true;
         if let (Some(file), Some(path)) = (&mut self.pidfile, &self.current.loaded.config.process.pidfile)
             && let Err(errno) = file.rename(path, RenameFlags::empty())
         {
@@ -673,7 +683,7 @@ impl Run {
         let Self { current, listeners, slots, board, ledger, admin, .. } = self;
         let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
         drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
-        drop((self.manager, self.pidfile, self.control, self.load, self.next));
+        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next));
         self.title.into_iter().for_each(|mut title| title.set(&config.process.title("admin")));
         // The change of user makes the kernel forget what is to follow.
         let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
@@ -689,6 +699,11 @@ impl Run {
         sys::exit(Exit::BootFailed.status())
     }
 
+    /// Also those that operators connect to.
+    fn all_listeners(&mut self) -> impl Iterator<Item = &mut Listeners> {
+        iter::once(&mut self.listeners).chain(for_operators(&mut self.control, &mut self.admin))
+    }
+
     fn link(&mut self, pid: Pid) -> Option<&mut Link> {
         self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
     }
@@ -698,7 +713,8 @@ impl Run {
         if !self.upgrade.has_elder() || self.current.loaded.config.upgrade_drain == UpgradeDrain::Automatic {
             self.take_the_name();
         }
-        self.upgrade.tell_ready(&self.listeners.shared());
+        let kept: Vec<_> = self.all_listeners().flat_map(|listeners| listeners.shared()).collect();
+        self.upgrade.tell_ready(&kept);
         let Generation { loaded, chosen, .. } = &self.current;
         let (backend, pid) = (loaded.worker.name(), getpid());
         let addresses = self.listeners.describe(chosen);
@@ -711,6 +727,14 @@ impl Run {
             info!("admin listener: {}/healthz, /readyz, /metrics", admin.bound);
         }
     }
+}
+
+/// The listeners that operators connect to.
+fn for_operators<'a>(
+    control: &'a mut Option<ControlSocket>,
+    admin: &'a mut Listeners,
+) -> Vec<&'a mut Listeners> {
+    control.as_mut().map(ControlSocket::listeners_mut).into_iter().chain([admin]).collect()
 }
 
 /// What a wait has found.
@@ -729,26 +753,30 @@ struct Opened {
     admin: Listeners,
 }
 
-/// Goes where the server is to be, and makes what others may find there: all of it, or nothing.
+/// Goes where the server is to be, and makes what others may find there: all of it, or nothing. If there is an old arbiter,
+/// `elders` is what operators find there.
 fn open(
     config: &ArbiterConfig,
     listeners: &mut Listeners,
     slots: &mut Slots,
-    has_elder: bool,
+    elders: Option<Vec<Heirloom>>,
 ) -> Result<Opened, Outcome> {
     let ArbiterConfig { process, control_socket, admin, .. } = config;
     process.enter()?;
     let path = process.pidfile.as_deref();
-    let claimed = match has_elder {
-        false => path.map(Pidfile::claim),
-        true => path.map(|path| Pidfile::claim(&second(path))),
+    let claimed = match elders {
+        None => path.map(Pidfile::claim),
+        Some(_) => path.map(|path| Pidfile::claim(&second(path))),
     };
     let pidfile = claimed.transpose()?;
     Passed::of_process().close_on_exec();
     let chosen = listen(config, listeners, slots)?;
-    let control = control_socket.as_deref().map(ControlSocket::bind).transpose();
+    let mut heirlooms = elders.unwrap_or_default();
+    let control = control_socket.as_deref().map(|path| ControlSocket::bind(path, &mut heirlooms)).transpose();
     let mut control = control.inspect_err(|_| listeners.end())?;
-    let admin = admin.as_ref().map(|bind| Listeners::bind(bind, ADMIN_BACKLOG, process.owner())).transpose();
+    let admin = admin.as_ref();
+    let admin = admin.map(|bind| Listeners::bind(bind, ADMIN_BACKLOG, process.owner(), &mut heirlooms));
+    let admin = admin.transpose();
     let admin = admin.inspect_err(|_| {
         listeners.end();
         control.iter_mut().for_each(ControlSocket::end);

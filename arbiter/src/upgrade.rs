@@ -30,10 +30,14 @@ use crate::listener::{Heirloom, Identity, Listeners};
 use crate::sys::{self, Fork, Signals};
 
 /// What an arbiter inherits from another: a version, its own pid, the socket between the two, the ends of the hand-off
-/// queue, and listeners, those with a file followed by its device and inode: `1 4711 9 5 6 7 8:64768:1311`.
+/// queue, and listeners, those with a file followed by its device and inode; after a `+`, those for operators:
+/// `1 4711 9 5 6 7 8:64768:1311 + 10:64768:1312`.
 pub(crate) const VARIABLE: &str = "REMUDA_UPGRADE";
 
 const VERSION: &str = "1";
+
+/// What listeners for operators come after.
+const FOR_OPERATORS: &str = " +";
 
 /// For whom a service manager has meant what it passed on (sd_listen_fds(3), sd_watchdog_enabled(3)).
 const MEANT_FOR: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
@@ -72,6 +76,8 @@ pub(crate) struct Legacy {
     pub(crate) outbox: Outbox,
     pub(crate) inbox: OwnedFd,
     pub(crate) listeners: Vec<Heirloom>,
+    /// Those that operators connect to.
+    pub(crate) for_operators: Vec<Heirloom>,
 }
 
 /// What the other arbiter has said.
@@ -113,7 +119,7 @@ impl Upgrade {
         self.elder.is_none() && self.heir.is_none()
     }
 
-    /// Starts another arbiter, which shares `listeners` and the queue from now on.
+    /// Starts another arbiter, which shares `listeners`, also those `for_operators`, and the queue from now on.
     ///
     /// # Errors
     ///
@@ -121,6 +127,7 @@ impl Upgrade {
     pub(crate) fn launch(
         &mut self,
         listeners: &mut Listeners,
+        mut for_operators: Vec<&mut Listeners>,
         queue: [BorrowedFd<'_>; 2],
         signals: &Signals,
     ) -> Result<Pid, String> {
@@ -133,12 +140,21 @@ impl Upgrade {
         match sys::fork().map_err(|error| error.to_string())? {
             Fork::Parent { child } => {
                 listeners.share();
+                for_operators.iter_mut().for_each(|listeners| listeners.share());
                 self.heir = Some(Heir { socket: Some(ours) });
                 Ok(child)
             }
             Fork::Child { parent } => {
                 signals.hand_back();
-                let error = self.start.again(parent, theirs.as_fd(), queue, listeners);
+                let error = self.start.again(parent, || {
+                    let mut passed = pass_on(theirs.as_fd(), queue)?;
+                    pass_on_listeners(listeners, &mut passed)?;
+                    passed.push_str(FOR_OPERATORS);
+                    for_operators
+                        .iter()
+                        .try_for_each(|listeners| pass_on_listeners(listeners, &mut passed))?;
+                    Ok(passed)
+                });
                 error!("upgrade: cannot run {}: {error}", self.start.program.display());
                 sys::exit(1)
             }
@@ -224,15 +240,10 @@ impl Start {
         Ok(Self { program, arguments, variables, directory })
     }
 
-    /// Becomes the program again, in a child of `parent`. Returns only why that was not possible.
-    fn again(
-        &self,
-        parent: Pid,
-        socket: BorrowedFd<'_>,
-        queue: [BorrowedFd<'_>; 2],
-        listeners: &Listeners,
-    ) -> io::Error {
-        let passed = match pass_on(socket, queue, listeners) {
+    /// Becomes the program again, in a child of `parent`, with what `pass_on` lets it have and writes down. Returns only why
+    /// that was not possible.
+    fn again(&self, parent: Pid, pass_on: impl FnOnce() -> io::Result<String>) -> io::Error {
+        let passed = match pass_on() {
             Ok(passed) => passed,
             Err(error) => return error,
         };
@@ -253,13 +264,18 @@ impl Start {
     }
 }
 
-/// Lets the next program of this process have all that it needs, and writes that down.
-fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2], listeners: &Listeners) -> io::Result<String> {
+/// Lets the next program of this process have these, and writes that down.
+fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2]) -> io::Result<String> {
     let mut passed = format!("{VERSION} {}", getpid());
     for fd in [socket].into_iter().chain(queue) {
         fcntl_setfd(fd, FdFlags::empty())?;
         let _ = write!(passed, " {}", fd.as_raw_fd()); // a string takes all
     }
+    Ok(passed)
+}
+
+/// The same with `listeners`.
+fn pass_on_listeners(listeners: &Listeners, passed: &mut String) -> io::Result<()> {
     for (fd, file, own) in listeners.to_pass_on() {
         fcntl_setfd(fd, FdFlags::empty())?;
         if own {
@@ -267,7 +283,7 @@ fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2], listeners: &Liste
             let _ = write!(passed, " {}{file}", fd.as_raw_fd());
         }
     }
-    Ok(passed)
+    Ok(())
 }
 
 /// The variable's value, taken apart.
@@ -277,34 +293,41 @@ struct Passed<'a> {
     socket: RawFd,
     queue: [RawFd; 2],
     listeners: Vec<(RawFd, Option<Identity>)>,
+    for_operators: Vec<(RawFd, Option<Identity>)>,
 }
 
 impl<'a> Passed<'a> {
     fn read(value: &'a str) -> Option<Self> {
+        let (value, for_operators) = value.split_once(FOR_OPERATORS).unwrap_or((value, ""));
         let mut words = value.split(' ');
         words.next().filter(|version| *version == VERSION)?;
         let pid = words.next()?;
         let mut number = || words.next()?.parse().ok();
         let (socket, queue) = (number()?, [number()?, number()?]);
-        let listeners = words.map(|word| match *word.split(':').collect::<Vec<_>>() {
+        let listener = |word: &str| match *word.split(':').collect::<Vec<_>>() {
             [fd] => Some((fd.parse().ok()?, None)),
             [fd, device, inode] => {
                 Some((fd.parse().ok()?, Some((device.parse().ok()?, inode.parse().ok()?))))
             }
             _ => None,
-        });
-        Some(Self { pid, socket, queue, listeners: listeners.collect::<Option<_>>()? })
+        };
+        let listeners = words.map(listener).collect::<Option<_>>()?;
+        let for_operators = for_operators.split_whitespace().map(listener).collect::<Option<_>>()?;
+        Some(Self { pid, socket, queue, listeners, for_operators })
     }
 
     fn adopt(self) -> io::Result<(OwnedFd, Legacy)> {
         let adopt = |fd| sys::adopt(fd, |fd| fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(io::Error::from));
         let [outbox, inbox] = self.queue;
-        let listeners =
-            self.listeners.into_iter().map(|(fd, file)| Ok(Heirloom { socket: adopt(fd)?, file }));
+        let heirlooms = |listeners: Vec<(RawFd, Option<Identity>)>| {
+            let all = listeners.into_iter().map(|(fd, file)| Ok(Heirloom { socket: adopt(fd)?, file }));
+            all.collect::<io::Result<_>>()
+        };
         let legacy = Legacy {
             outbox: adopt(outbox)?.into(),
             inbox: adopt(inbox)?,
-            listeners: listeners.collect::<io::Result<_>>()?,
+            listeners: heirlooms(self.listeners)?,
+            for_operators: heirlooms(self.for_operators)?,
         };
         Ok((adopt(self.socket)?, legacy))
     }

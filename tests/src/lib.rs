@@ -217,6 +217,8 @@ macro_rules! scenarios {
                 a_unix_socket_survives_and_the_last_one_removes_it,
                 an_inherited_listener_survives_upgrades_and_a_stop,
                 an_upgrade_is_taken_back,
+                operators_find_the_new_arbiter_where_the_old_one_was,
+                operators_find_the_old_arbiter_until_a_held_upgrade_is_over,
                 an_upgrade_with_reuse_port_is_refused,
                 an_upgrade_to_reuse_port_changes_nothing,
                 an_upgrade_that_was_held_is_completed,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{LINE_MAX, Malformed, Request, parse, refusal};
-use crate::listener::Listeners;
+use crate::listener::{Heirloom, Listeners};
 use crate::plan::Ticket;
 use crate::{Bind, BindError};
 
@@ -60,10 +60,12 @@ const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 
 impl ControlSocket {
     /// Listens at `path`, which nobody but this user may open. A file that a dead server left there is replaced.
-    pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
+    /// One of `heirlooms` that is there already is taken over.
+    pub(crate) fn bind(path: &Path, heirlooms: &mut Vec<Heirloom>) -> Result<Self, BindError> {
         // The mode is given as the file is made: there is no moment in which others may open it.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let listeners = Listeners::bind(&Bind::Unix(path.to_owned()), CLIENTS as u32, (None, None));
+        let listeners =
+            Listeners::bind(&Bind::Unix(path.to_owned()), CLIENTS as u32, (None, None), heirlooms);
         umask(before);
         Ok(Self { listeners: listeners?, clients: Vec::new(), tickets: 0 })
     }
@@ -105,6 +107,18 @@ impl ControlSocket {
             client.say(lines, now);
             // What cannot be sent now is sent later, and who has left is found out then.
             let _ = client.send(now);
+        }
+    }
+
+    /// What it listens on.
+    pub(crate) fn listeners_mut(&mut self) -> &mut Listeners {
+        &mut self.listeners
+    }
+
+    /// Leaves who connects from now on to the other arbiter, if that listens, too. Who is connected is answered still.
+    pub(crate) fn give_way(&mut self) {
+        if !self.listeners.shared().is_empty() {
+            self.listeners.release();
         }
     }
 

@@ -4,7 +4,7 @@ use remuda_core::time::Time;
 use rustix::process::Pid;
 
 use super::member::{BackOff, LONG_ENOUGH};
-use super::{Action, Death, Plan};
+use super::{Action, Death, Phase, Plan};
 use crate::notice::Notice;
 
 /// A process, or the place of one that is to come.
@@ -16,9 +16,18 @@ pub(super) struct Helper {
 
 #[derive(Debug)]
 enum State {
-    Due { at: Time },
+    Due {
+        at: Time,
+    },
     Spawning,
-    Alive { pid: Pid, born: Time },
+    Alive {
+        pid: Pid,
+        born: Time,
+    },
+    /// It is not to come again.
+    Over {
+        pid: Pid,
+    },
 }
 
 impl Helper {
@@ -26,7 +35,7 @@ impl Helper {
         Self { state: State::Due { at: Time::ZERO }, back_off: BackOff::default() }
     }
 
-    pub(super) fn due_at(&self) -> Option<Time> {
+    fn due_at(&self) -> Option<Time> {
         match self.state {
             State::Due { at } => Some(at),
             _ => None,
@@ -35,7 +44,7 @@ impl Helper {
 
     fn pid(&self) -> Option<Pid> {
         match self.state {
-            State::Alive { pid, .. } => Some(pid),
+            State::Alive { pid, .. } | State::Over { pid } => Some(pid),
             _ => None,
         }
     }
@@ -52,11 +61,16 @@ impl Plan {
         self.helper.as_ref().and_then(Helper::pid)
     }
 
+    /// When it is to be spawned. While an old arbiter counts, that one's tells of the server.
+    pub(super) fn helper_due_at(&self) -> Option<Time> {
+        let waits = self.has_elder() && (self.shape.holds || matches!(self.phase, Phase::Starting));
+        self.helper.as_ref().filter(|_| !waits).and_then(Helper::due_at)
+    }
+
     /// Spawns it when that is due, also in a stop: it is wanted until the end.
     pub(super) fn help(&mut self, now: Time, todo: &mut Vec<Action>) {
-        if let Some(helper) = &mut self.helper
-            && helper.due_at().is_some_and(|at| at <= now)
-        {
+        let is_due = self.helper_due_at().is_some_and(|at| at <= now);
+        if let Some(helper) = self.helper.as_mut().filter(|_| is_due) {
             helper.state = State::Spawning;
             todo.push(Action::SpawnHelper);
         }
@@ -74,6 +88,14 @@ impl Plan {
         };
     }
 
+    /// Ends it for good: from now on that of a new arbiter tells of the server.
+    pub(super) fn leave_helping(&mut self, todo: &mut Vec<Action>) {
+        self.helper = self.helper().map(|pid| {
+            todo.push(Action::Kill { pid });
+            Helper { state: State::Over { pid }, back_off: BackOff::default() }
+        });
+    }
+
     /// Whether the one that died was the helper.
     pub(super) fn helper_exited(
         &mut self,
@@ -88,6 +110,10 @@ impl Plan {
                 let again_in = helper.back_off.next(now - born >= LONG_ENOUGH);
                 todo.push(Action::Log(Notice::HelperDied { pid, death, again_in }));
                 helper.state = State::Due { at: now + again_in };
+                true
+            }
+            State::Over { pid: over } if over == pid => {
+                self.helper = None;
                 true
             }
             _ => false,

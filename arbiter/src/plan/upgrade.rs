@@ -95,6 +95,7 @@ impl Plan {
         let (pid, took, held) = (heir.pid, now - heir.born, self.shape.holds);
         todo.push(Action::Log(Notice::HeirReady { pid, took, held }));
         if !held {
+            self.leave_helping(todo);
             let drain = Drain::new(Reason::Upgrade, now, now + self.shape.graceful_timeout);
             self.enter_stop(drain, Outcome::Stopped { reason: Reason::Upgrade, cut: false }, todo);
         }
@@ -113,7 +114,7 @@ impl Plan {
 
     /// The old arbiter has ended.
     pub(super) fn elder_gone(&mut self, todo: &mut Vec<Action>) {
-        if matches!(self.other, Other::Elder) {
+        if self.has_elder() {
             todo.push(Action::Log(Notice::ElderGone));
             self.alone_again(todo);
         }
@@ -167,6 +168,11 @@ impl Plan {
     /// The new arbiter, if it serves.
     pub(super) fn ready_heir(&self) -> Option<Pid> {
         self.heir().filter(|heir| heir.ready).map(|heir| heir.pid)
+    }
+
+    /// Whether an old arbiter is there still.
+    pub(super) fn has_elder(&self) -> bool {
+        matches!(self.other, Other::Elder)
     }
 
     pub(super) fn heir(&self) -> Option<&Heir> {

@@ -6,17 +6,26 @@ use super::*;
 
 #[test]
 fn the_variable_says_what_is_passed_on() {
-    let passed = Passed::read("1 4711 9 5 6 7 8:64768:1311").unwrap();
+    let passed = Passed::read("1 4711 9 5 6 7 8:64768:1311 + 10").unwrap();
     let listeners = vec![(7, None), (8, Some((64768, 1311)))];
-    assert_eq!(passed, Passed { pid: "4711", socket: 9, queue: [5, 6], listeners });
-    assert_eq!(Passed::read("1 4711 9 5 6").unwrap().listeners, []);
+    assert_eq!(
+        passed,
+        Passed { pid: "4711", socket: 9, queue: [5, 6], listeners, for_operators: vec![(10, None)] }
+    );
+    assert_eq!(Passed::read("1 4711 9 5 6 +").unwrap().listeners, []);
 }
 
 #[test]
 fn what_another_version_has_written_or_nobody_is_refused() {
-    for value in
-        ["", "2 4711 9 5 6", "1 4711 9 5", "1 4711 9 5 six", "1 4711 9 5 6 7:1", "1 4711 9 5 6 7:1:2:3"]
-    {
+    for value in [
+        "",
+        "2 4711 9 5 6",
+        "1 4711 9 5",
+        "1 4711 9 5 six",
+        "1 4711 9 5 6 7:1",
+        "1 4711 9 5 6 7:1:2:3",
+        "1 4711 9 5 6 + a",
+    ] {
         assert_eq!(Passed::read(value), None, "{value}");
     }
 }

@@ -12,7 +12,7 @@ use crate::client::{Address, Client, PATIENCE, Response};
 use crate::process::{Process, Server, until};
 
 /// A server with an admin listener and a control socket.
-fn serve(harness: &Harness, args: &[&str]) -> Server {
+pub(super) fn serve(harness: &Harness, args: &[&str]) -> Server {
     let with = ["--admin-bind", "unix:admin.sock", "--control-socket", "control.sock"];
     let server = harness.serve(&[&with, args].concat());
     assert!(server.logs("/healthz", PATIENCE), "it says where it tells of itself");
@@ -25,7 +25,7 @@ fn connect(server: &Server) -> Client {
 }
 
 #[track_caller]
-fn ask(server: &Server, path: &str) -> Response {
+pub(super) fn ask(server: &Server, path: &str) -> Response {
     let mut client = connect(server);
     client.send(get(path));
     client.response()

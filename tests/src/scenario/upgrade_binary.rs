@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::{get, seconds};
+use super::{admin, control, get, seconds};
 use crate::Harness;
 use crate::client::{Address, PATIENCE};
 use crate::process::{Process, Server, until};
@@ -242,6 +242,44 @@ pub(crate) fn an_upgrade_that_was_held_is_completed(harness: &Harness) {
     assert!(taken.is_some() && pidfile("server.pid.2").is_none(), "the pidfile is not taken over");
     server.pass_to(heir);
     server.connect().get("/");
+    stop(server);
+}
+
+pub(crate) fn operators_find_the_new_arbiter_where_the_old_one_was(harness: &Harness) {
+    let mut server = admin::serve(harness, &["-w", "2"]);
+    for _ in 0..2 {
+        let heir = server.begin_upgrade();
+        let id = heir.id();
+        server.pass_to(heir);
+        assert_eq!(control::status(harness, &server).0["pid"], id);
+        assert_eq!(admin::ask(&server, "/readyz").status, 200);
+    }
+    let files = [server.dir().join("admin.sock"), control::socket(&server)];
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(files.iter().all(|file| !file.exists()), "a file is left");
+}
+
+pub(crate) fn operators_find_the_old_arbiter_until_a_held_upgrade_is_over(harness: &Harness) {
+    let mut server = admin::serve(harness, &["-w", "2", "--upgrade-drain", "manual"]);
+    let old = server.arbiter().id();
+    let found = || control::status(harness, &server).0["pid"].as_u64();
+    let heir = server.begin_upgrade();
+    assert!(server.logs(READY, PATIENCE), "the new arbiter is never ready");
+    has_children(&heir, 2);
+    assert_eq!(found(), Some(old));
+    // Taken back.
+    heir.signal(Signal::TERM);
+    assert!(heir.wait_gone(PATIENCE), "the new arbiter does not end");
+    assert_eq!((found(), admin::ask(&server, "/readyz").status), (Some(old), 200));
+    // Once more, for good.
+    let heir = server.begin_upgrade();
+    let id = heir.id();
+    assert!(until(PATIENCE, || (server.log().matches(READY).count() == 2).then_some(())).is_some());
+    server.arbiter().signal(Signal::TERM);
+    server.pass_to(heir);
+    assert_eq!((control::status(harness, &server).0["pid"].as_u64()), Some(id));
+    assert_eq!(admin::ask(&server, "/readyz").status, 200);
     stop(server);
 }
 

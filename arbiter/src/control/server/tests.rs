@@ -11,7 +11,7 @@ const STATUS: &[u8] = b"{\"v\":1,\"command\":\"status\"}\n";
 
 fn listening() -> (TempDir, ControlSocket) {
     let dir = TempDir::new().unwrap();
-    let socket = ControlSocket::bind(&dir.path().join("socket")).unwrap();
+    let socket = ControlSocket::bind(&dir.path().join("socket"), &mut Vec::new()).unwrap();
     (dir, socket)
 }
 

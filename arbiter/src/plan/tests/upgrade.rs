@@ -90,6 +90,26 @@ fn listeners_of_single_workers_are_not_passed_on() {
 }
 
 #[test]
+fn the_helper_that_tells_of_the_server_is_that_of_one_arbiter() {
+    let now = Time::ZERO + SECOND;
+    let spawns = |todo: &[Action]| todo.contains(&Action::SpawnHelper);
+    let mut new = Plan::new(Shape { holds: true, ..shape(1) }).with_helper().with_elder();
+    assert!(!spawns(&new.handle(Event::Tick, now)), "the old one has one");
+    assert!(spawns(&new.handle(Event::ElderGone, now)));
+
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.plan = world.plan.with_helper();
+    world.feed(Event::Tick);
+    let helper = world.plan.helper().unwrap();
+    world.signal(Signal::Usr2);
+    let todo = world.plan.handle(Event::HeirReady, world.now);
+    assert!(todo.contains(&Action::Kill { pid: helper }));
+    let todo = world.plan.handle(Event::Exited { pid: helper, death: Death::Signal(9) }, world.now);
+    assert!(!spawns(&todo) && world.plan.helper().is_none(), "the new one has one");
+    assert!(!spawns(&world.plan.handle(Event::Tick, world.now + LONG_ENOUGH)));
+}
+
+#[test]
 fn a_fork_that_fails_changes_nothing() {
     let mut world = World::serving(2, LONG_ENOUGH);
     world.exhausted = true;
