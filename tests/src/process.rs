@@ -108,7 +108,7 @@ impl Harness {
         self.spawn(private_dir(), &["-b", bind], args, &[])
     }
 
-    /// A server whose executable is a link in its own directory, [`EXECUTABLE`], once it is ready.
+    /// A server whose executable is a link in its own directory, `server`, once it is ready.
     #[track_caller]
     pub fn serve_replaceable(&self, args: &[&str]) -> Server {
         let dir = private_dir();
