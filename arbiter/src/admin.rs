@@ -133,7 +133,7 @@ impl Guest {
                 true
             }
             // A body that is too large to be taken in would need a thread, and nobody has a reason to send one.
-            Outcome::Run | Outcome::HandOff | Outcome::Upgrade | Outcome::Close(_) => false,
+            Outcome::Run | Outcome::HandOff | Outcome::Close(_) => false,
         }
     }
 }

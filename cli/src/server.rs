@@ -116,11 +116,12 @@ impl Server {
     /// has it goes before.
     ///
     /// ```no_run
-    /// # use remuda::{App, Grace, Server};
     /// use std::time::Duration;
     ///
-    /// # let server = Server::new(|_| -> Result<App, remuda::AppError> { unimplemented!() });
+    /// use remuda::{App, Grace, Server, demo};
+    ///
     /// // --drain browsers
+    /// let server = Server::new(|boot| Ok(App::blocking(demo::handler(boot))));
     /// server.policy("browsers", Grace(Duration::from_secs(3))).run();
     /// ```
     #[must_use]

@@ -98,8 +98,6 @@ pub enum Step {
     HalfClose,
     /// Move the connection to another worker; if that fails, say so to the machine.
     HandOff,
-    /// The application takes the connection over.
-    Upgrade,
     /// The end: close the socket.
     Close(CloseReason),
 }

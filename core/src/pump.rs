@@ -172,8 +172,6 @@ pub enum Outcome {
     Run,
     /// Move it to another worker.
     HandOff,
-    /// Give the transport to the application.
-    Upgrade,
     /// Close the transport.
     Close(CloseReason),
 }
@@ -223,7 +221,6 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
                 return Outcome::Run;
             }
             Step::HandOff => return Outcome::HandOff,
-            Step::Upgrade => return Outcome::Upgrade,
             Step::Close(reason) => return Outcome::Close(reason),
         };
     }

@@ -530,7 +530,6 @@ impl Bench {
                     }
                 }
                 Outcome::HandOff => self.leaving = true,
-                Outcome::Upgrade => unreachable!("no blocking application gives a transport away"),
                 Outcome::Close(reason) => {
                     self.reason = Some(reason);
                     if reason != CloseReason::TransportFailed {

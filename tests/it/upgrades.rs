@@ -1,7 +1,6 @@
-//! Fifty upgrades under load: what each leaves behind would show.
-//!
-//! `cargo test -p remuda-conformance --test it -- --ignored --nocapture fifty_upgrades`
+//! Upgrades in a row, under load: what each leaves behind would show. `UPGRADES=50` in the environment makes it fifty.
 
+use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -14,7 +13,6 @@ use remuda_conformance::client::PATIENCE;
 use remuda_conformance::process::{Process, Server, until};
 use rustix::process::Signal;
 
-const UPGRADES: usize = 50;
 const CLIENTS: usize = 8;
 
 /// What an arbiter holds: descriptors, children, kilobytes of its own, files in the server's directory.
@@ -42,8 +40,8 @@ fn held(server: &Server) -> Held {
 }
 
 #[test]
-#[ignore = "fifty upgrades take some time"]
-fn fifty_upgrades_leave_nothing_behind() {
+fn upgrades_leave_nothing_behind() {
+    let upgrades = env::var("UPGRADES").map_or(4, |number| number.parse().expect("UPGRADES is a number"));
     for backend in ["sync", "threaded", "mio", "smol", "tokio"] {
         let harness = Harness::new(backend, "blocking", Path::new(env!("CARGO_BIN_EXE_fixture")));
         let mut server = harness.serve(&["-w", "2", "-b", "unix:other.sock", "--pid", "server.pid"]);
@@ -57,8 +55,8 @@ fn fifty_upgrades_leave_nothing_behind() {
             for _ in 0..CLIENTS {
                 scope.spawn(|| ask(&address, &over, &served));
             }
-            let upgrades = catch_unwind(AssertUnwindSafe(|| {
-                for _ in 0..UPGRADES {
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                for _ in 0..upgrades {
                     let (heir, at) = (server.begin_upgrade(), served.load(Ordering::Relaxed));
                     server.pass_to(heir);
                     let serves = || (served.load(Ordering::Relaxed) > at + CLIENTS).then_some(());
@@ -66,12 +64,12 @@ fn fifty_upgrades_leave_nothing_behind() {
                 }
             }));
             over.store(true, Ordering::Relaxed);
-            upgrades.unwrap_or_else(|panic| resume_unwind(panic));
+            done.unwrap_or_else(|panic| resume_unwind(panic));
         });
         let workers: Vec<_> = server.workers(2).iter().map(Process::id).collect();
         let after = held(&server);
         report(&format!(
-            "{backend}: {UPGRADES} upgrades in {:.1?}, {} requests, none lost, no connect refused\n  \
+            "{backend}: {upgrades} upgrades in {:.1?}, {} requests, none lost, no connect refused\n  \
              before {before:?}\n  after  {after:?}",
             start.elapsed(),
             served.load(Ordering::Relaxed),

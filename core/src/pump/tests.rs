@@ -185,7 +185,6 @@ fn what_a_machine_says_reaches_the_backend() {
     for (step, outcome) in [
         (Step::Run, Outcome::Run),
         (Step::HandOff, Outcome::HandOff),
-        (Step::Upgrade, Outcome::Upgrade),
         (Step::Close(CloseReason::Finished), Outcome::Close(CloseReason::Finished)),
         (Step::Yield, Outcome::Again),
     ] {

@@ -109,11 +109,6 @@ impl Control {
         self.ear.sources()
     }
 
-    /// Whether the order socket is still worth waiting on; false once the arbiter has gone.
-    pub fn has_arbiter(&self) -> bool {
-        !self.ear.heard().orphaned
-    }
-
     /// The drain, for whoever else needs to see it.
     pub fn watch(&self) -> &Arc<Watch> {
         &self.watch

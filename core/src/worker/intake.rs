@@ -78,8 +78,6 @@ pub enum Work<M, T> {
     Run(Job<M, T>),
     /// Move it to another worker. Its place is free already.
     HandOff(Box<Active<M, T>>),
-    /// Give its transport to the application. Its place is free already.
-    Upgrade(Box<Active<M, T>>),
     /// It has ended for this reason; closing the transport is all that is left.
     Closed(CloseReason, T),
 }
@@ -155,11 +153,6 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         }
         self.queue(token);
         token
-    }
-
-    /// Closes a connection without a word.
-    pub fn discard(&mut self, token: Token) {
-        self.remove(token);
     }
 
     /// A wait has reported something about a connection, which gets a turn.
@@ -247,7 +240,6 @@ impl<M: Machine, T: Transport> Intake<M, T> {
                     }
                 }
                 Outcome::HandOff => return self.remove(token).map(Work::HandOff),
-                Outcome::Upgrade => return self.remove(token).map(Work::Upgrade),
                 Outcome::Close(reason) => {
                     return self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()));
                 }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use super::intake::{self, Intake, Token, Work};
 use super::{
     Accepted, Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Socket,
-    WorkerConfig, WorkerCx, alarm,
+    TokioContext, WorkerConfig, WorkerCx, alarm, block_on,
 };
-use crate::app::Service;
+use crate::app::{AppFactory, Service};
 use crate::conn::Connection;
 use crate::handoff::Origin;
 use crate::machine::{CloseReason, Interest};
@@ -129,6 +129,24 @@ impl<F> fmt::Debug for InPlace<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InPlace").finish_non_exhaustive()
     }
+}
+
+/// Builds the application of a backend whose loop is no runtime, with the tokio context that it may want. The caller
+/// enters that for as long as it serves.
+///
+/// # Errors
+///
+/// What to exit with if that fails; the arbiter has been told why.
+pub fn build(
+    cx: &WorkerCx,
+    backend: &'static str,
+    boot: &AppFactory,
+) -> Result<(TokioContext, Arc<Service>), Exit> {
+    let context = TokioContext::new(boot.wants_tokio()).map_err(|error| cx.cannot_start(&error))?;
+    let entered = context.enter();
+    let service = block_on(cx.build(backend, boot))?;
+    drop(entered);
+    Ok((context, service))
 }
 
 /// Serves `service` with what a [`Waiter`] reports, until the drain is over. `handlers` makes what runs handlers, out of
@@ -337,8 +355,8 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
                     self.service.counters.closed(reason);
                     drop(socket);
                 }
-                // Nobody receives connections yet, and no application takes a transport over.
-                Work::HandOff(active) | Work::Upgrade(active) => {
+                // Nobody receives connections yet.
+                Work::HandOff(active) => {
                     self.service.counters.closed(CloseReason::TransportFailed);
                     drop(active);
                 }

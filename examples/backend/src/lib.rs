@@ -24,8 +24,8 @@ use std::thread;
 
 use remuda_core::app::AppFactory;
 use remuda_core::worker::epoll::Epoll;
-use remuda_core::worker::poll_loop::{Handlers, Job, run_blocking, serve};
-use remuda_core::worker::{Exit, Shared, TokioContext, Worker, WorkerCx, block_on};
+use remuda_core::worker::poll_loop::{Handlers, Job, build, run_blocking, serve};
+use remuda_core::worker::{Exit, Shared, TokioContext, Worker, WorkerCx};
 
 /// The backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,15 +38,11 @@ impl Worker for PerRequest {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
-        let context = match TokioContext::new(boot.wants_tokio()) {
-            Ok(context) => context,
-            Err(error) => return cx.cannot_start(&error),
-        };
-        let _entered = context.enter();
-        let service = match block_on(cx.build(self.name(), &boot)) {
-            Ok(service) => service,
+        let (context, service) = match build(&cx, self.name(), &boot) {
+            Ok(built) => built,
             Err(exit) => return exit,
         };
+        let _entered = context.enter();
         serve(cx, service, Epoll::new(), |_, shared, waker| {
             let (give, done) = channel();
             Ok(Threads { shared, context: context.clone(), waker, give, done })

@@ -287,7 +287,7 @@ impl Process {
                     self.tokens.remove(&socket.conn);
                     self.close(reason, socket, drain.as_ref().map(|(drain, _)| drain));
                 }
-                Work::HandOff(_) | Work::Upgrade(_) => {
+                Work::HandOff(_) => {
                     self.env.ground.breach("d19_hand_off", "nobody has asked for it");
                 }
             }

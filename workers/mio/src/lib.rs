@@ -21,8 +21,8 @@ use mio::{Events, Interest, Poll, Token};
 use remuda_core::app::AppFactory;
 use remuda_core::machine;
 use remuda_core::pump::Readiness;
-use remuda_core::worker::poll_loop::{Waiter, run_blocking, serve};
-use remuda_core::worker::{Crew, Exit, TokioContext, Worker, WorkerCx, block_on, sys};
+use remuda_core::worker::poll_loop::{Waiter, build, run_blocking, serve};
+use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, sys};
 
 /// The mio backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,15 +35,11 @@ impl Worker for Mio {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
-        let context = match TokioContext::new(boot.wants_tokio()) {
-            Ok(context) => context,
-            Err(error) => return cx.cannot_start(&error),
-        };
-        let _entered = context.enter();
-        let service = match block_on(cx.build(self.name(), &boot)) {
-            Ok(service) => service,
+        let (context, service) = match build(&cx, self.name(), &boot) {
+            Ok(built) => built,
             Err(exit) => return exit,
         };
+        let _entered = context.enter();
         serve(cx, service, Poll::new().map(Watched), |config, shared, waker| {
             let context = context.clone();
             let work = move |job: &mut _| {

@@ -13,8 +13,8 @@
 
 use remuda_core::app::{AppFactory, Turns};
 use remuda_core::worker::epoll::Epoll;
-use remuda_core::worker::poll_loop::serve;
-use remuda_core::worker::{Crew, Exit, TokioContext, Worker, WorkerCx, block_on, future_turn};
+use remuda_core::worker::poll_loop::{build, serve};
+use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, future_turn};
 
 /// The threaded backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,15 +29,12 @@ impl Worker for Threaded {
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
         // What the application makes while it is built, such as a pool of connections, is no handler's: it lives on a
         // thread of its own, and handlers of all threads may use it. Blocking ones find its runtime.
-        let context = match TokioContext::new(boot.wants_tokio()) {
-            Ok(context) => context,
-            Err(error) => return cx.cannot_start(&error),
-        };
-        let _entered = context.enter();
-        let service = match block_on(cx.build(self.name(), &boot)) {
-            Ok(service) => service.in_turns(Turns::OnThread),
+        let (context, service) = match build(&cx, self.name(), &boot) {
+            Ok(built) => built,
             Err(exit) => return exit,
         };
+        let _entered = context.enter();
+        let service = service.in_turns(Turns::OnThread);
         let is_async = service.app.is_future();
         serve(cx, service, Epoll::new(), |config, shared, waker| {
             let (watch, context) = (shared.watch.clone(), context.clone());

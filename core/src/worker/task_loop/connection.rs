@@ -40,7 +40,7 @@ impl<S: Stream> Connection<S> {
                 Outcome::Run => self = self.run().await,
                 Outcome::Close(reason) => break reason,
                 // Nobody receives connections yet, and no application takes a transport over.
-                Outcome::HandOff | Outcome::Upgrade => break CloseReason::TransportFailed,
+                Outcome::HandOff => break CloseReason::TransportFailed,
             }
         };
         self.place.common.service.counters.closed(reason);
