@@ -1,0 +1,69 @@
+//! The numbers of signals, and what the plan calls them.
+
+use remuda_core::order::Order;
+use remuda_core::shutdown::Phase;
+use remuda_core::time::Time;
+use remuda_core::worker::sys::{QUICK_STOP, now};
+use rustix::event::Timespec;
+use rustix::process::{self, WaitStatus};
+
+use crate::plan::{Death, Signal};
+
+pub(crate) fn signal(number: i32) -> Option<Signal> {
+    use process::Signal as Number;
+    Some(match Number::from_named_raw(number)? {
+        Number::TERM => Signal::Term,
+        Number::INT => Signal::Int,
+        Number::QUIT => Signal::Quit,
+        Number::HUP => Signal::Hup,
+        Number::USR1 => Signal::Usr1,
+        Number::USR2 => Signal::Usr2,
+        Number::TTIN => Signal::Ttin,
+        Number::TTOU => Signal::Ttou,
+        Number::WINCH => Signal::Winch,
+        _ => return None,
+    })
+}
+
+impl Signal {
+    pub(super) fn number(self) -> process::Signal {
+        use process::Signal as Number;
+        match self {
+            Self::Term => Number::TERM,
+            Self::Int => Number::INT,
+            Self::Quit => Number::QUIT,
+            Self::Hup => Number::HUP,
+            Self::Usr1 => Number::USR1,
+            Self::Usr2 => Number::USR2,
+            Self::Ttin => Number::TTIN,
+            Self::Ttou => Number::TTOU,
+            Self::Winch => Number::WINCH,
+        }
+    }
+}
+
+/// wait(2) was asked for ended children only, so what is no exit is a signal.
+pub(super) fn death(status: WaitStatus) -> Death {
+    match status.exit_status() {
+        Some(status) => Death::Status(status),
+        None => Death::Signal(status.terminating_signal().unwrap_or_default()),
+    }
+}
+
+pub(super) fn timespec(at: Time, now: Time) -> Timespec {
+    let left = at - now;
+    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}
+
+/// The signal that says the same as an order, if one does.
+pub(super) fn signal_of(order: &Order) -> Option<process::Signal> {
+    match order {
+        Order::Drain { drain, .. } if drain.reason.is_stop() && drain.phase >= Phase::Draining => {
+            let hurried = drain.deadline <= now() + QUICK_STOP;
+            Some(if hurried { process::Signal::INT } else { process::Signal::TERM })
+        }
+        _ => None,
+    }
+}
+
+pub(super) const CHILD: i32 = process::Signal::CHILD.as_raw();
