@@ -23,10 +23,12 @@ pub mod process;
 pub mod simulation;
 
 mod corpus;
+mod machine;
 mod scenario;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use self::machine::Moment;
 pub use self::process::Harness;
 
 /// One behaviour and how it is shown.
@@ -355,14 +357,31 @@ pub fn run(name: &str, harness: &Harness, deviations: &[Deviation]) {
     find(name).expect("tests are made of the list").hold(harness, deviations);
 }
 
+/// How often a scenario is shown at most, if the machine hinders it.
+const TRIES: u32 = 3;
+
 impl Scenario {
     fn hold(&self, harness: &Harness, deviations: &[Deviation]) {
         match deviations.iter().find(|(name, _)| *name == self.name) {
-            None => (self.run)(harness),
+            None => self.show(harness),
             Some((name, why)) => {
                 let kept = catch_unwind(AssertUnwindSafe(|| (self.run)(harness))).is_ok();
                 assert!(!kept, "{name} is kept now: take it out of the deviations ({why})");
             }
+        }
+    }
+
+    /// A failure counts on a machine that runs what is ready to run.
+    fn show(&self, harness: &Harness) {
+        for tries_left in (0..TRIES).rev() {
+            let start = Moment::now();
+            let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.run)(harness))) else { return };
+            let hindrance = start.hindrance();
+            eprintln!("{}: {hindrance}", self.name);
+            if tries_left == 0 || !hindrance.is_grave() {
+                resume_unwind(panic);
+            }
+            eprintln!("{}: that is no time to show it; once more", self.name);
         }
     }
 }

@@ -324,7 +324,7 @@ pub(crate) fn half_a_line_is_waited_for_and_then_refused(harness: &Harness) {
     stream.write_all(b"{\"v\":1,").expect("it is read");
     // Nobody else waits for it.
     status(harness, &server);
-    took("others were served", start, 0.0..5.0);
+    took("others were served", start, 0.0..9.0);
     assert_eq!(last_line(stream)["error"], "the request has no end of line");
     took("it was refused", start, 9.5..15.0);
     assert!(server.logs("the request has no end of line", PATIENCE));
