@@ -2,10 +2,10 @@
 
 use remuda_conformance::conformance;
 
+mod endurance;
 mod seams;
 mod supervision;
 mod turns;
-mod upgrades;
 
 conformance!(sync => "sync", "blocking", deviations: [
     ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),

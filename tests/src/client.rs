@@ -133,7 +133,16 @@ impl Client {
     /// Sends all of `bytes`. Panics when the server does not take them.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.socket.write_all(bytes.as_ref()).expect("the server takes what the client sends");
+        self.try_send(bytes).expect("the server takes what the client sends");
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As write(2); `WouldBlock` when the server does not take them in time.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.socket.write_all(bytes.as_ref())
     }
 
     /// Sends `bytes` one by one with `pause` after each, as far as the server takes them.
