@@ -99,9 +99,14 @@ impl Plan {
         if lost > 0 {
             todo.push(Action::Log(Notice::BacklogLost { lost }));
         }
-        // Without a stop it was that of listeners which a reload has ended, or a slot.
+        // Without a stop it was that of listeners which a reload has ended, or a slot. So it is while those of a stop are
+        // another arbiter's as well.
         let Phase::Stopping(stop) = &mut self.phase else { return };
-        stop.backlog = if stop.backlog == Backlog::Passing { Backlog::Passed } else { Backlog::Gone };
+        stop.backlog = match stop.backlog {
+            Backlog::Passing => Backlog::Passed,
+            Backlog::Dropping => Backlog::Gone,
+            Backlog::Shared | Backlog::Passed | Backlog::Gone => return,
+        };
         let living = self.members.iter().filter_map(Member::pid);
         todo.extend(living.map(|pid| Action::Send { pid, order: Order::BacklogEnd }));
     }

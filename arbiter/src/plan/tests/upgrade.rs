@@ -173,6 +173,18 @@ fn a_stop_before_the_new_arbiter_is_ready_ends_both_and_saves_the_backlog_last()
 }
 
 #[test]
+fn what_a_reload_has_passed_on_is_not_the_backlog_of_a_stop_that_waits_for_the_new_arbiter() {
+    let mut world = upgrading();
+    world.signal(Signal::Term);
+    world.feed(Event::BacklogOver { lost: 0 });
+    assert_eq!(world.told_end, BTreeSet::new(), "theirs has not ended");
+    world.pids().into_iter().for_each(|pid| world.die(pid, Death::Status(0)));
+    assert_eq!(world.outcome, None, "the new one lives");
+    world.heir_dies(Death::Status(0));
+    assert!(!world.listening && world.outcome.is_some());
+}
+
+#[test]
 fn a_second_signal_hurries_both() {
     let mut world = upgrading();
     world.signal(Signal::Term);
