@@ -14,6 +14,7 @@ mod orphans;
 mod recycle;
 mod reload;
 mod scale;
+mod table;
 mod upgrade;
 mod world;
 

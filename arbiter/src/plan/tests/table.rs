@@ -1,0 +1,478 @@
+//! Every event in every state, and any number of them in any order: also those that nobody expects there, and answers that
+//! come late.
+//!
+//! [`World`] answers at once and is what the plan may count on; here nothing is. Whatever comes, nobody is told, looked at or
+//! killed who is not there, there are no more workers than there is room for, who has asked is answered once, and a stop ends.
+
+use std::collections::BTreeMap;
+use std::mem::discriminant;
+
+use proptest::collection::vec;
+
+use super::*;
+
+#[test]
+fn every_event_in_every_state_keeps_the_promises() {
+    let events = every_event();
+    for (name, reach, signal) in states() {
+        for event in &events {
+            let mut auditor = Auditor::of(reach(), signal);
+            auditor.feed(event.clone());
+            auditor.stop(&format!("{event:?} in {name}"));
+        }
+    }
+}
+
+#[test]
+fn no_kind_of_event_is_forgotten() {
+    let events = every_event();
+    let mut kinds: Vec<_> = events.iter().map(discriminant).collect();
+    kinds.dedup();
+    // A kind that is new does not compile here.
+    let all = |event: &Event| match event {
+        Event::Signal(_)
+        | Event::Spawned { .. }
+        | Event::SpawnFailed { .. }
+        | Event::Report { .. }
+        | Event::Beat { .. }
+        | Event::Exited { .. }
+        | Event::Asked { .. }
+        | Event::HelperSpawned(_)
+        | Event::BacklogOver { .. }
+        | Event::Loaded { .. }
+        | Event::NotLoaded { .. }
+        | Event::Launched { .. }
+        | Event::NotLaunched { .. }
+        | Event::HeirReady
+        | Event::ElderGone
+        | Event::Tick => 16,
+    };
+    let distinct = kinds.iter().enumerate().filter(|(n, kind)| !kinds[..*n].contains(kind)).count();
+    assert_eq!(distinct, all(&events[0]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn thousands_of_events_in_any_order_keep_the_promises_and_a_stop_finishes(
+        which in 0..states().count(),
+        steps in vec(step(|event| !is_stop(event)), 0..3000),
+        late in vec(step(|_| true), 0..100),
+    ) {
+        let (name, reach, signal) = states().nth(which).expect("there are as many");
+        let mut auditor = Auditor::of(reach(), signal);
+        steps.into_iter().for_each(|step| auditor.take(step));
+        auditor.feed(Event::Signal(Signal::Term));
+        late.into_iter().for_each(|step| auditor.take(step));
+        auditor.stop(name);
+    }
+}
+
+/// Wherever a plan can be: by a way there, and perhaps a signal after that.
+fn states() -> impl Iterator<Item = (&'static str, Reach, Option<Signal>)> {
+    let settled = PHASES.into_iter().chain(STATES).map(|(name, reach)| (name, reach, None));
+    settled.chain(ASKING.map(|(name, reach, signal)| (name, reach, Some(signal))))
+}
+
+/// Those that [`PHASES`] has no part in.
+const STATES: [(&str, Reach); 9] = [
+    ("silent", || silent(false)),
+    ("aborted", || silent(true)),
+    ("with a helper", || {
+        let mut world = World::serving(2, SECOND);
+        world.plan.helper = Some(Helper::due());
+        world.feed(Event::Tick);
+        world
+    }),
+    ("with a helper that is due", || {
+        let mut world = World::serving(2, SECOND);
+        world.plan.helper = Some(Helper::due());
+        world
+    }),
+    ("with own listeners", || {
+        let mut world = World::new(3);
+        world.plan.orphans = Some(Vec::new());
+        world.report(102, Report::Ready);
+        world
+    }),
+    ("resting beside an heir", || {
+        let mut world = upgrade::held();
+        world.signal(Signal::Winch);
+        world
+    }),
+    ("coming back", || {
+        let mut world = World::serving(ROOM as u16, SECOND);
+        world.signal(Signal::Winch);
+        world.signal(Signal::Hup);
+        world
+    }),
+    ("recycling within a reload", || {
+        let mut world = recycle::recycling();
+        world.signal(Signal::Hup);
+        world
+    }),
+    ("with a backlog that takes for ever", || {
+        let mut world = World::serving(2, SECOND);
+        world.stuck = true;
+        world.signal(Signal::Term);
+        world
+    }),
+];
+
+/// Where a signal makes the plan ask for something that has not come yet.
+const ASKING: [(&str, Reach, Signal); 5] = [
+    ("asking for a worker", || World::serving(1, SECOND), Signal::Ttin),
+    ("asking for a load", || World::serving(2, SECOND), Signal::Hup),
+    ("asking for a load within a reload", reload::adopted, Signal::Hup),
+    ("asking for the end of a backlog", || World::serving(2, SECOND), Signal::Term),
+    ("asking for no backlog any more", || World::serving(2, SECOND), Signal::Quit),
+];
+
+/// A worker that does not beat, and was found out or not; aborted, it lives on.
+fn silent(aborted: bool) -> World {
+    let mut world = World::of(2, heartbeat::PATIENCE).serve(SECOND);
+    world.stubborn = true;
+    world.silence(101);
+    world.pass(heartbeat::PATIENCE.timeout - SECOND);
+    world.pass(if aborted { SECOND } else { Duration::ZERO });
+    world
+}
+
+/// At least one of each kind.
+fn every_event() -> Vec<Event> {
+    let deaths = [Death::Status(0), Death::Status(3), Death::Status(4), Death::Status(6), Death::Signal(9)];
+    let commands = [
+        Command::Scale(Scale::By(1)),
+        Command::Scale(Scale::By(-1)),
+        Command::Scale(Scale::To(5)),
+        Command::Recycle(None),
+        Command::Recycle(Some(pid(102))),
+        Command::Reload,
+        Command::Stop { quick: false },
+        Command::Stop { quick: true },
+    ];
+    let mut events = SIGNALS.map(Event::Signal).to_vec();
+    for raw in [101, 102, 103, 104, 999] {
+        events.extend(reports().map(|report| Event::Report { pid: pid(raw), report }));
+        events.extend(deaths.map(|death| Event::Exited { pid: pid(raw), death }));
+    }
+    for seat in 0..4 {
+        events.push(Event::Spawned { seat, pid: pid(900) });
+        events.push(Event::SpawnFailed { seat, error: "no".into() });
+        events.extend([Time::ZERO, Time::MAX].map(|at| Event::Beat { seat, at }));
+    }
+    for (n, command) in commands.into_iter().enumerate() {
+        let ticket = |more| Ticket(900 + 2 * n as u64 + more);
+        events.push(Event::Asked { ticket: ticket(0), command, wait: false });
+        events.push(Event::Asked { ticket: ticket(1), command, wait: true });
+    }
+    events.extend([Ok(pid(900)), Err("no".into())].map(Event::HelperSpawned));
+    events.extend([0, 3].map(|lost| Event::BacklogOver { lost }));
+    events.extend([1, 3].map(|workers| Event::Loaded { shape: shape(workers) }));
+    events.extend([
+        Event::NotLoaded { why: "no".into() },
+        Event::Launched { pid: pid(900) },
+        Event::NotLaunched { error: "no".into() },
+        Event::HeirReady,
+        Event::ElderGone,
+        Event::Tick,
+    ]);
+    events
+}
+
+fn reports() -> [Report; 5] {
+    [Report::Ready, boot_failed(3), boot_failed(4), recycle::SPENT, Report::Draining]
+}
+
+/// Whether people want the end of the server.
+fn is_stop(event: &Event) -> bool {
+    let stops = [Signal::Term, Signal::Int, Signal::Quit].map(Event::Signal);
+    stops.contains(event) || matches!(event, Event::Asked { command: Command::Stop { .. }, .. })
+}
+
+/// One thing that may happen; indices choose among what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Expected or not.
+    Event(Event),
+    /// A question is answered.
+    Answer(usize, bool),
+    Report(usize, usize),
+    Die(usize, Death),
+    Pass(u64),
+}
+
+fn step(which: fn(&Event) -> bool) -> impl Strategy<Value = Step> {
+    let events: Vec<_> = every_event().into_iter().filter(which).collect();
+    let death = prop_oneof![(0..8).prop_map(Death::Status), (1..16).prop_map(Death::Signal)];
+    prop_oneof![
+        1 => prop::sample::select(events).prop_map(Step::Event),
+        8 => any::<(usize, bool)>().prop_map(|(which, well)| Step::Answer(which, well)),
+        4 => any::<(usize, usize)>().prop_map(|(which, report)| Step::Report(which, report)),
+        2 => (any::<usize>(), death).prop_map(|(which, death)| Step::Die(which, death)),
+        4 => (0..20_000u64).prop_map(Step::Pass),
+    ]
+}
+
+/// What the plan waits for an answer to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    Spawn { seat: u16 },
+    Helper,
+    Look { seat: u16 },
+    Load,
+    Launch,
+    Backlog,
+}
+
+/// Counts on nothing but what it was told, and holds every action against that.
+struct Auditor {
+    plan: Plan,
+    now: Time,
+    /// Workers with their seats, the helper and the heir.
+    living: BTreeMap<i32, Option<u16>>,
+    /// Workers that were told to leave.
+    told: BTreeSet<i32>,
+    aborted: BTreeSet<i32>,
+    killed: BTreeSet<i32>,
+    questions: Vec<Question>,
+    /// Who waits for an answer.
+    tickets: BTreeSet<Ticket>,
+    /// The last pid and the last ticket.
+    last: i32,
+    stopping: bool,
+    /// The listeners are ended.
+    saved: bool,
+    finished: bool,
+}
+
+impl Auditor {
+    /// Goes on from where a world has come to, perhaps with a signal that asks for something.
+    fn of(world: World, signal: Option<Signal>) -> Self {
+        let seats = world.plan.members.iter();
+        let seats: BTreeMap<_, _> =
+            seats.filter_map(|member| Some((raw(member.pid()?), member.seat))).collect();
+        let others = world.helper.into_iter().chain(world.heir.iter().map(|heir| heir.pid));
+        let living =
+            world.pids().into_iter().chain(others).map(|raw| (raw, seats.get(&raw).copied())).collect();
+        let told = world.living.iter().filter(|(_, (_, told))| told.is_some());
+        let mut auditor = Self {
+            living,
+            told: told.map(|(raw, _)| *raw).collect(),
+            aborted: world.aborted.clone(),
+            killed: world.killed.clone(),
+            questions: Vec::new(),
+            tickets: BTreeSet::new(),
+            last: 1000,
+            stopping: world.stopping,
+            saved: !world.listening,
+            finished: world.outcome.is_some(),
+            now: world.now,
+            plan: world.plan,
+        };
+        if let Some(signal) = signal {
+            auditor.feed(Event::Signal(signal));
+            assert!(!auditor.questions.is_empty(), "nothing is asked");
+        }
+        auditor
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Event(event) => self.feed(event),
+            Step::Answer(which, well) => {
+                let open = self.questions.len();
+                if open > 0 {
+                    self.answer(self.questions[which % open], well);
+                }
+            }
+            Step::Report(who, what) => {
+                let reports = reports();
+                let report = reports[what % reports.len()].clone();
+                self.one(who)
+                    .into_iter()
+                    .for_each(|pid| self.feed(Event::Report { pid, report: report.clone() }));
+            }
+            Step::Die(who, death) => {
+                self.one(who).into_iter().for_each(|pid| self.feed(Event::Exited { pid, death }));
+            }
+            Step::Pass(millis) => {
+                self.now = self.now + Duration::from_millis(millis);
+                self.feed(Event::Tick);
+            }
+        }
+    }
+
+    /// One of the living.
+    fn one(&self, which: usize) -> Option<Pid> {
+        self.living.keys().nth(which % self.living.len().max(1)).map(|raw| pid(*raw))
+    }
+
+    fn answer(&mut self, question: Question, well: bool) {
+        let (pid, error) = (pid(self.last + 1), "no".to_owned());
+        self.feed(match question {
+            Question::Spawn { seat } if well => Event::Spawned { seat, pid },
+            Question::Spawn { seat } => Event::SpawnFailed { seat, error },
+            Question::Helper => Event::HelperSpawned(if well { Ok(pid) } else { Err(error) }),
+            Question::Look { seat } => Event::Beat { seat, at: if well { self.now } else { Time::ZERO } },
+            Question::Load if well => Event::Loaded { shape: shape(1 + self.last as u16 % 5) },
+            Question::Load => Event::NotLoaded { why: error },
+            Question::Launch if well => Event::Launched { pid },
+            Question::Launch => Event::NotLaunched { error },
+            Question::Backlog => Event::BacklogOver { lost: usize::from(!well) },
+        });
+    }
+
+    fn feed(&mut self, mut event: Event) {
+        let is_stray =
+            !self.prepare(&mut event) && matches!(event, Event::Spawned { .. } | Event::Launched { .. });
+        for action in self.plan.handle(event, self.now) {
+            self.audit(&action);
+        }
+        assert!(!is_stray || self.killed.contains(&self.last), "nobody looks after it");
+        // There is no moment between these two in which anything else could happen.
+        if self.questions.contains(&Question::Launch) {
+            self.answer(Question::Launch, self.last % 4 > 0);
+        }
+        let working = self.living.values().flatten().count();
+        assert!(working <= MOST, "{working} workers");
+    }
+
+    /// Takes note of what `event` says, and whether it was asked for. Who is born has a pid that nobody had, and who asks a
+    /// ticket.
+    fn prepare(&mut self, event: &mut Event) -> bool {
+        let answered = match event {
+            Event::Spawned { seat, .. } | Event::SpawnFailed { seat, .. } => {
+                Some(Question::Spawn { seat: *seat })
+            }
+            Event::HelperSpawned(_) => Some(Question::Helper),
+            Event::Beat { seat, .. } => Some(Question::Look { seat: *seat }),
+            Event::Loaded { .. } | Event::NotLoaded { .. } => Some(Question::Load),
+            Event::Launched { .. } | Event::NotLaunched { .. } => Some(Question::Launch),
+            Event::BacklogOver { .. } => Some(Question::Backlog),
+            _ => None,
+        };
+        let at = answered.and_then(|answered| self.questions.iter().position(|open| *open == answered));
+        let expected = at.map(|at| self.questions.remove(at)).is_some();
+        match event {
+            Event::Spawned { pid: born, .. }
+            | Event::Launched { pid: born }
+            | Event::HelperSpawned(Ok(born)) => {
+                self.last += 1;
+                *born = pid(self.last);
+                self.living.insert(self.last, None);
+            }
+            Event::Asked { ticket, .. } => {
+                self.last += 1;
+                *ticket = Ticket(self.last as u64);
+                self.tickets.insert(*ticket);
+            }
+            Event::Exited { pid, .. } => drop(self.living.remove(&raw(*pid))),
+            _ => {}
+        }
+        if let Event::Spawned { seat, .. } = event
+            && expected
+        {
+            self.living.insert(self.last, Some(*seat));
+        }
+        expected
+    }
+
+    fn audit(&mut self, action: &Action) {
+        match action {
+            Action::Spawn { seat, .. } => {
+                assert!(!self.stopping, "no spawn in a stop");
+                assert!(usize::from(*seat) < MOST);
+                assert!(!self.living.values().any(|of| *of == Some(*seat)), "one worker a seat");
+                self.ask(Question::Spawn { seat: *seat });
+                let staying =
+                    self.living.iter().filter(|(raw, seat)| seat.is_some() && !self.told.contains(raw));
+                assert!(
+                    staying.count() < self.plan.workers() + RECYCLED + RELOADED,
+                    "no more than asked for"
+                );
+            }
+            Action::SpawnHelper => self.ask(Question::Helper),
+            Action::Load { .. } => self.ask(Question::Load),
+            Action::Launch => self.ask(Question::Launch),
+            Action::Look { seat } => {
+                assert!(self.living.values().any(|of| *of == Some(*seat)), "looks at the living");
+                self.ask(Question::Look { seat: *seat });
+            }
+            Action::SaveBacklog | Action::DropBacklog => {
+                assert!(self.stopping && !self.finished);
+                assert!(!self.plan.waits_for_heir(), "it is the heir's as well");
+                let saves = *action == Action::SaveBacklog;
+                assert_eq!(std::mem::replace(&mut self.saved, true), !saves, "saved once, then dropped");
+                self.questions.retain(|open| *open != Question::Backlog);
+                self.ask(Question::Backlog);
+            }
+            Action::Send { pid, order } => {
+                assert!(
+                    self.living.get(&raw(*pid)).is_some_and(Option::is_some),
+                    "orders go to workers that live"
+                );
+                if let Order::Drain { drain, .. } = order
+                    && drain.phase != remuda_core::shutdown::Phase::Lameduck
+                {
+                    self.told.insert(raw(*pid));
+                }
+            }
+            Action::Abort { pid } => {
+                assert!(self.living.contains_key(&raw(*pid)), "the dead are left alone");
+                assert!(self.aborted.insert(raw(*pid)), "aborted once");
+            }
+            Action::Kill { pid } => {
+                assert!(self.living.contains_key(&raw(*pid)), "the dead are left alone");
+                assert!(self.killed.insert(raw(*pid)), "killed once");
+            }
+            Action::Signal { pid, .. } | Action::HandOver { pid } => {
+                assert!(self.living.get(&raw(*pid)).is_some_and(Option::is_none), "no worker takes over");
+            }
+            Action::Bury { seat, .. } => {
+                assert!(!self.living.values().any(|of| *of == Some(*seat)), "buried alive");
+            }
+            Action::Answer { ticket, .. } => assert!(self.tickets.remove(ticket), "answered once"),
+            Action::Log(Notice::Stopping { .. }) => self.stopping = true,
+            Action::Finish(_) => {
+                assert!(!self.living.values().any(Option::is_some), "finished while workers live");
+                assert!(self.saved && !self.plan.waits_for_heir());
+                assert!(!std::mem::replace(&mut self.finished, true), "finished once");
+            }
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, question: Question) {
+        assert!(!self.questions.contains(&question), "{question:?} is open already");
+        self.questions.push(question);
+    }
+
+    /// However long the list of what is still to come, a stop that people want ends: everything is answered, and who is
+    /// killed dies.
+    fn stop(mut self, after: &str) {
+        let start = self.now;
+        self.feed(Event::Signal(Signal::Term));
+        while !self.finished {
+            while let Some(question) = self.questions.first().copied() {
+                self.answer(question, true);
+            }
+            let killed = self.living.keys().find(|raw| self.killed.contains(raw)).copied();
+            if let Some(killed) = killed {
+                self.feed(Event::Exited { pid: pid(killed), death: Death::Signal(9) });
+            } else if !self.finished {
+                self.now = self.plan.deadline().unwrap_or_else(|| panic!("{after}: nothing is waited for"));
+                assert!(self.now - start <= LONGEST, "{after}: never finishes");
+                self.feed(Event::Tick);
+            }
+        }
+        assert!(self.tickets.is_empty(), "{after}: everybody is answered");
+    }
+}
+
+/// More workers than this there never are.
+const MOST: usize = ROOM + RECYCLED + RELOADED;
+
+fn raw(pid: Pid) -> i32 {
+    pid.as_raw_nonzero().get()
+}
