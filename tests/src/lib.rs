@@ -161,6 +161,7 @@ macro_rules! scenarios {
                 d16_new_settings_take_effect,
                 d16_broken_settings_leave_everything_as_it_is,
                 d16_an_application_that_does_not_load_leaves_the_old_generation_serving,
+                d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old_generation_serving,
                 d16_an_application_that_does_not_load_in_time_leaves_the_old_generation_serving,
                 d16_an_address_that_is_added_is_served,
                 d16_an_address_that_is_removed_ends_and_its_backlog_is_served,

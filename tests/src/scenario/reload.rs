@@ -119,6 +119,25 @@ pub(crate) fn d16_an_application_that_does_not_load_leaves_the_old_generation_se
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
+pub(crate) fn d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old_generation_serving(
+    harness: &Harness,
+) {
+    let server = harness.serve(&["-w", "2"]);
+    let workers = ids(&server.workers(2));
+    let obstacle = server.dir().join("crash-boot");
+    fs::write(&obstacle, "").expect("a file can be written");
+    under_load(&server, || {
+        for times in 1..=3 {
+            fail_to_reload(&server, "ended before it was ready");
+            assert_eq!(server.log().matches("worker ended with").count(), times, "nothing is tried again");
+        }
+    });
+    assert_eq!(ids(&server.workers(2)), workers);
+    fs::remove_file(&obstacle).expect("it was written");
+    reload(&server, 5);
+    assert!(ids(&server.workers(2)).is_disjoint(&workers), "an old worker is left");
+}
+
 pub(crate) fn d16_an_application_that_does_not_load_in_time_leaves_the_old_generation_serving(
     harness: &Harness,
 ) {
