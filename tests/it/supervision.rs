@@ -1,11 +1,13 @@
 //! What is outside the server: its service manager, its container, its user, its files. Backends have no part in that, so
 //! each case is shown with one of them.
 //!
-//! Needs `systemd-socket-activate` (Debian's systemd), and bash, setpriv, unshare and nsenter. What only root may do is
+//! Needs `systemd-socket-activate` and `systemd-notify` (Debian's systemd), and bash, setpriv, unshare and nsenter. What only root may do is
 //! shown to be refused where the tests run as somebody else; a container that may make no namespaces shows nothing of
 //! process 1, and says so.
 
 use std::fs;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,6 +19,9 @@ use std::time::Duration;
 use remuda_conformance::Harness;
 use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::process::{Process, Server, until};
+use rustix::cmsg_space;
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Signal, geteuid};
 use tempfile::tempdir;
 
@@ -235,8 +240,11 @@ fn listeners_that_were_passed_on_are_used_and_left_alone() {
 fn systemd_starts_it_by_a_socket() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("web.sock");
-    let socket = ["-l", path.to_str().unwrap(), "--fdname=web", "-E", "FIXTURE_APPLICATION"];
-    let harness = harness().started_by(&[&["systemd-socket-activate"], &socket[..]].concat());
+    let manager = Manager::bind(&dir.path().join("notify"));
+    let socket =
+        ["-l", path.to_str().unwrap(), "--fdname=web", "-E", "FIXTURE_APPLICATION", "-E", "NOTIFY_SOCKET"];
+    let harness = harness().with_variable("NOTIFY_SOCKET", &manager.path);
+    let harness = harness.started_by(&[&["systemd-socket-activate"], &socket[..]].concat());
     // It starts the server when somebody comes, who waits until there is one.
     let server = harness.launch("fd://web", &[]);
     let address = Address::Unix(path.clone());
@@ -244,6 +252,9 @@ fn systemd_starts_it_by_a_socket() {
     client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let mut server = server.ready();
     assert_eq!(client.response().status, 200);
+    // systemd's program has become the server.
+    let id = server.arbiter().id();
+    assert_eq!(manager.hear(), (id, format!("READY=1\nMAINPID={id}\nSTATUS=1 worker ready")));
     stop(&mut server);
     assert!(path.exists(), "the file is systemd's");
 }
@@ -251,23 +262,21 @@ fn systemd_starts_it_by_a_socket() {
 #[test]
 fn a_service_manager_hears_of_start_watchdog_and_stop() {
     let dir = tempdir().unwrap();
-    let path = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let manager = Manager::bind(&dir.path().join("notify"));
+    let harness = harness().with_variable("WATCHDOG_USEC", "400000");
+    let mut server = harness.with_variable("NOTIFY_SOCKET", &manager.path).serve(&["-w", "2"]);
+    let id = server.arbiter().id();
+    // Only what the main process says counts there (systemd.service(5), NotifyAccess=).
     let heard = || {
-        let mut buffer = [0; 256];
-        manager.recv(&mut buffer).map(|len| String::from_utf8_lossy(&buffer[..len]).into_owned())
+        let (pid, message) = manager.hear();
+        assert_eq!(pid, id, "{message}");
+        message
     };
-    let harness = harness()
-        .with_variable("NOTIFY_SOCKET", path.to_str().unwrap())
-        .with_variable("WATCHDOG_USEC", "400000");
-    let mut server = harness.serve(&["-w", "2"]);
-    let ready = format!("READY=1\nMAINPID={}\nSTATUS=2 workers ready", server.arbiter().id());
-    let first = std::iter::repeat_with(|| heard().unwrap()).find(|message| message != "WATCHDOG=1");
-    assert_eq!(first.unwrap(), ready);
+    let told = || std::iter::repeat_with(heard).find(|message| message != "WATCHDOG=1").unwrap();
+    assert_eq!(told(), format!("READY=1\nMAINPID={id}\nSTATUS=2 workers ready"));
     let start = std::time::Instant::now();
     for _ in 0..5 {
-        assert_eq!(heard().unwrap(), "WATCHDOG=1");
+        assert_eq!(heard(), "WATCHDOG=1");
     }
     let took = start.elapsed();
     assert!(took > Duration::from_millis(600), "5 messages in {took:?}");
@@ -275,61 +284,91 @@ fn a_service_manager_hears_of_start_watchdog_and_stop() {
     assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG_"), "{environment}");
 
     server.arbiter().signal(Signal::HUP);
-    let mut told = std::iter::repeat_with(|| heard().unwrap()).filter(|message| message != "WATCHDOG=1");
-    assert!(told.next().unwrap().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    assert_eq!(told.next().unwrap(), "READY=1\nSTATUS=reloaded");
+    assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(told(), "READY=1\nSTATUS=reloaded");
 
     // Who is stuck says nothing.
     server.arbiter().signal(Signal::STOP);
     assert!(server.arbiter().wait_frozen(PATIENCE));
-    manager.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
-    assert!(
-        std::iter::repeat_with(heard).take(10).any(|message| message.is_err()),
-        "a frozen arbiter is not well"
-    );
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let silence = Duration::from_millis(600);
+    assert!((0..10).any(|_| manager.hear_within(silence).is_none()), "a frozen arbiter is not well");
     server.arbiter().signal(Signal::CONT);
-    assert_eq!(heard().unwrap(), "WATCHDOG=1");
+    assert_eq!(heard(), "WATCHDOG=1");
 
     server.arbiter().signal(Signal::TERM);
-    let last = std::iter::repeat_with(|| heard().unwrap()).find(|message| message != "WATCHDOG=1");
-    assert_eq!(last.unwrap(), "STOPPING=1\nSTATUS=stopping (stop)");
+    assert_eq!(told(), "STOPPING=1\nSTATUS=stopping (stop)");
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
 #[test]
 fn a_service_manager_is_told_of_the_arbiter_that_takes_over() {
     let dir = tempdir().unwrap();
-    let path = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let harness = harness()
-        .with_variable("NOTIFY_SOCKET", path.to_str().unwrap())
-        .with_variable("WATCHDOG_USEC", "400000");
-    let mut server = harness.serve(&["--pid", "server.pid"]);
-    let heard = |words: &str| {
-        let mut buffer = [0; 256];
-        until(PATIENCE, || {
-            let len = manager.recv(&mut buffer).ok()?;
-            String::from_utf8_lossy(&buffer[..len]).contains(words).then_some(())
-        })
-        .unwrap_or_else(|| panic!("the manager never hears {words:?}"));
+    let manager = Manager::bind(&dir.path().join("notify"));
+    let harness = harness().with_variable("WATCHDOG_USEC", "400000");
+    let mut server = harness.with_variable("NOTIFY_SOCKET", &manager.path).serve(&["--pid", "server.pid"]);
+    // What others say is nothing to it.
+    let heard = |main: u64, words: &str| {
+        let said =
+            || manager.hear_within(PATIENCE).filter(|(pid, said)| *pid == main && said.contains(words));
+        assert!(until(PATIENCE, said).is_some(), "the manager never hears {words:?} of {main}");
     };
-    heard(&format!("MAINPID={}", server.arbiter().id()));
+    let old = server.arbiter().id();
+    heard(old, &format!("MAINPID={old}"));
     let heir = server.begin_upgrade();
     let id = heir.id();
-    heard(&format!("MAINPID={id}\nSTATUS=handed over"));
+    heard(old, &format!("MAINPID={id}\nSTATUS=handed over"));
     server.pass_to(heir);
     // It says so itself as well, and reassures the manager from now on.
-    heard(&format!("READY=1\nMAINPID={id}"));
-    heard("WATCHDOG=1");
+    heard(id, &format!("READY=1\nMAINPID={id}"));
+    heard(id, "WATCHDOG=1");
     let pidfile = server.dir().join("server.pid");
     assert_eq!(fs::read_to_string(&pidfile).unwrap(), format!("{id}\n"));
     assert!(!server.dir().join("server.pid.2").exists());
     server.arbiter().signal(Signal::TERM);
-    heard("STOPPING=1");
+    heard(id, "STOPPING=1");
     assert_eq!(server.exit(PATIENCE), 0);
     assert!(!pidfile.exists());
+}
+
+/// The end of sd_notify(3) that a service manager has: a datagram socket that says who has sent a message.
+struct Manager {
+    socket: UnixDatagram,
+    path: String,
+}
+
+impl Manager {
+    /// Listens at `path`, as systemd's own program can tell.
+    fn bind(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        set_socket_passcred(&socket, true).unwrap();
+        let manager = Self { socket, path: path.to_str().unwrap().to_owned() };
+        let mut notify = Command::new("systemd-notify");
+        notify.args(["--no-block", "--status=heard"]).env("NOTIFY_SOCKET", &manager.path);
+        assert!(notify.status().unwrap().success());
+        assert_eq!(manager.hear().1, "STATUS=heard");
+        manager
+    }
+
+    /// The next message, and whose it is.
+    #[track_caller]
+    fn hear(&self) -> (u64, String) {
+        self.hear_within(PATIENCE).expect("there is something to hear")
+    }
+
+    fn hear_within(&self, limit: Duration) -> Option<(u64, String)> {
+        self.socket.set_read_timeout(Some(limit)).unwrap();
+        let mut buffer = [0; 256];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::empty()).ok()?;
+        let sender = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid.as_raw_nonzero().get()),
+            _ => None,
+        });
+        let sender = sender.expect("the kernel says who has sent it");
+        Some((sender as u64, String::from_utf8_lossy(&buffer[..received.bytes]).into_owned()))
+    }
 }
 
 #[test]
