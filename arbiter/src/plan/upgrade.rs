@@ -129,7 +129,8 @@ impl Plan {
             _ => hurry + MARGIN,
         };
         let Other::Heir(heir) = &mut self.other else { return };
-        if heir.ready {
+        let was_killed = heir.told && heir.due.is_none();
+        if heir.ready || was_killed {
             return;
         }
         let before = heir.due.filter(|_| heir.told);

@@ -135,6 +135,19 @@ fn a_new_arbiter_that_is_late_is_told_to_end_and_then_killed() {
 }
 
 #[test]
+fn a_new_arbiter_that_was_killed_is_left_alone() {
+    let mut world = upgrading();
+    world.pass(BOOT);
+    let at = world.now + HURRY + 2 * KILL_MARGIN;
+    assert!(world.plan.handle(Event::Tick, at).contains(&Action::Kill { pid: pid(103) }));
+    let mut after = world.plan.handle(Event::Signal(Signal::Term), at);
+    after.extend(world.plan.handle(Event::Tick, at + GRACEFUL + KILL_MARGIN));
+    after.extend(world.plan.handle(Event::Tick, at + LONGEST));
+    let again = [Action::Signal { pid: pid(103), signal: Signal::Term }, Action::Kill { pid: pid(103) }];
+    assert!(!again.iter().any(|action| after.contains(action)), "{after:?}");
+}
+
+#[test]
 fn without_a_boot_timeout_a_new_arbiter_may_take_for_ever() {
     let mut world = World::serving(1, LONG_ENOUGH);
     world.signal(Signal::Usr2);
