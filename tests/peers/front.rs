@@ -1,6 +1,6 @@
 //! A proxy in front of a server, as a process in a private directory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 
 use remuda_conformance::client::{Address, PATIENCE};
@@ -21,7 +21,7 @@ impl Front {
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
         let config = format!(
-            "daemon off; master_process off; pid nginx.pid; error_log error.log warn;
+            "daemon off; master_process off; pid nginx.pid; error_log {ERRORS} warn;
             events {{ worker_connections 1024; }}
             http {{
                 access_log off;
@@ -38,15 +38,22 @@ impl Front {
                 }}
             }}"
         );
-        Self::start("nginx", &["-p", ".", "-e", "error.log", "-c", "front.conf"], &config)
+        Self::start("nginx", &["-p", ".", "-e", ERRORS, "-c", "front.conf"], &config)
     }
 
-    /// HAProxy in one process, which uses a connection to `upstream` again whenever it can, and tries nothing twice.
+    /// HAProxy in one process, which uses a connection to `upstream` again whenever it can, tries nothing twice, and logs what
+    /// fails.
     pub(crate) fn haproxy(upstream: &Address) -> Self {
         let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
         let config = format!(
-            "defaults
+            "global
+                log stderr format raw daemon
+            defaults
                 mode http
+                log global
+                option httplog
+                option dontlog-normal
+                option dontlognull
                 timeout connect 5s
                 timeout client 30s
                 timeout server 30s
@@ -63,8 +70,9 @@ impl Front {
         let dir = tempfile::tempdir().expect("a directory can be made");
         fs::write(dir.path().join("front.conf"), config).expect("a file can be written");
         let address = Address::Unix(dir.path().join("front.sock"));
+        let errors = File::create(dir.path().join(ERRORS)).expect("a file can be written");
         let mut command = Command::new(program);
-        command.args(args).current_dir(&dir).stdin(Stdio::null());
+        command.args(args).current_dir(&dir).stdin(Stdio::null()).stderr(errors);
         let process = command.spawn().unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
         let front = Self { process, address, dir };
         until(PATIENCE, || front.address.connect(PATIENCE).ok()).expect("it becomes ready");
@@ -75,11 +83,13 @@ impl Front {
         &self.address
     }
 
-    /// What nginx has written to its error log.
+    /// What it has written to its error log.
     pub(crate) fn errors(&self) -> String {
-        fs::read_to_string(self.dir.path().join("error.log")).expect("nginx has a log")
+        fs::read_to_string(self.dir.path().join(ERRORS)).expect("it was created")
     }
 }
+
+const ERRORS: &str = "error.log";
 
 impl Drop for Front {
     fn drop(&mut self) {

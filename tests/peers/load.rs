@@ -1,15 +1,18 @@
 //! Clients of a proxy, and workers that come and go behind it.
 
 use std::collections::HashSet;
+use std::env;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remuda_conformance::client::{Address, PATIENCE};
-use remuda_conformance::process::Server;
+use remuda_conformance::process::{Process, Server, until};
 use rustix::process::Signal;
 
-const CLIENTS: usize = 48;
+const CLIENTS: usize = 64;
 
 /// How often a worker is told to leave and one is added and drained, and how long each has to be given work.
 const ROUNDS: usize = 5;
@@ -45,14 +48,68 @@ pub(crate) fn while_workers_are_recycled(front: &Address) {
     assert!(workers > ROUNDS, "only {workers} workers have served");
 }
 
+/// Nothing but 200 comes through `front` while `server` is reloaded every second, and many generations have served.
+/// `RELOADS=30` in the environment makes that thirty seconds.
+#[track_caller]
+pub(crate) fn while_reloaded(server: &Server, front: &Address) {
+    let reloads: u32 = env::var("RELOADS").map_or(3, |number| number.parse().expect("RELOADS is a number"));
+    let workers = under_load(front, || {
+        let start = Instant::now();
+        for n in 1..=reloads {
+            server.arbiter().signal(Signal::HUP);
+            thread::sleep((start + n * Duration::from_secs(1)).saturating_duration_since(Instant::now()));
+        }
+        // On a busy machine a reload may stand for two.
+        let over = || {
+            let log = server.log();
+            let newest = 1 + log.matches("settings and application are loaded").count();
+            log.contains(&format!("were told to drain generation={newest}\n")).then_some(())
+        };
+        until(PATIENCE, over).expect("the last generation takes over");
+    });
+    assert!(workers > reloads as usize / 2, "only {workers} workers have served");
+}
+
+/// Nothing but 200 comes through `front` while `server`, which has a settings file, is to be reloaded and cannot be: the
+/// file is broken, the application is missing, a worker dies as it makes it. Then it can.
+#[track_caller]
+pub(crate) fn while_reloads_fail(server: &Server, front: &Address, settings: &str) {
+    const NOT_RELOADED: &str = "not reloaded, the server goes on as before";
+    let pids = || server.workers(2).iter().map(Process::id).collect::<HashSet<_>>();
+    let before = pids();
+    let fail = |times| {
+        server.arbiter().signal(Signal::HUP);
+        let said = || (server.log().matches(NOT_RELOADED).count() == times).then_some(());
+        until(PATIENCE, said).expect("nobody is told that there is no reload");
+        thread::sleep(WORKING);
+    };
+    let workers = under_load(front, || {
+        server.write_settings("workers = = 3\n");
+        fail(1);
+        server.write_settings(settings);
+        for (times, obstacle) in [(2, "fail-boot"), (3, "crash-boot")] {
+            let obstacle = server.dir().join(obstacle);
+            fs::write(&obstacle, "").expect("a file can be written");
+            fail(times);
+            fs::remove_file(&obstacle).expect("it was written");
+        }
+        assert_eq!(pids(), before, "the old generation serves on");
+        server.arbiter().signal(Signal::HUP);
+        assert!(server.logs("older workers were told to drain", PATIENCE), "it is never reloaded");
+        thread::sleep(WORKING);
+    });
+    assert!(workers > before.len(), "no new worker has served");
+}
+
 /// Lets clients ask while something `happens`; the number of workers that have answered.
 #[track_caller]
 fn under_load(front: &Address, happens: impl FnOnce()) -> usize {
     let over = AtomicBool::new(false);
     let (workers, requests) = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(front, &over))).collect();
-        happens();
+        let done = catch_unwind(AssertUnwindSafe(happens));
         over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| resume_unwind(panic));
         let mut workers = HashSet::new();
         let mut requests = 0;
         for client in clients {
@@ -63,7 +120,13 @@ fn under_load(front: &Address, happens: impl FnOnce()) -> usize {
         (workers, requests)
     });
     assert!(requests > 10 * CLIENTS, "{requests} requests are no load");
+    report(&format!("{requests} requests answered with 200 by {} workers", workers.len()));
     workers.len()
+}
+
+#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+fn report(text: &str) {
+    println!("{text}");
 }
 
 /// One request after the other, on one connection as long as that is possible: by which workers, and how many.

@@ -38,10 +38,36 @@ fn nginx_in_front_sees_no_error_while_workers_are_recycled() {
 }
 
 #[test]
+fn nginx_in_front_sees_no_error_while_the_server_is_reloaded() {
+    for harness in servers() {
+        let server = harness.serve(BEHIND);
+        let nginx = Front::nginx(server.address());
+        load::while_reloaded(&server, nginx.address());
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
+fn nginx_in_front_sees_no_error_while_reloads_fail() {
+    for harness in servers() {
+        let settings = format!(
+            "worker-class = \"{}\"\nbind = \"127.0.0.1:0\"\nworkers = 2\nkeep-alive = 60\n",
+            harness.backend()
+        );
+        let server = harness.serve_file(&settings);
+        let nginx = Front::nginx(server.address());
+        load::while_reloads_fail(&server, nginx.address(), &settings);
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
 fn haproxy_in_front_sees_no_error_while_workers_are_recycled() {
     for harness in servers() {
         let server = harness.serve(&[BEHIND, RECYCLING].concat());
-        load::while_workers_are_recycled(Front::haproxy(server.address()).address());
+        let haproxy = Front::haproxy(server.address());
+        load::while_workers_are_recycled(haproxy.address());
+        assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
 }
 
@@ -49,7 +75,19 @@ fn haproxy_in_front_sees_no_error_while_workers_are_recycled() {
 fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
     for harness in servers() {
         let server = harness.serve(BEHIND);
-        load::while_workers_come_and_go(&server, Front::haproxy(server.address()).address());
+        let haproxy = Front::haproxy(server.address());
+        load::while_workers_come_and_go(&server, haproxy.address());
+        assert_eq!(haproxy.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
+fn haproxy_in_front_sees_no_error_while_the_server_is_reloaded() {
+    for harness in servers() {
+        let server = harness.serve(BEHIND);
+        let haproxy = Front::haproxy(server.address());
+        load::while_reloaded(&server, haproxy.address());
+        assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
 }
 
