@@ -174,10 +174,19 @@ pub(crate) fn reload_waits_for_what_comes_of_it(harness: &Harness) {
     assert!(after.len() == 2 && !after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
     assert_eq!(status(harness, &server).0["generation"], 2);
 
-    fs::write(server.dir().join("fail-boot"), "").expect("a file can be written");
-    refused(harness, &server, &["reload"], "the server goes on as before: the application failed to load");
+    for (file, text, why) in [
+        ("fail-boot", "", "the server goes on as before: the application failed to load"),
+        ("crash-boot", "", "ended before it was ready"),
+        ("remuda.toml", "workers = = 3\n", "remuda.toml line 1"),
+    ] {
+        let obstacle = server.dir().join(file);
+        fs::write(&obstacle, text).expect("a file can be written");
+        refused(harness, &server, &["reload"], why);
+        fs::remove_file(&obstacle).expect("it was written");
+    }
     assert_eq!(pids(harness, &server), after);
     assert_eq!(status(harness, &server).0["generation"], 2);
+    fs::write(server.dir().join("fail-boot"), "").expect("a file can be written");
     done(harness, &server, &["reload", "--no-wait"]);
 }
 
