@@ -143,13 +143,13 @@ pub(crate) fn recycle_replaces_all_workers_or_one_and_waits_for_it(harness: &Har
 
     // The old one has this to finish.
     let mut client = server.connect();
-    client.send(get("/sleep?ms=2000"));
+    client.send(get("/sleep?ms=4000"));
     assert!(!client.has_more(seconds(0.3)), "it is read by now");
     let start = Instant::now();
     done(harness, &server, &["recycle", "--no-wait"]);
-    took("a recycling that nobody waits for was begun", start, 0.0..1.5);
+    took("a recycling that nobody waits for was begun", start, 0.0..3.0);
     done(harness, &server, &["recycle"]);
-    took("a recycling was over", start, 1.5..8.0);
+    took("a recycling was over", start, 3.0..20.0);
     assert_eq!(client.response().status, 200);
 }
 
@@ -207,7 +207,7 @@ pub(crate) fn stop_waits_for_the_end(harness: &Harness) {
     assert!(!client.has_more(seconds(0.3)), "it is read by now");
     let start = Instant::now();
     done(harness, &server, &["stop"]);
-    took("the server had stopped", start, 0.4..5.0);
+    took("the server had stopped", start, 0.4..10.0);
     client.last_response(200);
     assert_eq!(server.exit(seconds(1.0)), 0);
     assert!(!socket(&server).exists(), "its socket is gone");
@@ -220,9 +220,9 @@ pub(crate) fn stop_waits_for_the_end(harness: &Harness) {
     assert!(!client.has_more(seconds(0.3)), "it is read by now");
     let start = Instant::now();
     done(harness, &server, &["stop", "--no-wait"]);
-    took("a stop that nobody waits for was begun", start, 0.0..1.5);
+    took("a stop that nobody waits for was begun", start, 0.0..10.0);
     done(harness, &server, &["stop", "--quick"]);
-    took("the server had stopped in a hurry", start, 1.5..6.0);
+    took("the server had stopped in a hurry", start, 1.5..20.0);
     assert_eq!(server.exit(seconds(1.0)), 0);
 }
 
