@@ -19,7 +19,7 @@ const ROUNDS: usize = 5;
 const WORKING: Duration = Duration::from_millis(200);
 
 /// How long workers are recycled.
-const LOADED: Duration = Duration::from_secs(4);
+const LOADED: Duration = Duration::from_secs(3);
 
 /// Nothing but 200 comes through `front` while the workers of `server` come and go, and each of them has served.
 #[track_caller]
