@@ -373,6 +373,7 @@ impl Scenario {
     }
 
     /// A failure counts on a machine that runs what is ready to run.
+    #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
     fn show(&self, harness: &Harness) {
         for tries_left in (0..TRIES).rev() {
             let start = Moment::now();
