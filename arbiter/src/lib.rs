@@ -51,6 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remuda_core::app::AppFactory;
+use remuda_core::config::Jitter;
 use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Logs, Policies, Worker, WorkerConfig};
 
@@ -171,6 +172,14 @@ pub struct ArbiterConfig {
     pub worker: WorkerConfig,
     /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
     pub boot_timeout: Duration,
+    /// How long a worker serves, from when it was ready, before it is replaced (D15). Default 0: for ever.
+    pub max_lifetime: Duration,
+    /// How much longer that is at most, by chance: a part, or nanoseconds. Default 10 %.
+    pub max_lifetime_jitter: Jitter,
+    /// Bytes of resident memory at which a worker is replaced (D15). Default 0: never.
+    pub max_rss: u64,
+    /// How many more bytes that is at most, by chance. Default 10 %.
+    pub max_rss_jitter: Jitter,
     /// How long the server serves on after TERM, before it stops; it is no part of `graceful_timeout`. Default 0: not at all.
     pub lameduck: Duration,
     /// Workers that are replaced at a time because they have served enough (D15). Default 1; 0 counts as 1.
@@ -209,6 +218,10 @@ impl Default for ArbiterConfig {
             reuse_port: false,
             worker: WorkerConfig::default(),
             boot_timeout: Duration::from_secs(60),
+            max_lifetime: Duration::ZERO,
+            max_lifetime_jitter: Jitter::default(),
+            max_rss: 0,
+            max_rss_jitter: Jitter::default(),
             lameduck: Duration::ZERO,
             recycle_concurrency: 1,
             reload_concurrency: 1,

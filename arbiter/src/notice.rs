@@ -34,6 +34,12 @@ pub(crate) enum Notice {
     Stranger { pid: Pid, death: Death },
     /// A worker should be replaced.
     Spent { slot: u16, pid: Pid, reason: Reason },
+    /// A worker has lived for as long as it may.
+    Old { slot: u16, pid: Pid, age: Duration, limit: Duration },
+    /// A worker has grown larger than it may be.
+    Large { slot: u16, pid: Pid, rss: u64, limit: u64 },
+    /// A worker was larger as soon as it was ready.
+    BornLarge { slot: u16, pid: Pid, rss: u64, limit: u64 },
     /// A worker gets a successor, which takes over once it is ready.
     Recycling { slot: u16, reason: Reason },
     /// A configuration was loaded, and has to prove itself.
@@ -121,6 +127,19 @@ impl Notice {
             }
             Self::Stranger { pid, death } => debug!(%pid, "reaped a child that is no worker: {death}"),
             Self::Spent { slot, pid, reason } => debug!(slot, %pid, %reason, "worker asks to be replaced"),
+            Self::Old { slot, pid, age, limit } => {
+                info!(slot, %pid, "worker is {age:.1?} old, its limit is {limit:.1?}: it is to be replaced");
+            }
+            Self::Large { slot, pid, rss, limit } => {
+                info!(slot, %pid, rss, "worker has {rss} bytes resident, its limit is {limit}: it is to be replaced");
+            }
+            Self::BornLarge { slot, pid, rss, limit } => {
+                warn!(
+                    slot, %pid, rss,
+                    "worker has {rss} bytes resident as soon as it is ready, its limit is {limit}: it is not replaced for \
+                     that, because the next one would be as large; raise max-rss"
+                );
+            }
             Self::Recycling { slot, reason } => info!(slot, %reason, "worker is replaced"),
             Self::Reloading { generation } => {
                 info!(generation, "reloading: settings and application are loaded")

@@ -26,7 +26,7 @@
 //!     └────────────── TERM INT QUIT, or a failed boot ──────────────┘
 //! ```
 //!
-//! [`member`] is one worker, [`lives`] what becomes of it, [`replace`] who comes and who goes, [`orphans`] what becomes of
+//! [`member`] is one worker, [`lives`] what becomes of it, [`expiry`] when it has served enough, [`replace`] who comes and who goes, [`orphans`] what becomes of
 //! listeners meanwhile, [`reload`] one configuration for another, [`stop`] the end, [`upgrade`] another arbiter,
 //! [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
 
@@ -40,6 +40,7 @@ use rustix::process::Pid;
 
 use self::command::Waiting;
 pub(crate) use self::command::{Command, Done, Refused, Scale, Ticket};
+pub(crate) use self::expiry::Allowance;
 use self::helper::Helper;
 use self::member::{Member, Role, State};
 use self::reload::Reload;
@@ -49,6 +50,7 @@ use crate::Outcome;
 use crate::notice::Notice;
 
 mod command;
+mod expiry;
 mod helper;
 mod lives;
 mod member;
@@ -109,6 +111,7 @@ pub(crate) struct Shape {
     /// How long to serve on when TERM asks for a stop.
     pub(crate) lameduck: Duration,
     pub(crate) patience: Patience,
+    pub(crate) allowance: Allowance,
     /// Whether each slot has listeners of its own. No reload changes it.
     pub(crate) own_listeners: bool,
     /// Whether a new arbiter that is ready waits for people to end this one.
@@ -139,6 +142,8 @@ pub(crate) enum Event {
     Report { pid: Pid, report: Report },
     /// The loop of the worker in a seat was alive then; [`Time::ZERO`] if it has not begun to beat.
     Beat { seat: u16, at: Time },
+    /// A worker has so many bytes of memory.
+    Weighed { pid: Pid, rss: u64 },
     /// A child, perhaps not one of ours, has ended and was reaped.
     Exited { pid: Pid, death: Death },
     /// Somebody asks for something, and waits until it is done or not.
@@ -177,6 +182,8 @@ pub(crate) enum Action {
     Send { pid: Pid, order: Order },
     /// Look when the worker in a seat was last alive; answer with [`Event::Beat`].
     Look { seat: u16 },
+    /// Look how much memory a worker has resident; answer with [`Event::Weighed`] where that can be known.
+    Weigh { pid: Pid },
     /// Tell people what the worker in a seat is, or was, serving.
     Describe { slot: u16, seat: u16 },
     /// The worker in a seat is gone: keep what it has counted, and empty the seat. It ended itself with nothing left
@@ -322,6 +329,7 @@ impl Plan {
             Event::SpawnFailed { seat, error } => self.spawn_failed(seat, error, now, &mut todo),
             Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
             Event::Beat { seat, at } => self.beat(seat, at, now, &mut todo),
+            Event::Weighed { pid, rss } => self.weighed(pid, rss, now, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
             Event::Asked { ticket, command, wait } => self.asked(ticket, command, wait, now, &mut todo),
             Event::HelperSpawned(result) => self.helper_spawned(result, now, &mut todo),
@@ -354,8 +362,8 @@ impl Plan {
         let silence = self.members.iter().filter_map(Member::silent_at).min();
         // Only who wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.nap());
-        let helper = self.helper_due_at();
-        [phase, kill, silence, nap, helper, self.heir_due()].into_iter().flatten().min()
+        let (helper, expiry) = (self.helper_due_at(), self.expiry());
+        [phase, kill, silence, nap, helper, expiry, self.heir_due()].into_iter().flatten().min()
     }
 
     /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
@@ -438,6 +446,7 @@ impl Plan {
         {
             self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo);
         }
+        self.expire(now, todo);
         if matches!(self.phase, Phase::Serving) {
             self.let_come_back(now);
             self.begin_reload(todo);
@@ -449,9 +458,9 @@ impl Plan {
         } else {
             for index in 0..self.members.len() {
                 if self.members[index].due_at().is_some_and(|at| at <= now) {
-                    let (generation, patience) = self.made_of(index);
+                    let (generation, Shape { patience, allowance, .. }) = self.made_of(index);
                     let member = &mut self.members[index];
-                    member.state = State::Spawning { generation, patience };
+                    member.state = State::Spawning { generation, patience, allowance };
                     todo.push(Action::Spawn { slot: member.slot, seat: member.seat, generation });
                 }
             }

@@ -128,6 +128,8 @@ impl Rehearsal {
             Action::Launch => return Some(Event::NotLaunched { error: "there is no executable".to_owned() }),
             // No upgrade gets that far.
             Action::Signal { .. } | Action::HandOver { .. } | Action::Reclaim => {}
+            // Its workers have no size.
+            Action::Weigh { .. } => {}
             // For people.
             Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
             Action::ReopenLogs | Action::Reloaded { .. } => {}

@@ -35,6 +35,7 @@ use crate::notify::Manager;
 use crate::orphans::Orphans;
 use crate::pidfile::Pidfile;
 use crate::plan::{Action, Event, Plan, Signal};
+use crate::status::resident;
 use crate::sys::{self, Signals, Title};
 use crate::upgrade::{Upgrade, Word};
 use crate::{Load, Loaded, Outcome};
@@ -353,6 +354,11 @@ impl Run {
                 Action::Look { seat } => {
                     let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());
                     todo.extend(self.tell(Event::Beat { seat, at }));
+                }
+                Action::Weigh { pid } => {
+                    if let Some(rss) = resident(pid.as_raw_nonzero().get()) {
+                        todo.extend(self.tell(Event::Weighed { pid, rss }));
+                    }
                 }
                 Action::SaveBacklog => {
                     self.orphans = Orphans::default();

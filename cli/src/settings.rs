@@ -19,7 +19,7 @@ use tracing_subscriber::filter::Targets;
 
 pub(crate) use self::command::command;
 pub use self::error::{Cause, Problem, Rejected};
-pub use self::kind::{Choice, Kind, Refusal};
+pub use self::kind::{Choice, Kind, Measure, Refusal};
 pub(crate) use self::layers::{Action, Inputs, Invocation, Origin, keep, read};
 pub(crate) use self::operators::CONTROL_SOCKET;
 pub(crate) use self::print::printed;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::draw::scatter;
+
 /// What one connection may take, in time and in size.
 ///
 /// Every field is independent of the others; [`Default`] gives the documented defaults.
@@ -55,8 +57,12 @@ pub enum Jitter {
 }
 
 impl Jitter {
+    /// `number` and some more, which follows from `seed` as if it were chance.
+    pub fn scattered(self, number: u64, seed: u64) -> u64 {
+        number.saturating_add(self.some(number, scatter(seed)))
+    }
+
     /// What is added to `number`: as much of the most as `draw` is of all it may be.
-    #[cfg(feature = "worker")]
     pub(crate) fn some(self, number: u64, draw: u32) -> u64 {
         let most = match self {
             Self::Count(most) => most.into(),

@@ -8,6 +8,7 @@
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
 //! - `GET /spawn?ms=N` awaits a task that sleeps N ms in tokio.
 //! - `GET /environment` gives the worker's environment, a line for each variable.
+//! - `GET /grow?mb=N` has the worker keep N MiB more for good.
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
@@ -17,6 +18,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -76,6 +78,10 @@ impl<H: Handler> Handler for Fixture<H> {
                 hang(head.query());
                 Ok(out.send(ResponseHead::new(200), "late\n")?)
             }
+            "/grow" => {
+                grow(head.query());
+                Ok(out.send(ResponseHead::new(200), "larger\n")?)
+            }
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
             _ => self.demo.call(head, body, out),
@@ -104,6 +110,10 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 let task = tokio::spawn(tokio::time::sleep(time(request.uri().query())));
                 task.await.expect("a task that sleeps does not fail");
                 Response::new("late\n".into())
+            }
+            "/grow" => {
+                grow(request.uri().query());
+                Response::new("larger\n".into())
             }
             "/environment" => Response::new(environment().into()),
             "/deaf" => {
@@ -139,6 +149,14 @@ fn echo(mut socket: impl Read + Write) -> io::Result<()> {
 
 fn environment() -> String {
     env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()
+}
+
+/// Keeps so many MiB, each page of them written to.
+fn grow(query: Option<&str>) {
+    static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    let mebibytes: Option<usize> = query.and_then(|query| query.strip_prefix("mb=")?.parse().ok());
+    let more = vec![1; mebibytes.unwrap_or(1) << 20];
+    KEPT.lock().expect("no one panics here").push(more);
 }
 
 fn hang(query: Option<&str>) {

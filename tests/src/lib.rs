@@ -154,7 +154,9 @@ macro_rules! scenarios {
                 d15_requests_are_counted_and_not_connections,
                 d15_recycling_loses_no_request_and_refuses_no_connect,
                 d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving,
-                d15_a_recycled_worker_is_ended_at_its_deadline;
+                d15_a_recycled_worker_is_ended_at_its_deadline,
+                d15_a_worker_that_has_lived_for_long_enough_is_replaced,
+                d15_a_worker_that_has_grown_too_large_is_replaced;
             reload:
                 d16_reloads_under_load_lose_no_request_and_refuse_no_connect,
                 d16_old_workers_serve_on_until_new_ones_are_ready,

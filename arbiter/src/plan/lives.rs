@@ -55,6 +55,7 @@ impl Plan {
             Report::Ready if life.ready.is_none() => {
                 life.ready = Some(now);
                 life.well = now;
+                life.weigh_at = life.bounds.rss.map(|_| now);
                 let took = now - life.born;
                 todo.push(Action::Log(Notice::Ready { slot, pid, took }));
                 if !stopping {

@@ -7,6 +7,7 @@ use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
+use super::expiry::{Allowance, Bounds};
 use super::{Action, KILL_MARGIN, Patience};
 
 /// A worker that was ready for this long is replaced at once; after a shorter life the slot waits.
@@ -70,6 +71,7 @@ pub(super) enum State {
     Spawning {
         generation: u32,
         patience: Patience,
+        allowance: Allowance,
     },
     Alive(Life),
 }
@@ -81,6 +83,8 @@ pub(super) struct Life {
     pub(super) generation: u32,
     /// What that says of its silence.
     patience: Patience,
+    /// What it says of its age and its size.
+    pub(super) bounds: Bounds,
     pub(super) born: Time,
     pub(super) ready: Option<Time>,
     /// Up to when it is known to be well: its silence counts from here.
@@ -90,6 +94,10 @@ pub(super) struct Life {
     /// It was silent for too long, was aborted, and is killed then.
     pub(super) aborted: Option<Time>,
     pub(super) killed: bool,
+    /// Bytes that it had when it was last looked at.
+    pub(super) weight: Option<u64>,
+    /// When it is looked at again.
+    pub(super) weigh_at: Option<Time>,
     /// Since when, and why, it should be replaced.
     pub(super) spent: Option<(Time, Reason)>,
     /// It drains, and nobody here has told it to.
@@ -104,17 +112,20 @@ impl Member {
 
     /// The process that was asked for is there.
     pub(super) fn is_born(&mut self, pid: Pid, now: Time) {
-        let State::Spawning { generation, patience } = self.state else { return };
+        let State::Spawning { generation, patience, allowance } = self.state else { return };
         self.state = State::Alive(Life {
             pid,
             generation,
             patience,
+            bounds: allowance.drawn(pid, now),
             born: now,
             ready: None,
             well: now,
             looking: false,
             aborted: None,
             killed: false,
+            weight: None,
+            weigh_at: None,
             spent: None,
             drains: false,
         });

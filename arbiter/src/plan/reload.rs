@@ -20,7 +20,7 @@ use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
 use super::member::{Member, State};
-use super::{Action, Patience, Phase, Plan, ReloadEnd, Shape};
+use super::{Action, Phase, Plan, ReloadEnd, Shape};
 use crate::notice::Notice;
 
 /// Where reloads are.
@@ -160,13 +160,11 @@ impl Plan {
         }
     }
 
-    /// The configuration that a member without a process is spawned with, and what that says of its silence.
-    pub(super) fn made_of(&self, index: usize) -> (u32, Patience) {
+    /// The configuration that a member without a process is spawned with.
+    pub(super) fn made_of(&self, index: usize) -> (u32, Shape) {
         match &self.reload.candidate {
-            Candidate::Proving(shape) if self.members[index].is_reloaded() => {
-                (self.reload.newest, shape.patience)
-            }
-            _ => (self.generation, self.shape.patience),
+            Candidate::Proving(shape) if self.members[index].is_reloaded() => (self.reload.newest, *shape),
+            _ => (self.generation, self.shape),
         }
     }
 

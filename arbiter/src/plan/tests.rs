@@ -8,6 +8,7 @@ use super::member::{BACKOFF_MIN, LONG_ENOUGH};
 use super::*;
 
 mod command;
+mod expiry;
 mod heartbeat;
 mod lameduck;
 mod orphans;
@@ -32,6 +33,7 @@ fn shape(workers: u16) -> Shape {
         graceful_timeout: GRACEFUL,
         lameduck: Duration::ZERO,
         patience: Patience::default(),
+        allowance: Allowance::default(),
         own_listeners: false,
         holds: false,
     }

@@ -7,7 +7,7 @@ use crate::control::server::ControlSocket;
 use crate::listener::slots::Slots;
 use crate::listener::{BindError, Chosen, Heirloom, Listeners};
 use crate::pidfile::Pidfile;
-use crate::plan::{Patience, Shape};
+use crate::plan::{Allowance, Patience, Shape};
 use crate::{ArbiterConfig, Outcome, UpgradeDrain};
 
 /// What others may find of the server.
@@ -87,6 +87,12 @@ pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
             timeout: config.worker.timeout,
             boot_timeout: config.boot_timeout,
             nap: config.worker.beat_interval(),
+        },
+        allowance: Allowance {
+            lifetime: config.max_lifetime,
+            lifetime_jitter: config.max_lifetime_jitter,
+            rss: config.max_rss,
+            rss_jitter: config.max_rss_jitter,
         },
         own_listeners: config.reuse_port,
     }

@@ -52,9 +52,11 @@ pub enum Kind {
         /// The words, those of features that are not built in among them.
         among: &'static [Choice],
     },
-    /// A whole number, or a part of another one: `10%`.
+    /// What is added to another setting by chance: as much as that is measured in, or a part of it: `10%`.
     Jitter {
-        /// The most that it is, as a number.
+        /// What the other one is measured in.
+        of: Measure,
+        /// The most that it is.
         most: u64,
         /// Stores it.
         set: fn(&mut Settings, Jitter),
@@ -100,6 +102,41 @@ pub enum Kind {
         /// Stores them.
         set: fn(&mut Settings, Vec<Bind>),
     },
+}
+
+/// What a number is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Measure {
+    /// Things that are counted.
+    Count,
+    /// Memory; with a unit, or in bytes.
+    Bytes,
+    /// Time; with a unit, or in seconds, and counted in nanoseconds.
+    Nanoseconds,
+}
+
+impl Measure {
+    fn read(self, text: &str) -> Option<u64> {
+        match self {
+            Self::Count => whole(text),
+            Self::Bytes => size(text),
+            Self::Nanoseconds => time(text).map(nanos),
+        }
+    }
+
+    /// What is allowed.
+    fn range(self, allowed: &RangeInclusive<u64>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, to) = (allowed.start(), allowed.end());
+        match self {
+            Self::Count => write!(f, "a whole number from {from} to {to}"),
+            Self::Bytes => write!(f, "{from} to {to} bytes, or with a unit as in 64K, 16M, 1G"),
+            Self::Nanoseconds => {
+                let [from, to] = [*from, *to].map(|n| Duration::from_nanos(n).as_secs_f64());
+                write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
+            }
+        }
+    }
 }
 
 /// One word of a choice, and what choosing it does.
@@ -178,11 +215,11 @@ impl Kind {
                 }
                 Ok(quoted(&word))
             }
-            Self::Jitter { most, set } => {
+            Self::Jitter { of, most, set } => {
                 let text = one(written)?;
                 let jitter = match text.strip_suffix('%') {
                     Some(part) => whole(part).filter(|n| *n <= 100).map(|n| Jitter::Percent(n as u8)),
-                    None => whole(text).filter(|n| n <= most).map(Jitter::Count),
+                    None => of.read(text).filter(|n| n <= most).map(Jitter::Count),
                 };
                 set(settings, jitter.ok_or(Refusal(None))?);
                 Ok(quoted(&text))
@@ -256,7 +293,9 @@ impl Kind {
             Self::Time { .. } => "SECONDS",
             Self::Switch { .. } => "BOOL",
             Self::Choice { .. } | Self::Backend { .. } => "NAME",
-            Self::Jitter { .. } => "N",
+            Self::Jitter { of: Measure::Count, .. } => "N",
+            Self::Jitter { of: Measure::Bytes, .. } => "BYTES",
+            Self::Jitter { of: Measure::Nanoseconds, .. } => "SECONDS",
             Self::Policy { .. } => "POLICY",
             Self::Text { placeholder, .. } => placeholder,
             Self::Variables { .. } => "NAME=VALUE",
@@ -271,19 +310,17 @@ impl fmt::Display for Kind {
     /// What is allowed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Count { allowed, .. } => {
-                write!(f, "a whole number from {} to {}", allowed.start(), allowed.end())
-            }
-            Self::Size { allowed, .. } => {
-                write!(f, "{} to {} bytes, or with a unit as in 64K, 16M, 1G", allowed.start(), allowed.end())
-            }
+            Self::Count { allowed, .. } => Measure::Count.range(allowed, f),
+            Self::Size { allowed, .. } => Measure::Bytes.range(allowed, f),
             Self::Time { allowed, .. } => {
-                let (from, to) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
-                write!(f, "{from} to {to} seconds, or with a unit as in 500ms, 30s, 2m, 1h")
+                Measure::Nanoseconds.range(&(nanos(*allowed.start())..=nanos(*allowed.end())), f)
             }
             Self::Switch { .. } => f.write_str("true, false"),
             Self::Choice { among } | Self::Backend { among } => f.write_str(&names(built_in(among))),
-            Self::Jitter { most, .. } => write!(f, "a whole number from 0 to {most}, or a part as in 10%"),
+            Self::Jitter { of, most, .. } => {
+                of.range(&(0..=*most), f)?;
+                f.write_str(", or a part as in 10%")
+            }
             Self::Policy { .. } => f.write_str(policy::ALLOWED),
             Self::Text { allowed, .. } => f.write_str(allowed),
             Self::Variables { .. } => f.write_str("NAME=VALUE"),
@@ -351,6 +388,11 @@ pub(super) fn time(text: &str) -> Option<Duration> {
     };
     // Only digits and dots are left in `number`: no sign, exponent or infinity.
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+}
+
+/// As many as there are, or as a number has room for.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The number at the beginning, and what stands behind it.

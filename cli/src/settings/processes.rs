@@ -1,9 +1,9 @@
 //! Workers and their threads.
 
 use super::Settings;
-use super::kind::{Choice, Kind};
+use super::kind::{Choice, Kind, Measure};
 use super::table::{Category, Platform, Setting};
-use super::timeouts::ANY_TIME;
+use super::timeouts::{ANY_TIME, LONGEST};
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -86,6 +86,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         short: None,
         category: Category::Processes,
         kind: Kind::Jitter {
+            of: Measure::Count,
             most: MOST_REQUESTS,
             set: |s, jitter| s.arbiter.worker.max_requests_jitter = jitter,
         },
@@ -95,6 +96,61 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "How many more requests than max-requests that is at most, by chance; 0: none",
         about: "A number, or a part of max-requests. Each worker draws its own, so that they are not all replaced \
                 at once.",
+    },
+    Setting {
+        name: "max-lifetime",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Time { allowed: ANY_TIME, set: |s, t| s.arbiter.max_lifetime = t },
+        default: "0",
+        platform: None,
+        reload: true,
+        help: "Seconds after which a worker is replaced; 0: never",
+        about: "Counted from when it was ready. As for max-requests, it serves on until its replacement is ready.",
+    },
+    Setting {
+        name: "max-lifetime-jitter",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Jitter {
+            of: Measure::Nanoseconds,
+            most: LONGEST.as_nanos() as u64,
+            set: |s, jitter| s.arbiter.max_lifetime_jitter = jitter,
+        },
+        default: "10%",
+        platform: None,
+        reload: true,
+        help: "How many more seconds than max-lifetime that is at most, by chance; 0: none",
+        about: "A time, or a part of max-lifetime. Workers that were started together are not replaced together.",
+    },
+    Setting {
+        name: "max-rss",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Size { allowed: 0..=MOST_MEMORY, set: |s, n| s.arbiter.max_rss = n },
+        default: "0",
+        platform: None,
+        reload: true,
+        help: "Bytes of memory at which a worker is replaced; 0: never",
+        about: "What it has resident, which includes what it shares with others. The arbiter looks once a second, so \
+                that it may be more for a moment; it is no limit that the kernel holds. As for max-requests, the worker \
+                serves on until its replacement is ready. One that is as large as soon as it is ready is not replaced \
+                for that, and the log says so.",
+    },
+    Setting {
+        name: "max-rss-jitter",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Jitter {
+            of: Measure::Bytes,
+            most: MOST_MEMORY,
+            set: |s, jitter| s.arbiter.max_rss_jitter = jitter,
+        },
+        default: "10%",
+        platform: None,
+        reload: true,
+        help: "How many more bytes than max-rss that is at most, by chance; 0: none",
+        about: "A number of bytes, or a part of max-rss. Workers that grow alike are not replaced together.",
     },
     Setting {
         name: "recycle-concurrency",
@@ -123,6 +179,9 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 /// As many as anybody might mean.
 const MOST_REQUESTS: u64 = 1_000_000_000;
+
+/// More than any machine has: a pebibyte.
+const MOST_MEMORY: u64 = 1 << 50;
 
 /// A backend, by one of its names, that is built in with a feature.
 macro_rules! backend {

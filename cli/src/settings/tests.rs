@@ -118,6 +118,12 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(worker("max-requests", "1000").max_requests, 1000);
     assert_eq!(worker("max-requests-jitter", "50").max_requests_jitter, Jitter::Count(50));
     assert_eq!(worker("max-requests-jitter", "5%").max_requests_jitter, Jitter::Percent(5));
+    assert_eq!(with("max-lifetime", "1h").arbiter.max_lifetime, Duration::from_secs(3600));
+    assert_eq!(with("max-lifetime-jitter", "2m").arbiter.max_lifetime_jitter, Jitter::Count(120_000_000_000));
+    assert_eq!(with("max-lifetime-jitter", "25%").arbiter.max_lifetime_jitter, Jitter::Percent(25));
+    assert_eq!(with("max-rss", "512M").arbiter.max_rss, 512 << 20);
+    assert_eq!(with("max-rss-jitter", "64M").arbiter.max_rss_jitter, Jitter::Count(64 << 20));
+    assert_eq!(with("max-rss-jitter", "0").arbiter.max_rss_jitter, Jitter::Count(0));
     assert_eq!(with("recycle-concurrency", "3").arbiter.recycle_concurrency, 3);
     assert_eq!(with("reload-concurrency", "4").arbiter.reload_concurrency, 4);
     assert_eq!(with("lameduck", "15").arbiter.lameduck, Duration::from_secs(15));

@@ -38,7 +38,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 /// The longest time that can be set, a year: what is meant to be without a limit says so with 0.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What any time may be.
 pub(super) const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{get, took};
+use super::{get, seconds, took};
 use crate::Harness;
 use crate::client::{Client, PATIENCE};
-use crate::process::{Server, until};
+use crate::process::{Process, Server, until};
 
 /// Asks who is there until it is somebody else than `before`; a connection to it.
 #[track_caller]
@@ -147,4 +147,41 @@ pub(crate) fn d15_a_recycled_worker_is_ended_at_its_deadline(harness: &Harness) 
     drop(client);
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
+}
+
+/// The worker that has been there since the start is replaced for `reason`, which the log has with these words, while its
+/// clients are served.
+#[track_caller]
+fn is_replaced(mut server: Server, first: Process, reason: &str, words: &str) {
+    let (second, client) = successor(&server, first.id());
+    assert!(first.wait_gone(PATIENCE), "the old worker does not end");
+    assert_ne!(second, first.id());
+    let log = server.log();
+    assert!(log.contains(words) && log.contains(reason), "{log}");
+    assert!(!log.contains("ended with signal") && !log.contains("ended with status"), "{log}");
+    drop(client);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn d15_a_worker_that_has_lived_for_long_enough_is_replaced(harness: &Harness) {
+    let server = harness.serve(&["--max-lifetime", "2", "--max-lifetime-jitter", "0"]);
+    let first = server.worker();
+    is_replaced(server, first, "recycle: lifetime", "its limit is 2.0s: it is to be replaced");
+}
+
+pub(crate) fn d15_a_worker_that_has_grown_too_large_is_replaced(harness: &Harness) {
+    let server = harness.serve(&["--max-rss", "128M", "--max-rss-jitter", "0"]);
+    let first = server.worker();
+    let mut client = server.connect();
+    client.get("/grow?mb=16");
+    // It is looked at once a second.
+    let start = Instant::now();
+    while start.elapsed() < seconds(2.0) {
+        assert_eq!(client.get("/info").number("pid"), first.id(), "it is not too large yet");
+        thread::sleep(Duration::from_millis(50));
+    }
+    client.get("/grow?mb=128");
+    drop(client);
+    is_replaced(server, first, "recycle: memory", "its limit is 134217728: it is to be replaced");
 }

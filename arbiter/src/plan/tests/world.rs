@@ -15,6 +15,9 @@ pub(super) const RECYCLED: usize = 1;
 /// As many as may be reloaded at a time.
 pub(super) const RELOADED: usize = 1;
 
+/// Bytes that a worker has.
+pub(super) const USUAL: u64 = 10_000;
+
 /// Does what the plan says, in virtual time, and checks its promises at every step.
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -61,6 +64,9 @@ pub(super) struct World {
     /// Whether who is aborted lives on.
     pub(super) stubborn: bool,
     pub(super) described: Vec<u16>,
+    /// Bytes that workers have, if not [`USUAL`], and how often somebody has looked.
+    pub(super) large: BTreeMap<i32, u64>,
+    pub(super) weighed: usize,
     pub(super) buried: Vec<u16>,
     next_pid: i32,
     /// Whether forks fail.
@@ -118,7 +124,11 @@ impl World {
 
     /// The same that goes on for so long once TERM has come.
     pub(super) fn lame(workers: u16, patience: Patience, lameduck: Duration) -> Self {
-        let settings = Shape { patience, lameduck, ..shape(workers) };
+        Self::with(Shape { patience, lameduck, ..shape(workers) })
+    }
+
+    /// A server with these settings.
+    pub(super) fn with(settings: Shape) -> Self {
         let mut world = Self {
             plan: Plan::new(settings),
             reloaded: BTreeSet::new(),
@@ -132,7 +142,7 @@ impl World {
             ended: Vec::new(),
             resizing: false,
             now: Time::from_nanos(1_000_000_000_000),
-            target: workers.into(),
+            target: settings.workers.into(),
             leaving: BTreeSet::new(),
             recycled: BTreeSet::new(),
             spent: BTreeSet::new(),
@@ -145,6 +155,8 @@ impl World {
             aborted: BTreeSet::new(),
             stubborn: false,
             described: Vec::new(),
+            large: BTreeMap::new(),
+            weighed: 0,
             buried: Vec::new(),
             next_pid: 100,
             exhausted: false,
@@ -247,7 +259,7 @@ impl World {
                         assert!(self.lame.insert(pid), "told once");
                     }
                     Order::Drain { drain, policy: PolicyId::Recycle } => {
-                        assert!(matches!(drain.reason, Reason::RecycleRequests | Reason::RecycleAsked));
+                        assert!(drain.reason.is_recycle());
                         assert_eq!(*drain, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         assert!(self.spent.contains(&pid), "nobody else is recycled");
@@ -324,6 +336,13 @@ impl World {
                 let pid = self.in_seat(*seat).expect("looks at the living");
                 let at = self.silent.get(&pid).copied().unwrap_or(self.now);
                 return Some(Event::Beat { seat: *seat, at });
+            }
+            Action::Weigh { pid } => {
+                self.weighed += 1;
+                let raw = pid.as_raw_nonzero().get();
+                assert!(self.ready.contains(&raw) && !self.leaves(raw) && !self.spent.contains(&raw));
+                let rss = self.large.get(&raw).copied().unwrap_or(USUAL);
+                return Some(Event::Weighed { pid: *pid, rss });
             }
             Action::Abort { pid } => {
                 assert!(self.aborted.insert(pid.as_raw_nonzero().get()), "aborted once");
@@ -430,6 +449,9 @@ impl World {
                     Notice::Resting => self.resting = Some(std::mem::take(&mut self.target)),
                     Notice::Stopping { .. } => self.stopping = true,
                     Notice::Lameduck { .. } => self.is_lame = true,
+                    Notice::Old { pid, .. } | Notice::Large { pid, .. } => {
+                        assert!(self.spent.insert(pid.as_raw_nonzero().get()), "said once");
+                    }
                     _ => {}
                 }
                 self.log.push(notice.clone());
