@@ -172,6 +172,9 @@ pub struct ArbiterConfig {
     pub worker: WorkerConfig,
     /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
     pub boot_timeout: Duration,
+    /// Failed boots, one after the other, after which a server gives up of which no worker was ever ready. Default 0: it does so
+    /// after the first that says why, and never where workers just die.
+    pub max_boot_failures: u32,
     /// How long a worker serves, from when it was ready, before it is replaced (D15). Default 0: for ever.
     pub max_lifetime: Duration,
     /// How much longer that is at most, by chance: a part, or nanoseconds. Default 10 %.
@@ -218,6 +221,7 @@ impl Default for ArbiterConfig {
             reuse_port: false,
             worker: WorkerConfig::default(),
             boot_timeout: Duration::from_secs(60),
+            max_boot_failures: 0,
             max_lifetime: Duration::ZERO,
             max_lifetime_jitter: Jitter::default(),
             max_rss: 0,

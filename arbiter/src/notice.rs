@@ -24,6 +24,8 @@ pub(crate) enum Notice {
     Ready { slot: u16, pid: Pid, took: Duration },
     /// A worker could not start and said why.
     BootFailed { slot: u16, pid: Pid, message: String },
+    /// No worker was ever ready, and is not waited for any more.
+    GivingUp { boots: u32 },
     /// A worker is gone. With `again_in` it is replaced after that time, without it is not needed any more.
     Died { slot: u16, pid: Pid, death: Death, lived: Duration, again_in: Option<Duration> },
     /// The helper that serves the admin listener could not be forked.
@@ -106,6 +108,9 @@ impl Notice {
             Self::Ready { slot, pid, took } => debug!(slot, %pid, ?took, "worker ready"),
             Self::BootFailed { slot, pid, message } => {
                 error!(slot, %pid, "worker could not start: {message}");
+            }
+            Self::GivingUp { boots } => {
+                error!(boots, "no worker was ever ready, and max-boot-failures is {boots}: giving up");
             }
             Self::Died { slot, pid, death, lived, again_in: Some(Duration::ZERO) } => {
                 warn!(slot, %pid, ?lived, "worker ended with {death}, replaced at once");

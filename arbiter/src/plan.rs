@@ -23,7 +23,7 @@
 //! ```text
 //! Starting ── all ready ──▶ Serving ───── INT QUIT, or TERM ────▶ Stopping ── all gone ──▶ Finished
 //!     │                        └─ TERM ──▶ Lameduck ── time, TERM ──▲
-//!     └────────────── TERM INT QUIT, or a failed boot ──────────────┘
+//!     └────────────── TERM INT QUIT, or failed boots ───────────────┘
 //! ```
 //!
 //! [`member`] is one worker, [`lives`] what becomes of it, [`expiry`] when it has served enough, [`replace`] who comes and who goes, [`orphans`] what becomes of
@@ -83,6 +83,10 @@ pub(crate) struct Plan {
     waiting: Vec<Waiting>,
     /// The slots of which nobody accepts what their own listeners are sent. None where all slots share their listeners.
     orphans: Option<Vec<u16>>,
+    /// Whether any worker was ever ready.
+    was_ready: bool,
+    /// Boots that have failed before the server was ready.
+    failed_boots: u32,
 }
 
 /// A worker, as others may see it.
@@ -112,6 +116,8 @@ pub(crate) struct Shape {
     pub(crate) lameduck: Duration,
     pub(crate) patience: Patience,
     pub(crate) allowance: Allowance,
+    /// After how many failed boots a server gives up of which no worker was ever ready. 0: after the first that says why.
+    pub(crate) max_boot_failures: u32,
     /// Whether each slot has listeners of its own. No reload changes it.
     pub(crate) own_listeners: bool,
     /// Whether a new arbiter that is ready waits for people to end this one.
@@ -271,6 +277,16 @@ pub(crate) enum Death {
     Signal(i32),
 }
 
+impl Death {
+    /// The exit status, if there is one.
+    fn status(self) -> Option<i32> {
+        match self {
+            Self::Status(status) => Some(status),
+            Self::Signal(_) => None,
+        }
+    }
+}
+
 /// The deadline that INT, or asking twice, gives a stop (D11), unless `graceful_timeout` is shorter.
 pub(crate) const HURRY: Duration = Duration::from_secs(2);
 
@@ -282,7 +298,7 @@ pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum Phase {
-    /// The workers have not all been ready yet: a boot that fails now would fail again, and ends the server.
+    /// The workers have not all been ready yet: boots that fail now may end the server.
     Starting,
     /// They have: a worker that dies is replaced, whatever it died of.
     Serving,
@@ -311,6 +327,8 @@ impl Plan {
             helper: None,
             waiting: Vec::new(),
             orphans: shape.own_listeners.then(Vec::new),
+            was_ready: false,
+            failed_boots: 0,
         }
     }
 

@@ -280,6 +280,7 @@ macro_rules! scenarios {
                 ttin_adds_a_worker_and_ttou_drains_one,
                 ttou_never_goes_below_one,
                 d17_a_crash_loop_is_slowed_down_and_holds_nobody_up,
+                a_server_that_never_was_ready_gives_up_after_so_many_boots,
                 a_stop_while_workers_boot_takes_no_longer_than_any,
                 a_term_to_a_booting_worker_is_not_the_servers,
                 d18_idle_workers_end_with_their_arbiter,

@@ -122,12 +122,18 @@ impl Harness {
     /// A server whose first worker boots and will never be ready.
     #[track_caller]
     pub fn launch_stalled(&self, args: &[&str]) -> Server {
-        let dir = private_dir();
-        let stall = dir.path().join("stall-boot");
-        fs::write(&stall, "").expect("a file can be written");
-        let server = self.spawn(dir, &["-b", "127.0.0.1:0"], args, &[]);
+        let server = self.launch_obstructed("stall-boot", args);
+        let stall = server.dir().join("stall-boot");
         until(PATIENCE, || (!stall.exists()).then_some(())).expect("a worker boots");
         server
+    }
+
+    /// A server that finds a file of this name in its directory.
+    #[track_caller]
+    pub fn launch_obstructed(&self, name: &str, args: &[&str]) -> Server {
+        let dir = private_dir();
+        fs::write(dir.path().join(name), "").expect("a file can be written");
+        self.spawn(dir, &["-b", "127.0.0.1:0"], args, &[])
     }
 
     /// A server that its settings file alone tells what to do, once it is ready: `settings`, with the

@@ -36,12 +36,15 @@ impl Plan {
         let spawning = |member: &Member| member.seat == seat && member.is_spawning();
         let Some(index) = self.members.iter().position(spawning) else { return };
         let (unproven, unwanted) = (self.is_unproven(index), self.is_overtaken(index));
+        let gives_up = matches!(self.phase, Phase::Starting) && self.gives_up(0);
         let member = &mut self.members[index];
-        let replaced = stays && member.leaves_by().is_none() && !unwanted;
+        let replaced = stays && !gives_up && member.leaves_by().is_none() && !unwanted;
         let again_in = replaced.then(|| member.back_off.next(false));
         todo.push(Action::Log(Notice::NotStarted { slot: member.slot, error: error.clone(), again_in }));
         self.empty(index, again_in, now);
-        if unproven {
+        if gives_up {
+            self.give_up(0, format!("it could not be started: {error}"), now, todo);
+        } else if unproven {
             self.give_up_reload(error, now, todo);
         }
     }
@@ -53,6 +56,7 @@ impl Plan {
         let Some(life) = self.members[index].life() else { return };
         match report {
             Report::Ready if life.ready.is_none() => {
+                self.was_ready = true;
                 life.ready = Some(now);
                 life.well = now;
                 life.weigh_at = life.bounds.rss.map(|_| now);
@@ -64,9 +68,12 @@ impl Plan {
                 }
             }
             Report::BootFailed { status, message } if !stopping => {
+                life.said_why = true;
                 todo.push(Action::Log(Notice::BootFailed { slot, pid, message: message.clone() }));
                 if matches!(self.phase, Phase::Starting) {
-                    self.give_up(status.into(), message, now, todo);
+                    if !matches!(role, Role::Leaver { .. }) && self.gives_up(status.into()) {
+                        self.give_up(status.into(), message, now, todo);
+                    }
                 } else if self.is_unproven(index) {
                     self.give_up_reload(message, now, todo);
                 }
@@ -119,11 +126,12 @@ impl Plan {
         let Some(life) = member.life() else { return };
         let lived = now - life.born;
         let described = life.aborted.is_some();
-        let boot_failed = life.ready.is_none() && matches!(death, Death::Status(3 | 4));
+        let status = death.status().unwrap_or_default();
+        let boot_failed = starting && !leaves && life.ready.is_none() && !life.said_why;
         let long_enough = life.ready.is_some_and(|ready| now - ready >= LONG_ENOUGH);
-        let ends_server = stopping || (boot_failed && starting);
-
-        let again_in = (!ends_server && !leaves && !unwanted).then(|| member.back_off.next(long_enough));
+        let gives_up = boot_failed && self.gives_up(status);
+        let stays = !stopping && !gives_up && !leaves && !unwanted;
+        let again_in = stays.then(|| self.members[index].back_off.next(long_enough));
         todo.push(Action::Log(Notice::Died { slot, pid, death, lived, again_in }));
         let clean = death == Death::Status(0);
         if !clean && !described {
@@ -134,15 +142,27 @@ impl Plan {
 
         match (&mut self.phase, death) {
             (Phase::Stopping(stop), Death::Status(6)) => stop.was_cut(),
-            (Phase::Starting, Death::Status(status)) if boot_failed => {
-                let message = format!("worker {pid} ended with status {status} before it was ready");
-                self.give_up(status, message, now, todo);
-            }
-            _ if unproven => {
-                let why = if described { "was not ready in time" } else { "ended before it was ready" };
-                self.give_up_reload(format!("worker {pid} {why}, with {death}"), now, todo);
+            _ if gives_up || unproven => {
+                let message = match described {
+                    true => format!("worker {pid} was not ready in time, and ended with {death}"),
+                    false => format!("worker {pid} ended with {death} before it was ready"),
+                };
+                match gives_up {
+                    true => self.give_up(status, message, now, todo),
+                    false => self.give_up_reload(message, now, todo),
+                }
             }
             _ => {}
+        }
+    }
+
+    /// Counts a boot that has failed, with this exit status or none of its own, while the server starts. Whether the server
+    /// gives up for it: what says why it cannot boot would say so again, but people may want to wait for that to change.
+    fn gives_up(&mut self, status: i32) -> bool {
+        self.failed_boots = self.failed_boots.saturating_add(1);
+        match self.shape.max_boot_failures {
+            0 => matches!(status, 3 | 4),
+            most => !self.was_ready && self.failed_boots >= most,
         }
     }
 

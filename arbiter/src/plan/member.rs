@@ -94,6 +94,8 @@ pub(super) struct Life {
     /// It was silent for too long, was aborted, and is killed then.
     pub(super) aborted: Option<Time>,
     pub(super) killed: bool,
+    /// It has said why it cannot boot.
+    pub(super) said_why: bool,
     /// Bytes that it had when it was last looked at.
     pub(super) weight: Option<u64>,
     /// When it is looked at again.
@@ -124,6 +126,7 @@ impl Member {
             looking: false,
             aborted: None,
             killed: false,
+            said_why: false,
             weight: None,
             weigh_at: None,
             spent: None,

@@ -91,6 +91,9 @@ impl Plan {
     /// Ends a server that never was ready: what kept one worker from booting would keep its replacement.
     pub(super) fn give_up(&mut self, status: i32, message: String, now: Time, todo: &mut Vec<Action>) {
         let status = if status == 4 { 4 } else { 3 };
+        if self.shape.max_boot_failures > 0 {
+            todo.push(Action::Log(Notice::GivingUp { boots: self.failed_boots }));
+        }
         let drain = Drain::new(Reason::QuickStop, now, now + self.shape.graceful_timeout.min(HURRY));
         self.enter_stop(drain, Outcome::BootFailed { status, message }, todo);
     }

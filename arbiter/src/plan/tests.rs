@@ -7,6 +7,7 @@ use self::world::{RECYCLED, RELOADED, ROOM, World, pid};
 use super::member::{BACKOFF_MIN, LONG_ENOUGH};
 use super::*;
 
+mod boot;
 mod command;
 mod expiry;
 mod heartbeat;
@@ -34,6 +35,7 @@ fn shape(workers: u16) -> Shape {
         lameduck: Duration::ZERO,
         patience: Patience::default(),
         allowance: Allowance::default(),
+        max_boot_failures: 0,
         own_listeners: false,
         holds: false,
     }

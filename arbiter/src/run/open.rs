@@ -94,6 +94,7 @@ pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
             rss: config.max_rss,
             rss_jitter: config.max_rss_jitter,
         },
+        max_boot_failures: config.max_boot_failures,
         own_listeners: config.reuse_port,
     }
 }

@@ -70,6 +70,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "Longer than the application ever takes to load.",
     },
     Setting {
+        name: "max-boot-failures",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Count { allowed: 0..=1_000_000, set: |s, n| s.arbiter.max_boot_failures = n as u32 },
+        default: "0",
+        platform: None,
+        reload: true,
+        help: "Failed boots after which a server that never was ready gives up; 0: the first that says why",
+        about: "While no worker was ever ready, each that dies, is too slow or says that it cannot start is tried again \
+                after growing pauses, and so many in all are enough: the server ends with status 3, or 4 where the \
+                application could not be built. With 0 it ends at the first worker that says why it cannot start, and \
+                those that die without a word are tried again for ever.",
+    },
+    Setting {
         name: "max-requests",
         short: None,
         category: Category::Processes,

@@ -115,6 +115,7 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(worker("timeout", "9").timeout, Duration::from_secs(9));
     assert_eq!(worker("timeout", "0").timeout, Duration::ZERO);
     assert_eq!(with("boot-timeout", "90").arbiter.boot_timeout, Duration::from_secs(90));
+    assert_eq!(with("max-boot-failures", "5").arbiter.max_boot_failures, 5);
     assert_eq!(worker("max-requests", "1000").max_requests, 1000);
     assert_eq!(worker("max-requests-jitter", "50").max_requests_jitter, Jitter::Count(50));
     assert_eq!(worker("max-requests-jitter", "5%").max_requests_jitter, Jitter::Percent(5));

@@ -138,6 +138,23 @@ pub(crate) fn d17_a_crash_loop_is_slowed_down_and_holds_nobody_up(harness: &Harn
     took("the server ended", start, 0.0..1.0);
 }
 
+pub(crate) fn a_server_that_never_was_ready_gives_up_after_so_many_boots(harness: &Harness) {
+    for (obstacle, why, status) in
+        [("crash-boot", "ended with signal 6", 3), ("fail-boot", "there is a file fail-boot", 4)]
+    {
+        let mut server = harness.launch_obstructed(obstacle, &["--max-boot-failures", "3"]);
+        assert_eq!(server.exit(PATIENCE), status, "{obstacle}");
+        let log = server.log();
+        assert_eq!(log.matches("worker ended with").count(), 3, "{log}");
+        assert!(log.contains("max-boot-failures is 3: giving up") && log.contains(why), "{log}");
+    }
+    // What was in the way may go away before that.
+    let server = harness.launch_obstructed("fail-boot", &["--max-boot-failures", "10"]);
+    assert!(server.logs("worker could not start", PATIENCE));
+    fs::remove_file(server.dir().join("fail-boot")).expect("it is there");
+    server.ready().connect().get("/");
+}
+
 pub(crate) fn a_stop_while_workers_boot_takes_no_longer_than_any(harness: &Harness) {
     let mut server = harness.launch_stalled(&["--graceful-timeout", "1"]);
     let start = Instant::now();

@@ -96,17 +96,17 @@ fn d16_the_first_that_does_not_boot_ends_the_reload_and_the_old_generation_serve
     type Fail = fn(&mut World);
     let ways: [(Fail, &str); 4] = [
         (|world| world.report(103, boot_failed(4)), "no database"),
-        (|world| world.die(103, Death::Status(4)), "worker 103 ended before it was ready, with status 4"),
+        (|world| world.die(103, Death::Status(4)), "worker 103 ended with status 4 before it was ready"),
         (
             |world| world.die(103, Death::Signal(9)),
-            "worker 103 ended before it was ready, with signal 9 (SIGKILL)",
+            "worker 103 ended with signal 9 (SIGKILL) before it was ready",
         ),
         (
             |world| {
                 world.silence(103);
                 world.pass(heartbeat::PATIENCE.boot_timeout + SECOND);
             },
-            "worker 103 was not ready in time, with signal 6 (SIGABRT)",
+            "worker 103 was not ready in time, and ended with signal 6 (SIGABRT)",
         ),
     ];
     for (fail, why) in ways {
