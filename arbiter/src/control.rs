@@ -9,11 +9,13 @@
 //! {"v":1,"command":"scale","workers":"+1"}          "+N" "-N" "N"
 //! {"v":1,"command":"recycle","pid":4711}            without pid: all
 //! {"v":1,"command":"reload"}
+//! {"v":1,"command":"drain"}
+//! {"v":1,"command":"upgrade"}
 //! {"v":1,"command":"stop","quick":true}
 //! {"v":1,"command":"log-level","level":"debug"}
 //! ```
 //!
-//! `recycle`, `reload` and `stop` are answered when they are done, or with `"wait":false` once they are begun. The sockets are
+//! `recycle`, `reload`, `drain`, `upgrade` and `stop` are answered when they are done, or with `"wait":false` once they are begun. The sockets are
 //! [`server`]'s.
 
 use remuda_core::order::Level;
@@ -41,8 +43,6 @@ pub(crate) enum Request {
     Plan { command: Command, wait: bool },
     /// What is logged from now on.
     LogLevel(Level),
-    /// Something that this version does not do.
-    Unbuilt(&'static str),
 }
 
 /// Why a line is no request.
@@ -101,11 +101,11 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Malformed> {
         ("wait", wait.is_some()),
     ];
     let taken: &[&str] = match command.as_str() {
-        "status" | "drain" | "upgrade" => &[],
+        "status" => &[],
         "scale" => &["workers"],
         "recycle" => &["pid", "wait"],
         "stop" => &["quick", "wait"],
-        "reload" => &["wait"],
+        "drain" | "reload" | "upgrade" => &["wait"],
         "log-level" => &["level"],
         _ => return Err(Malformed::Command(command)),
     };
@@ -125,9 +125,9 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Malformed> {
         "log-level" => {
             Request::LogLevel(level.unwrap_or_default().parse().map_err(|_| Malformed::Value(LEVELS))?)
         }
-        "drain" => Request::Unbuilt("drain"),
+        "drain" => plan(Command::Drain),
         "reload" => plan(Command::Reload),
-        "upgrade" => Request::Unbuilt("upgrade"),
+        "upgrade" => plan(Command::Upgrade),
         _ => Request::Status,
     })
 }
@@ -154,10 +154,11 @@ fn scale(text: &str) -> Result<Scale, Malformed> {
 /// The last line of an answer.
 pub(crate) fn answer(answer: Result<Done, Refused>) -> Value {
     match answer {
-        Ok(Done::Scaled { workers } | Done::Recycled { workers }) => {
+        Ok(Done::Scaled { workers } | Done::Recycled { workers } | Done::Drained { workers }) => {
             json!({ "v": VERSION, "ok": true, "workers": workers })
         }
         Ok(Done::Reloaded { generation }) => json!({ "v": VERSION, "ok": true, "generation": generation }),
+        Ok(Done::Upgraded { pid }) => json!({ "v": VERSION, "ok": true, "pid": pid.as_raw_nonzero() }),
         Ok(Done::Begun | Done::Stopped) => done(),
         Err(refused) => refusal(&refused.to_string()),
     }

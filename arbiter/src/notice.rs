@@ -76,16 +76,14 @@ pub(crate) enum Notice {
     TooLate { signal: Signal },
     /// A new arbiter is not started.
     UpgradeRefused { why: &'static str },
-    /// It could not be started.
-    NotLaunched { error: String },
     /// It was started.
     Upgrading { pid: Pid },
     /// It serves; this one ends, or is held until people end it.
     HeirReady { pid: Pid, took: Duration, held: bool },
     /// It is not ready within `boot_timeout`.
     HeirLate { pid: Pid, took: Duration },
-    /// It has ended before it was ready.
-    UpgradeFailed { pid: Pid, death: Death },
+    /// It could not be started, or has ended before it was ready.
+    UpgradeFailed { why: String },
     /// It has ended while this one was still there.
     HeirGone { pid: Pid, death: Death },
     /// The arbiter that has started this one has ended.
@@ -188,7 +186,6 @@ impl Notice {
             }
             Self::TooLate { signal } => warn!("signal {signal} is ignored: the server stops"),
             Self::UpgradeRefused { why } => warn!("no upgrade is begun: {why}"),
-            Self::NotLaunched { error } => error!("the upgrade has failed, nothing has changed: {error}"),
             Self::Upgrading { pid } => info!(%pid, "upgrade: a new arbiter was started, pid {pid}"),
             Self::HeirReady { pid, took, held: false } => {
                 info!(%pid, ?took, "upgrade: the new arbiter {pid} is ready and takes over");
@@ -199,10 +196,7 @@ impl Notice {
             Self::HeirLate { pid, took } => {
                 error!(%pid, "upgrade: the new arbiter {pid} was not ready after {took:.1?}, ending it");
             }
-            Self::UpgradeFailed { pid, death } => {
-                error!(%pid, "the upgrade has failed, nothing has changed: the new arbiter {pid} ended with {death} \
-                     before it was ready");
-            }
+            Self::UpgradeFailed { why } => error!("the upgrade has failed, nothing has changed: {why}"),
             Self::HeirGone { pid, death } => warn!(%pid, "upgrade: the new arbiter {pid} ended with {death}"),
             Self::ElderGone => info!("upgrade: the old arbiter is gone, this one is alone"),
             Self::Resting => info!("all workers drain, and nobody serves until HUP calls them back"),

@@ -433,8 +433,16 @@ impl Plan {
             Signal::Hup if self.heir().is_some() => todo.push(Action::Log(Notice::Ignored { signal })),
             Signal::Hup => self.ask_for_reload(todo),
             Signal::Usr1 => self.reopen_logs(todo),
-            Signal::Usr2 => self.upgrade(todo),
-            Signal::Winch => self.rest(now, todo),
+            Signal::Usr2 => {
+                if let Err(why) = self.upgrade(todo) {
+                    todo.push(Action::Log(Notice::UpgradeRefused { why }));
+                }
+            }
+            Signal::Winch => {
+                if self.rest(now, todo).is_err() {
+                    todo.push(Action::Log(Notice::Ignored { signal }));
+                }
+            }
         }
     }
 

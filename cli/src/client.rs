@@ -85,11 +85,11 @@ pub(crate) fn commands() -> impl Iterator<Item = Command> {
                     .help("The worker to replace [default: all of them]"),
             )
             .arg(no_wait()),
-        command("drain", "Drain all workers, and keep listening"),
+        command("drain", "Drain all workers, and keep listening; HUP brings them back").arg(no_wait()),
         command("stop", "Stop the server, as TERM does")
             .arg(flag("quick", "Within 2 s, as INT does"))
             .arg(no_wait()),
-        command("upgrade", "Have a new executable take over"),
+        command("upgrade", "Have a new executable take over, as USR2 does").arg(no_wait()),
         command("log-level", "Change what is logged").arg(
             Arg::new("level").value_name("LEVEL").required(true).help("error, warn, info, debug or trace"),
         ),
@@ -142,6 +142,8 @@ fn ask(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     } else if let Some(workers) = answer.last().and_then(|last| last["workers"].as_u64()) {
         let plural = if workers == 1 { "" } else { "s" };
         text = format!("{workers} worker{plural}\n");
+    } else if let Some(pid) = answer.last().and_then(|last| last["pid"].as_u64()) {
+        text = format!("pid {pid}\n");
     }
     let refusal = answer.last().filter(|last| last["ok"] != true);
     if refusal.is_none() || is_set("json") {
@@ -180,7 +182,8 @@ fn exchange(path: &Path, request: &Value) -> Result<Vec<Value>, Failure> {
     let broken = |error: io::Error| Failure::Broken(error.to_string());
     let mut socket =
         UnixStream::connect(path).map_err(|error| Failure::NoServer { path: path.to_owned(), error })?;
-    let waits = ["recycle", "reload", "stop"].iter().any(|name| request["command"] == *name);
+    let waits =
+        ["recycle", "reload", "drain", "upgrade", "stop"].iter().any(|name| request["command"] == *name);
     socket.set_read_timeout((!waits).then_some(PATIENCE)).map_err(broken)?;
     // Who is refused at once may be told before it has asked.
     let sent = socket.write_all(format!("{request}\n").as_bytes());

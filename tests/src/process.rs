@@ -411,7 +411,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// None if there is no such process any more.
+    /// The one with that id; none if there is no such process any more.
+    pub fn of(id: u64) -> Option<Self> {
+        Self::open(Pid::from_raw(id.try_into().ok()?)?)
+    }
+
     fn open(pid: Pid) -> Option<Self> {
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         Some(Self { pid, fd })

@@ -25,9 +25,8 @@ fn each_command_is_read() {
     let quick = r#" {"command":"stop", "quick":true, "v":1} "#;
     assert_eq!(read(quick), plan(Command::Stop { quick: true }, true));
     assert_eq!(read(r#"{"v":1,"command":"log-level","level":"warn"}"#), Ok(Request::LogLevel(Level::Warn)));
-    for name in ["drain", "upgrade"] {
-        assert_eq!(read(&format!(r#"{{"v":1,"command":"{name}"}}"#)), Ok(Request::Unbuilt(name)));
-    }
+    assert_eq!(read(r#"{"v":1,"command":"drain"}"#), plan(Command::Drain, true));
+    assert_eq!(read(r#"{"v":1,"command":"upgrade","wait":false}"#), plan(Command::Upgrade, false));
 }
 
 #[test]
@@ -70,6 +69,8 @@ fn values_out_of_range_are_refused() {
 #[test]
 fn answers_say_whether_it_is_done() {
     assert_eq!(answer(Ok(Done::Scaled { workers: 3 })).to_string(), r#"{"ok":true,"v":1,"workers":3}"#);
+    let pid = Pid::from_raw(7).expect("it is above zero");
+    assert_eq!(answer(Ok(Done::Upgraded { pid })).to_string(), r#"{"ok":true,"pid":7,"v":1}"#);
     assert_eq!(
         answer(Err(Refused::TooFew)).to_string(),
         r#"{"error":"at least 1 worker stays","ok":false,"v":1}"#

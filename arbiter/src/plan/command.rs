@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use thiserror::Error;
 
 use super::{Action, Phase, Plan, ReloadEnd, Signal};
+use crate::notice::Notice;
 
 /// What somebody asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,10 @@ pub(crate) enum Command {
     Recycle(Option<Pid>),
     /// Settings and application loaded afresh, as by HUP.
     Reload,
+    /// All workers drained and nobody in their place, as by WINCH.
+    Drain,
+    /// A new arbiter that takes over, as by USR2.
+    Upgrade,
     /// A stop, as by TERM or, if it is to be quick, by INT.
     Stop { quick: bool },
 }
@@ -40,6 +45,10 @@ pub(crate) enum Done {
     Scaled { workers: usize },
     /// So many workers were replaced, or are about to be.
     Recycled { workers: usize },
+    /// So many workers have drained, or are about to.
+    Drained { workers: usize },
+    /// A new arbiter serves.
+    Upgraded { pid: Pid },
     /// This generation, which was loaded then or later, has taken over.
     Reloaded { generation: u32 },
     /// It is begun, and nobody waits for it.
@@ -55,8 +64,14 @@ pub(crate) enum Refused {
     Stopping,
     #[error("the server is not ready yet")]
     NotReady,
-    #[error("an upgrade is under way, or the workers rest")]
+    #[error("an upgrade is under way, or the workers rest until HUP calls them back")]
     Resting,
+    #[error("a reload is under way")]
+    Reloading,
+    #[error("no upgrade is begun: {why}")]
+    NoUpgrade { why: &'static str },
+    #[error("the upgrade has failed, nothing has changed: {why}")]
+    NotUpgraded { why: String },
     #[error("at least 1 worker stays")]
     TooFew,
     #[error("there is room for {room} workers, those that are leaving included")]
@@ -77,9 +92,11 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 enum Until {
     /// All of these are gone.
-    Gone { pids: Vec<Pid>, workers: usize },
+    Gone { pids: Vec<Pid>, done: Done },
     /// A reload to this generation, or a later one, is over.
     Reloaded { generation: u32 },
+    /// The new arbiter serves, or will not.
+    Upgraded,
     /// The server has ended.
     Stopped,
 }
@@ -98,9 +115,17 @@ impl Plan {
                 self.scale(scale, now, todo).map(|workers| (Done::Scaled { workers }, None))
             }
             Command::Recycle(pid) => self.recycle_asked(pid, now).map(|pids| {
-                let workers = pids.len();
-                (Done::Recycled { workers }, Some(Until::Gone { pids, workers }))
+                let done = Done::Recycled { workers: pids.len() };
+                (done.clone(), Some(Until::Gone { pids, done }))
             }),
+            Command::Drain => self.rest(now, todo).map(|pids| {
+                let done = Done::Drained { workers: pids.len() };
+                (done.clone(), Some(Until::Gone { pids, done }))
+            }),
+            Command::Upgrade => match self.upgrade(todo) {
+                Ok(()) => Ok((Done::Begun, Some(Until::Upgraded))),
+                Err(why) => Err(Refused::NoUpgrade { why }),
+            },
             Command::Reload if self.is_ending() => Err(Refused::Stopping),
             Command::Reload if self.is_resting() || self.heir().is_some() => Err(Refused::Resting),
             Command::Reload => {
@@ -130,10 +155,17 @@ impl Plan {
             _ => None,
         };
         let ended: Vec<_> = todo.iter().filter_map(reloaded).collect();
+        let upgraded = todo.iter().find_map(|action| match action {
+            Action::Log(Notice::HeirReady { pid, .. }) => Some(Ok(Done::Upgraded { pid: *pid })),
+            Action::Log(Notice::UpgradeFailed { why }) => {
+                Some(Err(Refused::NotUpgraded { why: why.clone() }))
+            }
+            _ => None,
+        });
         self.waiting.retain(|Waiting { ticket, until }| {
             let answer = match until {
-                Until::Gone { pids, workers } if !pids.iter().any(|pid| living.contains(pid)) => {
-                    Ok(Done::Recycled { workers: *workers })
+                Until::Gone { pids, done } if !pids.iter().any(|pid| living.contains(pid)) => {
+                    Ok(done.clone())
                 }
                 Until::Gone { .. } if ending => Err(Refused::Stopping),
                 Until::Reloaded { generation } => match ended.iter().find(|(n, _)| n >= generation) {
@@ -142,6 +174,11 @@ impl Plan {
                     }
                     Some((_, ReloadEnd::TooLate)) => Err(Refused::Stopping),
                     Some((_, ReloadEnd::Failed(why))) => Err(Refused::NotReloaded { why: why.clone() }),
+                    None => return true,
+                },
+                Until::Upgraded => match &upgraded {
+                    Some(answer) => answer.clone(),
+                    None if ending => Err(Refused::Stopping),
                     None => return true,
                 },
                 Until::Stopped if finished => Ok(Done::Stopped),

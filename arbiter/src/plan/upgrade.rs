@@ -17,8 +17,9 @@ use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
+use super::member::Member;
 use super::stop::Backlog;
-use super::{Action, Death, HURRY, KILL_MARGIN, Phase, Plan, Signal};
+use super::{Action, Death, HURRY, KILL_MARGIN, Phase, Plan, Refused, Signal};
 use crate::Outcome;
 use crate::notice::Notice;
 
@@ -42,6 +43,8 @@ pub(super) struct Heir {
     ready: bool,
     /// It was told to end.
     told: bool,
+    /// Because it was not ready in time.
+    late: bool,
     /// When it is told to end, or after that is killed.
     due: Option<Time>,
 }
@@ -50,9 +53,9 @@ pub(super) struct Heir {
 const MARGIN: Duration = KILL_MARGIN.saturating_mul(2);
 
 impl Plan {
-    /// Starts a new arbiter, unless there is another one already.
-    pub(super) fn upgrade(&mut self, todo: &mut Vec<Action>) {
-        let why = match (&self.phase, &self.other) {
+    /// Starts a new arbiter, unless something stands in the way: there is another one already, or it is not the time.
+    pub(super) fn upgrade(&mut self, todo: &mut Vec<Action>) -> Result<(), &'static str> {
+        Err(match (&self.phase, &self.other) {
             (Phase::Starting, _) => "the server is not ready yet",
             (Phase::Serving, _) if self.is_reloading() => "a reload is under way",
             (Phase::Serving, _) if self.orphans.is_some() => {
@@ -60,12 +63,12 @@ impl Plan {
             }
             (Phase::Serving, Other::None) => {
                 self.other = Other::Launching;
-                return todo.push(Action::Launch);
+                todo.push(Action::Launch);
+                return Ok(());
             }
             (Phase::Serving, _) => "an upgrade is under way",
             _ => "the server stops",
-        };
-        todo.push(Action::Log(Notice::UpgradeRefused { why }));
+        })
     }
 
     pub(super) fn launched(&mut self, pid: Pid, now: Time, todo: &mut Vec<Action>) {
@@ -74,14 +77,14 @@ impl Plan {
         }
         let bound = self.shape.patience.boot_timeout;
         let due = (!bound.is_zero()).then(|| now + bound);
-        self.other = Other::Heir(Heir { pid, born: now, ready: false, told: false, due });
+        self.other = Other::Heir(Heir { pid, born: now, ready: false, told: false, late: false, due });
         todo.push(Action::Log(Notice::Upgrading { pid }));
     }
 
     pub(super) fn not_launched(&mut self, error: String, todo: &mut Vec<Action>) {
         if matches!(self.other, Other::Launching) {
             self.other = Other::None;
-            todo.push(Action::Log(Notice::NotLaunched { error }));
+            todo.push(Action::Log(Notice::UpgradeFailed { why: error }));
         }
     }
 
@@ -106,7 +109,11 @@ impl Plan {
         let Some(heir) = self.heir().filter(|heir| heir.pid == pid) else { return false };
         todo.push(Action::Log(match heir.ready {
             true => Notice::HeirGone { pid, death },
-            false => Notice::UpgradeFailed { pid, death },
+            false => {
+                let when = if heir.late { "was not ready in time, and ended with" } else { "ended with" };
+                let then = if heir.late { "" } else { " before it was ready" };
+                Notice::UpgradeFailed { why: format!("the new arbiter {pid} {when} {death}{then}") }
+            }
         }));
         self.alone_again(todo);
         true
@@ -150,7 +157,7 @@ impl Plan {
             heir.due = None;
             todo.extend([Action::Log(Notice::Killing { pid }), Action::Kill { pid }]);
         } else {
-            heir.due = Some(now + HURRY + MARGIN);
+            (heir.late, heir.due) = (true, Some(now + HURRY + MARGIN));
             todo.push(Action::Log(Notice::HeirLate { pid, took }));
             todo.push(Action::Signal { pid, signal: Signal::Int });
         }
@@ -183,10 +190,14 @@ impl Plan {
         }
     }
 
-    /// Drains all workers and goes on listening, until [`come_back`](Self::come_back).
-    pub(super) fn rest(&mut self, now: Time, todo: &mut Vec<Action>) {
-        if !matches!(self.phase, Phase::Serving) || self.is_resting() || self.is_reloading() {
-            return todo.push(Action::Log(Notice::Ignored { signal: Signal::Winch }));
+    /// Drains all workers and goes on listening, until [`come_back`](Self::come_back). Says who they are.
+    pub(super) fn rest(&mut self, now: Time, todo: &mut Vec<Action>) -> Result<Vec<Pid>, Refused> {
+        match self.phase {
+            Phase::Starting => return Err(Refused::NotReady),
+            Phase::Serving if self.is_resting() => return Err(Refused::Resting),
+            Phase::Serving if self.is_reloading() => return Err(Refused::Reloading),
+            Phase::Serving => {}
+            _ => return Err(Refused::Stopping),
         }
         let reason = self.ready_heir().map_or(Reason::ScaleDown, |_| Reason::Upgrade);
         self.resting = Some(self.workers());
@@ -196,6 +207,7 @@ impl Plan {
                 self.dismiss(index, reason, now, todo);
             }
         }
+        Ok(self.members.iter().filter_map(Member::pid).collect())
     }
 
     /// As many workers as there were before they were to rest.

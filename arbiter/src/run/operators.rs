@@ -24,9 +24,6 @@ impl Run {
                     let answer = self.log_from(level);
                     self.answer(ticket, [answer]);
                 }
-                Request::Unbuilt(name) => {
-                    self.answer(ticket, [control::refusal(&format!("{name} is not built in yet"))]);
-                }
             }
         }
         Continue(())

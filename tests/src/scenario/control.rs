@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{get, seconds, took};
 use crate::Harness;
 use crate::client::PATIENCE;
-use crate::process::{Server, until};
+use crate::process::{Process, Server, until};
 
 const SOCKET: &str = "control.sock";
 
@@ -100,7 +100,7 @@ pub(crate) fn status_says_how_the_server_and_its_workers_are(harness: &Harness) 
     assert!(of("rss").iter().all(|bytes| *bytes > 100_000), "{workers:?}");
     let mut told = of("pid");
     told.sort_unstable();
-    let mut children: Vec<_> = server.workers(2).iter().map(crate::process::Process::id).collect();
+    let mut children: Vec<_> = server.workers(2).iter().map(Process::id).collect();
     children.sort_unstable();
     assert_eq!(told, children);
     for worker in &workers {
@@ -240,12 +240,56 @@ pub(crate) fn log_level_reaches_the_workers(harness: &Harness) {
     refused(harness, &server, &["log-level", "loud"], "error, warn, info, debug or trace");
 }
 
-pub(crate) fn what_is_not_built_is_refused_with_a_sentence(harness: &Harness) {
-    let server = serve(harness, &[]);
-    for name in ["drain", "upgrade"] {
-        refused(harness, &server, &[name], &format!("{name} is not built in yet"));
+pub(crate) fn drain_waits_for_the_workers_and_connects_wait_for_hup(harness: &Harness) {
+    let server = serve(harness, &["-w", "2"]);
+    let mut client = server.connect();
+    server.begin(&mut client, get("/sleep?ms=3000"));
+    done(harness, &server, &["drain", "--no-wait"]);
+    refused(harness, &server, &["drain"], "the workers rest until HUP calls them back");
+    client.last_response(200);
+    drop(client);
+    until(PATIENCE, || (server.processes() == 0).then_some(())).expect("the workers drain");
+
+    let mut client = server.connect();
+    client.send(get("/"));
+    assert!(!client.has_more(seconds(0.3)), "nobody serves");
+    server.arbiter().signal(Signal::HUP);
+    assert_eq!(client.response().status, 200);
+    server.workers(2);
+    drop(client);
+
+    let mut client = server.connect();
+    server.begin(&mut client, get("/sleep?ms=3000"));
+    assert_eq!(done(harness, &server, &["drain"]), "2 workers\n");
+    assert_eq!(server.processes(), 0);
+    client.last_response(200);
+}
+
+pub(crate) fn upgrade_is_answered_once_the_new_arbiter_is_ready(harness: &Harness) {
+    let mut server = serve(harness, &["-w", "2"]);
+    for _ in 0..2 {
+        let said = done(harness, &server, &["upgrade"]);
+        let pid = said.strip_prefix("pid ").and_then(|pid| pid.trim_end().parse().ok()).expect(&said);
+        assert_ne!(pid, server.arbiter().id());
+        server.pass_to(Process::of(pid).expect("it is there"));
+        assert_eq!(status(harness, &server).0["pid"], pid);
+        server.connect().get("/");
     }
-    server.worker();
+}
+
+pub(crate) fn upgrade_is_refused_or_fails_with_the_reason(harness: &Harness) {
+    let server = harness.serve_replaceable(&["--control-socket", SOCKET, "--boot-timeout", "5"]);
+    let pid = server.worker().id();
+    server.replace_executable("#!/bin/sh\nexit 7\n");
+    let died = "nothing has changed: the new arbiter";
+    refused(harness, &server, &["upgrade"], died);
+    refused(harness, &server, &["upgrade"], "ended with status 7 before it was ready");
+    server.replace_executable("#!/bin/sh\nexec sleep 60\n");
+    done(harness, &server, &["upgrade", "--no-wait"]);
+    refused(harness, &server, &["upgrade"], "no upgrade is begun: an upgrade is under way");
+    assert!(server.logs("was not ready in time", 2 * PATIENCE), "it is not ended");
+    refused(harness, &server, &["upgrade"], "was not ready in time");
+    assert_eq!(server.connect().get("/info").number("pid"), pid);
 }
 
 /// What the server answers to `bytes` and then the end of input, as one line.
@@ -316,14 +360,16 @@ pub(crate) fn bad_input_is_refused_and_logged_and_changes_nothing(harness: &Harn
     let line = answer(&server, b"{\"v\":1,\"command\":\"scale\",\"workers\":\"2\"}\n");
     assert_eq!((&line["ok"], &line["workers"]), (&true.into(), &2.into()));
     let mut stream = connect(&server);
-    let two = b"{\"v\":1,\"command\":\"drain\"}\n{\"v\":1,\"command\":\"upgrade\"}\n";
+    let two =
+        b"{\"v\":1,\"command\":\"scale\",\"workers\":\"2\"}\n{\"v\":1,\"command\":\"recycle\",\"pid\":1}\n";
     stream.write_all(two).expect("it is read");
     stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("it is text");
-    let said: Vec<_> =
-        text.lines().map(|line| line.split_whitespace().next().unwrap_or_default().to_owned()).collect();
-    assert!(said.len() == 2 && said[0].contains("drain") && said[1].contains("upgrade"), "{text}");
+    let said: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let [scaled, refused] = &said[..] else { panic!("{text}") };
+    assert_eq!((&scaled["ok"], &scaled["workers"], &refused["ok"]), (&true.into(), &2.into(), &false.into()));
+    assert!(refused["error"].as_str().is_some_and(|why| why.contains("no worker with pid 1 ")), "{text}");
 }
 
 pub(crate) fn half_a_line_is_waited_for_and_then_refused(harness: &Harness) {

@@ -183,3 +183,92 @@ fn who_waits_for_a_reload_is_told_when_the_server_stops() {
     world.ask(2, Command::Reload);
     assert_eq!(asked(&world, 2), Some(&Err(Refused::Stopping)));
 }
+
+#[test]
+fn a_drain_is_answered_when_the_workers_are_gone_and_hup_has_them_come_back() {
+    let mut world = World::serving(2, SECOND);
+    world.ask(1, Command::Drain);
+    assert!(world.leaving == BTreeSet::from([101, 102]) && world.listening);
+    world.die(101, Death::Status(0));
+    assert_eq!(asked(&world, 1), None);
+    world.ask(2, Command::Drain);
+    assert_eq!(asked(&world, 2), Some(&Err(Refused::Resting)));
+    world.die(102, Death::Status(0));
+    assert_eq!(asked(&world, 1), Some(&Ok(Done::Drained { workers: 2 })));
+    assert_eq!((world.pids(), world.plan.deadline()), (vec![], None), "nobody comes by himself");
+    world.signal(Signal::Hup);
+    assert_eq!(world.pids(), [103, 104]);
+}
+
+#[test]
+fn a_drain_is_refused_while_it_would_get_in_the_way() {
+    let mut world = World::new(1);
+    world.ask(1, Command::Drain);
+    world.report(101, Report::Ready);
+    world.signal(Signal::Hup);
+    world.ask(2, Command::Drain);
+    world.signal(Signal::Term);
+    world.ask(3, Command::Drain);
+    let expected = [(1, Refused::NotReady), (2, Refused::Reloading), (3, Refused::Stopping)];
+    for (number, refused) in expected {
+        assert_eq!(asked(&world, number), Some(&Err(refused)));
+    }
+}
+
+#[test]
+fn who_waits_for_a_drain_or_an_upgrade_is_told_when_the_server_stops() {
+    for command in [Command::Drain, Command::Upgrade] {
+        let mut world = World::serving(1, SECOND);
+        world.ask(1, command);
+        world.signal(Signal::Term);
+        assert_eq!(asked(&world, 1), Some(&Err(Refused::Stopping)), "{command:?}");
+        world.ask(2, command);
+        let answer = asked(&world, 2).unwrap().clone();
+        assert!(answer.unwrap_err().to_string().ends_with("the server stops"));
+    }
+}
+
+#[test]
+fn an_upgrade_is_answered_once_the_new_arbiter_serves() {
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.ask(1, Command::Upgrade);
+    assert_eq!((asked(&world, 1), world.stopping), (None, false));
+    world.ask(2, Command::Upgrade);
+    assert_eq!(asked(&world, 2), Some(&Err(Refused::NoUpgrade { why: "an upgrade is under way" })));
+    world.heir_ready();
+    assert_eq!(asked(&world, 1), Some(&Ok(Done::Upgraded { pid: pid(102) })));
+    assert!(world.stopping, "this one ends");
+
+    let mut world = World::new(1);
+    world.ask(1, Command::Upgrade);
+    assert_eq!(asked(&world, 1), Some(&Err(Refused::NoUpgrade { why: "the server is not ready yet" })));
+    world.report(101, Report::Ready);
+    world.feed(Event::Asked { ticket: Ticket(2), command: Command::Upgrade, wait: false });
+    assert_eq!(asked(&world, 2), Some(&Ok(Done::Begun)));
+}
+
+#[test]
+fn an_upgrade_that_fails_is_answered_with_the_reason() {
+    let refused = |mut world: World, change: fn(&mut World)| {
+        world.ask(1, Command::Upgrade);
+        change(&mut world);
+        let Some(Err(refused)) = asked(&world, 1) else { panic!("{:?}", asked(&world, 1)) };
+        assert!(!world.stopping);
+        refused.to_string()
+    };
+    let died = refused(World::serving(1, LONG_ENOUGH), |world| world.heir_dies(Death::Status(4)));
+    assert!(
+        died.ends_with("nothing has changed: the new arbiter 102 ended with status 4 before it was ready")
+    );
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.exhausted = true;
+    assert!(refused(world, |_| ()).ends_with("nothing has changed: no memory"));
+    let boot_timeout = 10 * SECOND;
+    let world =
+        World::of(1, Patience { boot_timeout, nap: SECOND, ..Patience::default() }).serve(LONG_ENOUGH);
+    let late = refused(world, |world| {
+        world.pass(10 * SECOND);
+        world.heir_dies(Death::Status(0));
+    });
+    assert!(late.ends_with("the new arbiter 102 was not ready in time, and ended with status 0"), "{late}");
+}

@@ -73,7 +73,8 @@ fn what_the_drain_of_an_upgrade_cuts_is_no_failure_of_a_stop() {
 fn a_new_arbiter_that_dies_before_it_is_ready_changes_nothing() {
     let mut world = upgrading();
     world.heir_dies(Death::Status(2));
-    assert!(world.log.contains(&Notice::UpgradeFailed { pid: pid(103), death: Death::Status(2) }));
+    let why = "the new arbiter 103 ended with status 2 before it was ready".to_owned();
+    assert!(world.log.contains(&Notice::UpgradeFailed { why }));
     assert_eq!((world.reclaimed, world.stopping), (1, false));
     assert_eq!(world.pids(), [101, 102]);
     world.signal(Signal::Usr2);
@@ -114,7 +115,7 @@ fn a_fork_that_fails_changes_nothing() {
     let mut world = World::serving(2, LONG_ENOUGH);
     world.exhausted = true;
     world.signal(Signal::Usr2);
-    assert!(world.log.contains(&Notice::NotLaunched { error: "no memory".into() }));
+    assert!(world.log.contains(&Notice::UpgradeFailed { why: "no memory".into() }));
     world.exhausted = false;
     world.signal(Signal::Usr2);
     assert!(world.heir.is_some());
