@@ -3,11 +3,12 @@
 //! It reads the pages that the arbiter and its workers write, and asks nobody, so that it answers while every worker is
 //! stuck. The arbiter forks it, replaces it when it dies, and serves nothing itself. All signals stay blocked in it: a TERM
 //! to the whole group must not take readiness away before it has been told. It is killed by the arbiter at its end, or by
-//! the kernel if that dies.
+//! the kernel if that dies; where another helper follows it, it is retired and ends by itself.
 //!
 //! HTTP is core's: a [`Session`] for each connection, driven by [`drive`]; here is only the wait.
 
-use std::os::fd::AsFd as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,12 @@ use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::machine::{Cx, Interest};
 use remuda_core::pump::{Io, Outcome, Readiness, drive};
 use remuda_core::session::Session;
-use remuda_core::shutdown::Finish;
+use remuda_core::shutdown::{Drain, Finish, Reason};
 use remuda_core::time::Time;
 use remuda_core::worker::{Accepted, Clock, Ledger, Listener, Scoreboard, Socket, Watch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::plan::RETIREMENT;
 use crate::status::stage;
 
 mod metrics;
@@ -33,27 +35,33 @@ mod metrics;
 pub(crate) struct View {
     pub(crate) board: Scoreboard,
     pub(crate) ledger: Ledger,
-    /// Where the server listens; what waits there is asked of the kernel. Listeners of slots that came later are not among
-    /// them.
+    /// Where the server listens; what waits there is asked of the kernel.
     pub(crate) listeners: Vec<Listener>,
 }
 
 /// Connections at most; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
 
-/// Serves on `listeners` until the process is ended. Gives why it cannot go on.
-pub(crate) fn serve(listeners: &[Listener], view: View) -> std::io::Error {
-    match Helper::new(view) {
-        Ok(mut helper) => loop {
-            if let Err(error) = helper.turn(listeners) {
-                return error;
-            }
-        },
-        Err(error) => error,
+/// Serves on `listeners` until the process is ended or the other end of `leash` is closed. Then another helper accepts what
+/// comes, and this one ends once all that are connected have been answered, with close announced, or were idle for long.
+///
+/// # Errors
+///
+/// Why it cannot go on.
+pub(crate) fn serve(listeners: Vec<Listener>, leash: OwnedFd, view: View) -> io::Result<()> {
+    let mut helper = Helper::new(listeners, leash, view)?;
+    while helper.drain.is_none() || !helper.guests.is_empty() {
+        helper.turn()?;
     }
+    Ok(())
 }
 
 struct Helper {
+    /// None once it is retired.
+    listeners: Vec<Listener>,
+    leash: OwnedFd,
+    /// What it is in once it is retired.
+    drain: Option<Drain>,
     service: Arc<Service>,
     limits: Limits,
     clock: Clock,
@@ -69,11 +77,14 @@ struct Guest {
 }
 
 impl Helper {
-    fn new(view: View) -> std::io::Result<Self> {
+    fn new(listeners: Vec<Listener>, leash: OwnedFd, view: View) -> io::Result<Self> {
         let handler = move |head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>| answer(&view, head, out);
         let drain = DrainSignal::new(Arc::new(Watch::new()?));
         let service = Service::new(App::blocking(Short(handler)), drain, Arc::new(Counters::default()));
         Ok(Self {
+            listeners,
+            leash,
+            drain: None,
             service: Arc::new(service),
             limits: Limits::default(),
             clock: Clock::new(),
@@ -81,11 +92,14 @@ impl Helper {
         })
     }
 
-    fn turn(&mut self, listeners: &[Listener]) -> std::io::Result<()> {
+    fn turn(&mut self) -> io::Result<()> {
         let accepts = self.guests.len() < CONNECTIONS;
         let mut fds: Vec<_> = self.guests.iter().map(Guest::poll_fd).collect();
+        if self.drain.is_none() {
+            fds.push(PollFd::new(&self.leash, PollFlags::empty())); // its end is always told
+        }
         if accepts {
-            fds.extend(listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+            fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
         }
         let deadline = self.guests.iter().map(|guest| guest.until).min();
         let timeout = deadline.filter(|at| *at < Time::MAX).map(|at| timespec(at - self.clock.now()));
@@ -96,10 +110,14 @@ impl Helper {
         let seen: Vec<_> = fds.iter().map(|fd| readiness(fd.revents())).collect();
         drop(fds);
         let now = self.clock.tick();
+        if self.drain.is_none() && seen[self.guests.len()].broken {
+            self.listeners.clear();
+            self.drain = Some(Drain::new(Reason::Upgrade, now, now + RETIREMENT));
+        }
         for (guest, readiness) in self.guests.iter_mut().zip(seen) {
             guest.io.ready(readiness);
         }
-        for listener in listeners.iter().filter(|_| accepts) {
+        for listener in self.listeners.iter().filter(|_| accepts) {
             while let Ok(Some(Accepted { socket, peer, .. })) = listener.accept() {
                 let connection = Connection::new(Origin::new(listener.index, peer, 0), now);
                 let session = Session::new(connection, self.service.clone());
@@ -108,6 +126,7 @@ impl Helper {
             }
         }
         let cx = Cx::new(now, self.clock.date(), std::task::Waker::noop(), &self.limits, &Finish);
+        let cx = cx.draining(self.drain.as_ref());
         self.guests.retain_mut(|guest| guest.goes_on(&cx));
         Ok(())
     }

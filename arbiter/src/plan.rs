@@ -41,7 +41,8 @@ use rustix::process::Pid;
 use self::command::Waiting;
 pub(crate) use self::command::{Command, Done, Refused, Scale, Ticket};
 pub(crate) use self::expiry::Allowance;
-use self::helper::Helper;
+pub(crate) use self::helper::RETIREMENT;
+use self::helper::{Helper, Retired};
 use self::member::{Member, Role, State};
 use self::reload::Reload;
 use self::stop::{Backlog, Stop};
@@ -79,6 +80,7 @@ pub(crate) struct Plan {
     awake: Time,
     phase: Phase,
     helper: Option<Helper>,
+    retired: Vec<Retired>,
     /// Who has asked for something that is not done yet.
     waiting: Vec<Waiting>,
     /// The slots of which nobody accepts what their own listeners are sent. None where all slots share their listeners.
@@ -156,6 +158,8 @@ pub(crate) enum Event {
     Asked { ticket: Ticket, command: Command, wait: bool },
     /// The helper was forked, or could not be.
     HelperSpawned(Result<Pid, String>),
+    /// There are listeners that the helper does not know.
+    Listening,
     /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
     BacklogOver { lost: usize },
     /// A configuration was loaded, and its listeners are bound.
@@ -182,6 +186,8 @@ pub(crate) enum Action {
     Spawn { slot: u16, seat: u16, generation: u32 },
     /// Fork the helper; answer with [`Event::HelperSpawned`].
     SpawnHelper,
+    /// The helper is to accept nothing more, and to end once who is connected was answered.
+    Retire { pid: Pid },
     /// Tell who has asked.
     Answer { ticket: Ticket, answer: Result<Done, Refused> },
     /// Send an order, without waiting for it to be read.
@@ -325,6 +331,7 @@ impl Plan {
             awake: Time::MAX,
             phase: Phase::Starting,
             helper: None,
+            retired: Vec::new(),
             waiting: Vec::new(),
             orphans: shape.own_listeners.then(Vec::new),
             was_ready: false,
@@ -351,6 +358,7 @@ impl Plan {
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
             Event::Asked { ticket, command, wait } => self.asked(ticket, command, wait, now, &mut todo),
             Event::HelperSpawned(result) => self.helper_spawned(result, now, &mut todo),
+            Event::Listening => self.retire_helper(now, &mut todo),
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
             Event::Loaded { shape } => self.loaded(shape, &mut todo),
             Event::NotLoaded { why } => self.not_loaded(why, &mut todo),

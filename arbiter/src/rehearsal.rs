@@ -133,7 +133,7 @@ impl Rehearsal {
             // For people.
             Action::Describe { .. } | Action::Bury { .. } | Action::Log(_) => {}
             Action::ReopenLogs | Action::Reloaded { .. } => {}
-            Action::SpawnHelper | Action::Answer { .. } => {}
+            Action::SpawnHelper | Action::Retire { .. } | Action::Answer { .. } => {}
         }
         None
     }

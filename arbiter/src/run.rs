@@ -6,7 +6,7 @@
 //! [`Run::become_worker`].
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, PipeReader, PipeWriter, Write as _};
 use std::iter;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -70,6 +70,8 @@ pub(crate) struct Run {
     control: Option<ControlSocket>,
     /// Where the helper serves.
     admin: Listeners,
+    /// Whose other ends helpers have, which are retired when these are closed.
+    helpers: Vec<(Pid, PipeWriter)>,
     /// One for each child that was not reaped yet.
     links: Vec<(Pid, Link)>,
     upgrade: Upgrade,
@@ -101,7 +103,7 @@ enum Leave {
     /// In a child: it is a worker from now on.
     Born(Newborn),
     /// In a child: it is the helper from now on.
-    Helper { parent: Pid },
+    Helper { parent: Pid, leash: PipeReader },
 }
 
 /// Handler threads that the scoreboard has room for at least, and workers that are replaced at a time: a reload may ask for
@@ -172,6 +174,7 @@ impl Run {
             aborted,
             control,
             admin,
+            helpers: Vec::new(),
             links,
             upgrade,
             outbox,
@@ -193,13 +196,13 @@ impl Run {
         };
         match leave {
             Leave::Born(newborn) => self.become_worker(newborn),
-            Leave::Helper { parent } => self.become_helper(parent),
+            Leave::Helper { parent, leash } => self.become_helper(parent, leash),
             Leave::Finish(outcome) => {
                 // Before a new arbiter can know that this one is gone, and moves its own file there.
                 self.pidfile = None;
                 self.listeners.end();
                 self.slots.release_all().iter().for_each(listener::end);
-                self.end_helper();
+                self.end_helpers();
                 self.admin.end();
                 self.control.iter_mut().for_each(ControlSocket::end);
                 self.signals.restore();
@@ -315,6 +318,7 @@ impl Run {
                     self.listen_to(pid)?;
                     self.listen_to_other()?;
                     self.links.retain(|(of, _)| *of != pid);
+                    self.helpers.retain(|(of, _)| *of != pid);
                     self.feed(Event::Exited { pid, death: death(status) })?;
                 }
                 Ok(None) | Err(Errno::CHILD) => return Continue(()),
@@ -333,13 +337,18 @@ impl Run {
         while let Some(action) = todo.pop_front() {
             match action {
                 Action::Spawn { slot, seat, generation } => {
+                    let listeners = self.slots.count();
                     let event = self.spawn(slot, seat, generation)?;
                     todo.extend(self.tell(event));
+                    if self.slots.count() > listeners {
+                        todo.extend(self.tell(Event::Listening));
+                    }
                 }
                 Action::SpawnHelper => {
                     let event = self.spawn_helper()?;
                     todo.extend(self.tell(event));
                 }
+                Action::Retire { pid } => self.helpers.retain(|(of, _)| *of != pid),
                 Action::Answer { ticket, answer } => self.answer(ticket, [control::answer(answer)]),
                 Action::Send { pid, order } => {
                     if let Some(link) = self.link(pid) {
@@ -383,7 +392,11 @@ impl Run {
                     let event = self.load(generation);
                     todo.extend(self.tell(event));
                 }
-                Action::Adopt => self.adopt(),
+                Action::Adopt => {
+                    if self.adopt() {
+                        todo.extend(self.tell(Event::Listening));
+                    }
+                }
                 Action::Abandon => {
                     if let Some(next) = self.next.take() {
                         self.listeners.drop_new(&next.chosen);
@@ -444,6 +457,7 @@ impl Run {
     /// Tells the plan. How far the server is gets known before anything is done about it.
     fn tell(&mut self, event: Event) -> Vec<Action> {
         let todo = self.plan.handle(event, now());
+        self.ledger.go_on(self.plan.ready_heir().is_some());
         self.ledger.enter(self.plan.stage(), self.plan.workers());
         todo
     }

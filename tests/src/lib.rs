@@ -117,6 +117,7 @@ macro_rules! scenarios {
                 d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is_there,
                 d17_a_crash_loops_queue_is_served_by_others,
                 a_killed_workers_queue_is_served_by_others,
+                queues_of_workers_that_came_later_are_counted,
                 a_draining_workers_queue_is_served_by_others,
                 ttou_serves_the_queue_of_the_worker_that_leaves,
                 ttin_and_ttou_under_load_lose_no_request;
@@ -223,6 +224,7 @@ macro_rules! scenarios {
                 an_inherited_listener_survives_upgrades_and_a_stop,
                 an_upgrade_is_taken_back,
                 operators_find_the_new_arbiter_where_the_old_one_was,
+                health_and_metrics_are_answered_at_any_moment_of_an_upgrade,
                 operators_find_the_old_arbiter_until_a_held_upgrade_is_over,
                 an_upgrade_with_reuse_port_is_refused,
                 an_upgrade_to_reuse_port_changes_nothing,

@@ -48,6 +48,11 @@ impl Slots {
         Ok(())
     }
 
+    /// How many listeners there are.
+    pub(crate) fn count(&self) -> usize {
+        self.listeners.values().map(Vec::len).sum()
+    }
+
     /// Gives each slot that there is what it lacks.
     pub(crate) fn open_all(&mut self, shared: &Listeners) -> Result<(), BindError> {
         let slots: Vec<_> = self.listeners.keys().copied().collect();

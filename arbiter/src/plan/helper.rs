@@ -1,4 +1,9 @@
 //! The helper that tells operators how the server is: no worker, but there as long as the server is.
+//!
+//! One that is followed by another, of this arbiter or of a new one, is retired: it accepts nothing any more, and ends once
+//! those that are connected have been answered. Whoever connects meanwhile waits for the other one.
+
+use std::time::Duration;
 
 use remuda_core::time::Time;
 use rustix::process::Pid;
@@ -16,19 +21,21 @@ pub(super) struct Helper {
 
 #[derive(Debug)]
 enum State {
-    Due {
-        at: Time,
-    },
+    Due { at: Time },
     Spawning,
-    Alive {
-        pid: Pid,
-        born: Time,
-    },
-    /// It is not to come again.
-    Over {
-        pid: Pid,
-    },
+    Alive { pid: Pid, born: Time },
 }
+
+/// One that another follows.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pid: Pid,
+    /// When it is killed; none: it was.
+    until: Option<Time>,
+}
+
+/// How long one that is retired has for those that are connected: longer than it keeps an idle connection.
+pub(crate) const RETIREMENT: Duration = Duration::from_secs(6);
 
 impl Helper {
     pub(super) fn due() -> Self {
@@ -44,7 +51,7 @@ impl Helper {
 
     fn pid(&self) -> Option<Pid> {
         match self.state {
-            State::Alive { pid, .. } | State::Over { pid } => Some(pid),
+            State::Alive { pid, .. } => Some(pid),
             _ => None,
         }
     }
@@ -61,18 +68,26 @@ impl Plan {
         self.helper.as_ref().and_then(Helper::pid)
     }
 
-    /// When it is to be spawned. While an old arbiter counts, that one's tells of the server.
-    pub(super) fn helper_due_at(&self) -> Option<Time> {
-        let waits = self.has_elder() && (self.shape.holds || matches!(self.phase, Phase::Starting));
-        self.helper.as_ref().filter(|_| !waits).and_then(Helper::due_at)
+    /// Its process and those that were retired.
+    pub(crate) fn helpers(&self) -> impl Iterator<Item = Pid> {
+        self.helper().into_iter().chain(self.retired.iter().map(|retired| retired.pid))
     }
 
-    /// Spawns it when that is due, also in a stop: it is wanted until the end.
+    /// When [`help`](Self::help) has something to do.
+    pub(super) fn helper_due_at(&self) -> Option<Time> {
+        self.retired.iter().filter_map(|retired| retired.until).chain(self.helper_spawned_at()).min()
+    }
+
+    /// Spawns it when that is due, also in a stop: it is wanted until the end. Kills those that take too long to end.
     pub(super) fn help(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let is_due = self.helper_due_at().is_some_and(|at| at <= now);
+        let is_due = self.helper_spawned_at().is_some_and(|at| at <= now);
         if let Some(helper) = self.helper.as_mut().filter(|_| is_due) {
             helper.state = State::Spawning;
             todo.push(Action::SpawnHelper);
+        }
+        for retired in self.retired.iter_mut().filter(|retired| retired.until.is_some_and(|at| at <= now)) {
+            retired.until = None;
+            todo.push(Action::Kill { pid: retired.pid });
         }
     }
 
@@ -89,11 +104,15 @@ impl Plan {
     }
 
     /// Ends it for good: from now on that of a new arbiter tells of the server.
-    pub(super) fn leave_helping(&mut self, todo: &mut Vec<Action>) {
-        self.helper = self.helper().map(|pid| {
-            todo.push(Action::Kill { pid });
-            Helper { state: State::Over { pid }, back_off: BackOff::default() }
-        });
+    pub(super) fn leave_helping(&mut self, now: Time, todo: &mut Vec<Action>) {
+        self.retire_helper(now, todo);
+        self.helper = None;
+    }
+
+    /// A stop ends those that were retired by its deadline.
+    pub(super) fn hurry_helpers(&mut self, deadline: Time) {
+        let untils = self.retired.iter_mut().filter_map(|retired| retired.until.as_mut());
+        untils.for_each(|until| *until = deadline.min(*until));
     }
 
     /// Whether the one that died was the helper.
@@ -104,19 +123,32 @@ impl Plan {
         now: Time,
         todo: &mut Vec<Action>,
     ) -> bool {
-        let Some(helper) = &mut self.helper else { return false };
-        match helper.state {
-            State::Alive { pid: alive, born } if alive == pid => {
-                let again_in = helper.back_off.next(now - born >= LONG_ENOUGH);
-                todo.push(Action::Log(Notice::HelperDied { pid, death, again_in }));
-                helper.state = State::Due { at: now + again_in };
-                true
-            }
-            State::Over { pid: over } if over == pid => {
-                self.helper = None;
-                true
-            }
-            _ => false,
+        if let Some(Helper { state, back_off }) = &mut self.helper
+            && let State::Alive { pid: alive, born } = *state
+            && alive == pid
+        {
+            let again_in = back_off.next(now - born >= LONG_ENOUGH);
+            todo.push(Action::Log(Notice::HelperDied { pid, death, again_in }));
+            *state = State::Due { at: now + again_in };
+            return true;
+        }
+        self.retired.extract_if(.., |retired| retired.pid == pid).count() > 0
+    }
+
+    /// When it is to be spawned. While an old arbiter counts, that one's tells of the server.
+    fn helper_spawned_at(&self) -> Option<Time> {
+        let waits = self.has_elder() && (self.shape.holds || matches!(self.phase, Phase::Starting));
+        self.helper.as_ref().filter(|_| !waits).and_then(Helper::due_at)
+    }
+
+    /// Has another one follow.
+    pub(super) fn retire_helper(&mut self, now: Time, todo: &mut Vec<Action>) {
+        if let Some(helper) = &mut self.helper
+            && let State::Alive { pid, .. } = helper.state
+        {
+            helper.state = State::Due { at: now };
+            self.retired.push(Retired { pid, until: Some(now + RETIREMENT) });
+            todo.push(Action::Retire { pid });
         }
     }
 }

@@ -78,6 +78,7 @@ impl Plan {
             }
             Phase::Finished => {}
         }
+        self.hurry_helpers(deadline);
     }
 
     /// Stops without any drain.
@@ -116,9 +117,9 @@ impl Plan {
 
     pub(super) fn finish_when_all_are_gone(&mut self, now: Time, todo: &mut Vec<Action>) {
         let Phase::Stopping(stop) = &mut self.phase else { return };
-        let nobody = self.members.is_empty();
+        let (nobody, is_over) = (self.members.is_empty(), stop.drain.is_over(now));
         let nobody_takes_it = match stop.backlog {
-            Backlog::Passing => nobody || stop.drain.is_over(now),
+            Backlog::Passing => nobody || is_over,
             Backlog::Passed => nobody,
             Backlog::Shared | Backlog::Dropping | Backlog::Gone => false,
         };
@@ -127,6 +128,14 @@ impl Plan {
             todo.push(Action::DropBacklog);
         }
         if nobody && stop.backlog == Backlog::Gone {
+            // Where another arbiter goes on, who asks this one's helper is not to notice.
+            if self.ready_heir().is_some() && !is_over {
+                self.leave_helping(now, todo);
+            }
+            let Phase::Stopping(stop) = &mut self.phase else { return };
+            if !self.retired.is_empty() {
+                return;
+            }
             let finish = Action::Finish(stop.outcome.clone());
             self.phase = Phase::Finished;
             self.answer_waiting(todo);
@@ -147,6 +156,7 @@ impl Plan {
         if backlog == Backlog::Passing {
             todo.push(Action::SaveBacklog);
         }
+        self.hurry_helpers(drain.deadline);
         self.phase = Phase::Stopping(stop);
         self.end_reload(drain.since, todo);
     }

@@ -98,7 +98,7 @@ impl Plan {
         let (pid, took, held) = (heir.pid, now - heir.born, self.shape.holds);
         todo.push(Action::Log(Notice::HeirReady { pid, took, held }));
         if !held {
-            self.leave_helping(todo);
+            self.leave_helping(now, todo);
             let drain = Drain::new(Reason::Upgrade, now, now + self.shape.graceful_timeout);
             self.enter_stop(drain, Outcome::Stopped { reason: Reason::Upgrade, cut: false }, todo);
         }
@@ -174,7 +174,7 @@ impl Plan {
     }
 
     /// The new arbiter, if it serves.
-    pub(super) fn ready_heir(&self) -> Option<Pid> {
+    pub(crate) fn ready_heir(&self) -> Option<Pid> {
         self.heir().filter(|heir| heir.ready).map(|heir| heir.pid)
     }
 

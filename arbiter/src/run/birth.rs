@@ -1,5 +1,6 @@
 //! Children: how one is made, and what it is from then on.
 
+use std::io::{self, PipeReader};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,17 +51,25 @@ impl Run {
         }
     }
 
-    pub(super) fn spawn_helper(&self) -> ControlFlow<Leave, Event> {
+    pub(super) fn spawn_helper(&mut self) -> ControlFlow<Leave, Event> {
+        let failed = |error: String| Continue(Event::HelperSpawned(Err(error)));
+        let (leash, held) = match io::pipe() {
+            Ok(pair) => pair,
+            Err(error) => return failed(format!("cannot make a pipe: {error}")),
+        };
         match sys::fork() {
-            Ok(Fork::Parent { child }) => Continue(Event::HelperSpawned(Ok(child))),
-            Ok(Fork::Child { parent }) => Break(Leave::Helper { parent }),
-            Err(error) => Continue(Event::HelperSpawned(Err(error.to_string()))),
+            Ok(Fork::Parent { child }) => {
+                self.helpers.push((child, held));
+                Continue(Event::HelperSpawned(Ok(child)))
+            }
+            Ok(Fork::Child { parent }) => Break(Leave::Helper { parent, leash }),
+            Err(error) => failed(error.to_string()),
         }
     }
 
-    /// It has nothing to finish, and it is this process's child until it is reaped.
-    pub(super) fn end_helper(&self) {
-        if let Some(pid) = self.plan.helper() {
+    /// They have nothing to finish, and they are this process's children until they are reaped.
+    pub(super) fn end_helpers(&self) {
+        for pid in self.plan.helpers() {
             let _ = kill_process(pid, process::Signal::KILL);
             let _ = process::waitpid(Some(pid), WaitOptions::empty());
         }
@@ -81,7 +90,7 @@ impl Run {
         let Generation { number, loaded, chosen } = born_of;
         let listeners = slots.into_chosen(slot, listeners, &chosen);
         drop((links, signals, plan, backlog, load, other, self.upgrade, self.manager, self.pidfile));
-        drop((self.control, self.admin));
+        drop((self.control, self.admin, self.helpers));
         let life = catch_unwind(AssertUnwindSafe(|| {
             self.title.into_iter().for_each(|mut title| {
                 title.set(&loaded.config.process.title(&format!("worker {slot}")));
@@ -125,21 +134,23 @@ impl Run {
         sys::exit(exit.status())
     }
 
-    /// In a child: serves the admin listener until it is killed. It keeps nothing by which a worker could miss the
+    /// In a child: serves the admin listener until it is killed, or retired by the end of its `leash`. It keeps nothing by which a worker could miss the
     /// arbiter's death (D18).
-    pub(super) fn become_helper(self, parent: Pid) -> ! {
+    pub(super) fn become_helper(self, parent: Pid, leash: PipeReader) -> ! {
         let Self { current, listeners, slots, board, ledger, admin, .. } = self;
         let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
         drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
-        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next));
+        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next, self.helpers));
         self.title.into_iter().for_each(|mut title| title.set(&config.process.title("admin")));
         // The change of user makes the kernel forget what is to follow.
         let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
         match follows {
             Ok(true) => {
                 let view = View { board, ledger, listeners: slots.into_all(listeners, &chosen) };
-                let error = admin::serve(&admin.into_vec(), view);
-                error!("the admin helper cannot go on: {error}");
+                match admin::serve(admin.into_vec(), leash.into(), view) {
+                    Ok(()) => sys::exit(Exit::Clean.status()),
+                    Err(error) => error!("the admin helper cannot go on: {error}"),
+                }
             }
             Ok(false) => {} // the arbiter died before it could be watched
             Err(error) => error!("the admin helper could not change its user or group: {error}"),

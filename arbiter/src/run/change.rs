@@ -2,7 +2,7 @@
 
 use remuda_core::worker::Scoreboard;
 use rustix::fs::RenameFlags;
-use rustix::process::{self, getpid, kill_process};
+use rustix::process::getpid;
 use tracing::{info, warn};
 
 use super::open::{listen, shape};
@@ -30,16 +30,13 @@ impl Run {
         }
     }
 
-    /// Makes what was loaded last what counts.
-    pub(super) fn adopt(&mut self) {
-        let Some(next) = self.next.take() else { return };
-        if next.chosen.all != self.current.chosen.all {
+    /// Makes what was loaded last what counts. Whether it is listened elsewhere from now on.
+    pub(super) fn adopt(&mut self) -> bool {
+        let Some(next) = self.next.take() else { return false };
+        let is_elsewhere = next.chosen.all != self.current.chosen.all;
+        if is_elsewhere {
             let addresses = self.listeners.describe(&next.chosen);
             info!(%addresses, "listening on {addresses}");
-            // It tells of those that it has: the next one has these.
-            if let Some(pid) = self.plan.helper() {
-                let _ = kill_process(pid, process::Signal::KILL);
-            }
         }
         self.orphans.disagree(&self.current.chosen, &next.chosen);
         self.current = next;
@@ -47,6 +44,7 @@ impl Run {
         self.listeners.listen_again(backlog);
         self.slots.listen_again(backlog);
         self.current.loaded.apply();
+        is_elsewhere
     }
 
     /// The server is this arbiter's alone.

@@ -66,6 +66,11 @@ impl Ledger {
         self.0.workers.store(u32::try_from(workers).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
+    /// Whether another arbiter's workers serve as well, so that the server is ready whatever this one's do.
+    pub fn go_on(&self, elsewhere: bool) {
+        self.0.elsewhere.store(elsewhere.into(), Ordering::Release);
+    }
+
     /// Somebody will sit in `seat`.
     pub fn take(&self, seat: u16) {
         self.0.seats.fetch_max(1 + u32::from(seat), Ordering::Relaxed);
@@ -137,6 +142,7 @@ impl Ledger {
         let seats = self.0.seats.load(Ordering::Relaxed) as u16;
         Account {
             stage: self.stage(),
+            elsewhere: self.0.elsewhere.load(Ordering::Acquire) != 0,
             started: self.started(),
             workers: self.0.workers.load(Ordering::Relaxed),
             living: (0..seats).filter_map(|seat| board.seat(seat)?.read()).collect(),
@@ -161,6 +167,8 @@ impl fmt::Debug for Ledger {
 pub struct Account {
     /// How far it is.
     pub stage: Stage,
+    /// Whether another arbiter's workers serve as well.
+    pub elsewhere: bool,
     /// When its arbiter was started.
     pub started: Time,
     /// Workers that are asked for.
@@ -187,9 +195,10 @@ impl Account {
         total
     }
 
-    /// Whether new connections are welcome: the server serves, is not about to stop, and has a worker.
+    /// Whether new connections are welcome: the server serves, is not about to stop, and has a worker, here or elsewhere.
     pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Serving && self.living.iter().any(|entry| entry.phase == Phase::Running)
+        self.elsewhere
+            || self.stage == Stage::Serving && self.living.iter().any(|entry| entry.phase == Phase::Running)
     }
 }
 
@@ -216,6 +225,8 @@ pub(super) struct Page {
     version: AtomicU64,
     started: AtomicU64,
     stage: AtomicU32,
+    /// 1 while another arbiter's workers serve as well.
+    elsewhere: AtomicU32,
     workers: AtomicU32,
     /// Seats that somebody has had, so that the others need not be looked at.
     seats: AtomicU32,

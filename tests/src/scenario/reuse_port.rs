@@ -14,9 +14,10 @@ use super::listener::assert_refused_after_term;
 use super::process::connection_to;
 use super::recycle::recycles_under_load;
 use super::reload::{reload, reloaded, under_load};
-use super::{get, took};
+use super::{admin, control, get, took};
 use crate::Harness;
 use crate::client::{Address, Client, End, PATIENCE};
+use crate::process::{Process, until};
 
 const TWO: &[&str] = &["-w", "2", "--reuse-port"];
 
@@ -44,6 +45,32 @@ pub(crate) fn d3_every_reuse_port_listener_is_refused(harness: &Harness) {
 
 pub(crate) fn d4_backlog_of_every_reuse_port_listener_is_served_at_a_stop(harness: &Harness) {
     backlog_is_served(harness.serve(TWO), 2, |server| server.arbiter().signal(Signal::TERM));
+}
+
+pub(crate) fn queues_of_workers_that_came_later_are_counted(harness: &Harness) {
+    const WAITING: usize = 32;
+    let server = admin::serve(harness, &["--reuse-port", "--timeout", "0"]);
+    server.arbiter().signal(Signal::TTIN);
+    let both = until(PATIENCE, || {
+        let (_, workers) = control::status(harness, &server);
+        (workers.len() == 2 && workers.iter().all(|worker| worker["ready"] == true)).then_some(workers)
+    });
+    let both = both.expect("there is one more, which accepts");
+    for worker in &both {
+        let pid = worker["pid"].as_u64().expect("a worker has a pid");
+        Process::of(pid).expect("it lives").signal(Signal::STOP);
+    }
+    let _waiting: Vec<_> = (0..WAITING).map(|_| server.connect()).collect();
+    let queued = || -> usize {
+        let text = admin::ask(&server, "/metrics").text();
+        let queues = text.lines().filter(|line| line.starts_with("remuda_backlog{"));
+        queues
+            .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("a number"))
+            .sum()
+    };
+    // A worker may have accepted one that its loop has not taken.
+    let all = until(PATIENCE, || (queued() + both.len() >= WAITING).then_some(()));
+    assert!(all.is_some(), "{} of {WAITING}", queued());
 }
 
 pub(crate) fn a_killed_workers_queue_is_served_by_others(harness: &Harness) {

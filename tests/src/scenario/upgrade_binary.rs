@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -258,6 +258,49 @@ pub(crate) fn operators_find_the_new_arbiter_where_the_old_one_was(harness: &Har
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
     assert!(files.iter().all(|file| !file.exists()), "a file is left");
+}
+
+/// Does `work` while somebody asks for all that the admin listener has, on connections of one request each and on those that
+/// last. Each is answered as by a server that is ready.
+fn while_asked(server: &mut Server, work: impl FnOnce(&mut Server)) {
+    let over = AtomicBool::new(false);
+    let address = Address::Unix(server.dir().join("admin.sock"));
+    let ask = &|path: &str, lasts: bool| {
+        let connect = || address.connect(PATIENCE).expect("no connect is refused");
+        let mut client = connect();
+        while !over.load(Ordering::Relaxed) {
+            client.send(get(path));
+            let response = client.try_response().unwrap_or_else(|broken| panic!("{path} is lost: {broken}"));
+            assert_eq!(response.status, 200, "{path}: {}", response.text());
+            if !lasts || response.announces_close() {
+                client = connect();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    thread::scope(|scope| {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            [false, true].into_iter().for_each(|lasts| drop(scope.spawn(move || ask(path, lasts))));
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| work(server)));
+        over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+pub(crate) fn health_and_metrics_are_answered_at_any_moment_of_an_upgrade(harness: &Harness) {
+    let mut server = admin::serve(harness, &["-w", "2"]);
+    while_asked(&mut server, |server| (0..3).for_each(|_| server.upgrade()));
+
+    let mut server = admin::serve(harness, &["--upgrade-drain", "manual"]);
+    while_asked(&mut server, |server| {
+        let heir = server.begin_upgrade();
+        assert!(server.logs(READY, PATIENCE), "the new arbiter is never ready");
+        server.arbiter().signal(Signal::WINCH);
+        has_children(server.arbiter(), 2);
+        server.arbiter().signal(Signal::TERM);
+        server.pass_to(heir);
+    });
 }
 
 pub(crate) fn operators_find_the_old_arbiter_until_a_held_upgrade_is_over(harness: &Harness) {

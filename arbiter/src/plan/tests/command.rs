@@ -142,6 +142,17 @@ fn a_helper_that_dies_comes_again_and_waits_if_it_lived_shortly() {
 }
 
 #[test]
+fn a_helper_that_does_not_know_all_listeners_is_followed_by_one_that_does() {
+    let mut world = helped();
+    let actions = world.plan.handle(Event::Listening, world.now);
+    assert_eq!(actions, [Action::Retire { pid: pid(90) }, Action::SpawnHelper]);
+    world.plan.handle(Event::HelperSpawned(Ok(pid(91))), world.now);
+    assert_eq!((world.plan.helper(), world.plan.helpers().count()), (Some(pid(91)), 2));
+    assert_eq!(world.plan.handle(Event::Exited { pid: pid(90), death: Death::Status(0) }, world.now), []);
+    assert_eq!(world.plan.helpers().collect::<Vec<_>>(), [pid(91)]);
+}
+
+#[test]
 fn a_helper_is_no_worker_and_holds_no_stop_up() {
     let mut world = helped();
     assert_eq!((world.plan.workers(), world.plan.lives().count()), (1, 0));

@@ -104,10 +104,48 @@ fn the_helper_that_tells_of_the_server_is_that_of_one_arbiter() {
     let helper = world.plan.helper().unwrap();
     world.signal(Signal::Usr2);
     let todo = world.plan.handle(Event::HeirReady, world.now);
-    assert!(todo.contains(&Action::Kill { pid: helper }));
-    let todo = world.plan.handle(Event::Exited { pid: helper, death: Death::Signal(9) }, world.now);
+    let retired = todo.iter().position(|action| *action == Action::Retire { pid: helper });
+    let told = todo.iter().position(|action| matches!(action, Action::Send { .. }));
+    assert!(retired.is_some() && retired < told, "before any worker leaves");
+    let todo = world.plan.handle(Event::Exited { pid: helper, death: Death::Status(0) }, world.now);
     assert!(!spawns(&todo) && world.plan.helper().is_none(), "the new one has one");
     assert!(!spawns(&world.plan.handle(Event::Tick, world.now + LONG_ENOUGH)));
+}
+
+/// A server with a helper whose upgrade is ready, and all workers of which have ended.
+fn handed_over(held: bool) -> (World, Pid) {
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.plan = world.plan.with_helper();
+    world.plan.shape.holds = held;
+    world.feed(Event::Tick);
+    let helper = world.plan.helper().unwrap();
+    world.signal(Signal::Usr2);
+    world.heir_ready();
+    if held {
+        world.signal(Signal::Term);
+    }
+    world.die(101, Death::Status(0));
+    (world, helper)
+}
+
+#[test]
+fn who_asks_the_helper_is_answered_before_the_old_arbiter_ends() {
+    for held in [false, true] {
+        let (mut world, helper) = handed_over(held);
+        assert_eq!((world.outcome.as_ref(), world.retired.clone()), (None, vec![helper]));
+        world.feed(Event::Exited { pid: helper, death: Death::Status(0) });
+        assert!(world.outcome.is_some());
+
+        let (mut world, helper) = handed_over(held);
+        world.pass(RETIREMENT);
+        assert!(world.killed.contains(&helper.as_raw_nonzero().get()), "it has had its time");
+        world.feed(Event::Exited { pid: helper, death: Death::Signal(9) });
+        assert!(world.outcome.is_some());
+
+        let (mut world, helper) = handed_over(held);
+        world.signal(Signal::Quit);
+        assert!(world.killed.contains(&helper.as_raw_nonzero().get()), "QUIT waits for nobody");
+    }
 }
 
 #[test]

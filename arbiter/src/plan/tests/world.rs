@@ -99,6 +99,8 @@ pub(super) struct World {
     pub(super) outcome: Option<Outcome>,
     pub(super) log: Vec<Notice>,
     pub(super) helper: Option<i32>,
+    /// Helpers that are to end.
+    pub(super) retired: Vec<Pid>,
     /// Who was answered what.
     pub(super) answers: BTreeMap<Ticket, Result<Done, Refused>>,
 }
@@ -177,6 +179,7 @@ impl World {
             outcome: None,
             log: Vec::new(),
             helper: None,
+            retired: Vec::new(),
             answers: BTreeMap::new(),
         };
         world.feed(Event::Tick);
@@ -243,6 +246,10 @@ impl World {
                 self.next_pid += 1;
                 assert_eq!(self.helper.replace(self.next_pid), None, "one at a time");
                 return Some(Event::HelperSpawned(Ok(pid(self.next_pid))));
+            }
+            Action::Retire { pid } => {
+                assert_eq!(self.helper.take(), Some(pid.as_raw_nonzero().get()), "retired once");
+                self.retired.push(*pid);
             }
             Action::Answer { ticket, answer } => {
                 assert!(self.answers.insert(*ticket, answer.clone()).is_none(), "answered once");
