@@ -38,6 +38,8 @@ pub(super) struct Machine {
     pub(super) descriptors: Option<u64>,
     /// The longest queue of a listener.
     pub(super) somaxconn: Option<u64>,
+    /// Whether what waits at a listener that ends may move to another one of its address.
+    pub(super) migrates: Option<bool>,
     /// Whether this process is root's.
     pub(super) is_root: bool,
     /// Whether systemd has started it.
@@ -54,6 +56,7 @@ impl Machine {
         Self {
             descriptors: column(&read("/proc/self/limits"), "Max open files", 0),
             somaxconn: read("/proc/sys/net/core/somaxconn").trim().parse().ok(),
+            migrates: read("/proc/sys/net/ipv4/tcp_migrate_req").trim().parse::<u8>().ok().map(|n| n != 0),
             is_root: column(&read("/proc/self/status"), "Uid:", 1) == Some(0),
             systemd: ["INVOCATION_ID", "NOTIFY_SOCKET"].iter().any(|name| env::var_os(name).is_some()),
         }
@@ -100,6 +103,13 @@ pub(super) fn findings(settings: &Settings, machine: &Machine) -> Vec<Finding> {
             "raise net.core.somaxconn by sysctl, or lower backlog",
         );
     }
+    note(
+        arbiter.reuse_port && machine.migrates == Some(false),
+        "reuse-port is set, and net.ipv4.tcp_migrate_req is 0: clients that connect while a listener ends, as at TTOU, \
+         have to begin anew"
+            .to_owned(),
+        "set net.ipv4.tcp_migrate_req to 1 by sysctl",
+    );
     note(
         machine.is_root && arbiter.process.user.is_none(),
         "this would run as root, with its workers and the application".to_owned(),

@@ -47,6 +47,9 @@ fn doctor_finds_what_will_hurt_and_nothing_else() {
     one(|s, _| s.arbiter.worker.connections = 2000, "2048 descriptors");
     one(|s, _| s.arbiter.worker.connections = 0, "worker-connections is 0");
     one(|_, m| m.somaxconn = Some(128), "cuts it to 128");
+    one(|s, m| (s.arbiter.reuse_port, m.migrates) = (true, Some(false)), "tcp_migrate_req is 0");
+    assert_eq!(found(|s, m| (s.arbiter.reuse_port, m.migrates) = (true, Some(true))), [""; 0]);
+    assert_eq!(found(|_, m| m.migrates = Some(false)), [""; 0], "it is of no account");
     one(|_, m| m.is_root = true, "root");
     one(|s, _| s.arbiter.worker.graceful_timeout = Duration::from_secs(90), "90 s");
     one(|s, _| s.arbiter.worker.graceful_timeout = Duration::ZERO, "cuts off all");
