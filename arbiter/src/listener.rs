@@ -97,8 +97,7 @@ pub enum BindError {
     },
     /// An address that a reload asks for overlaps one that is held, and both cannot be at once.
     #[error(
-        "cannot listen on {bind} while this server listens on {other}, and the two overlap; that needs upgrade, or a new \
-         start"
+        "cannot listen on {bind} while this server listens on {other}, and the two overlap; that needs upgrade"
     )]
     NeedsUpgrade {
         /// Where.
@@ -169,19 +168,21 @@ const PATH_MAX: usize = 107;
 
 impl Listeners {
     /// Keeps those of `binds` that are held and binds the others, or none: on an error everything is as it was. Unix
-    /// sockets are given to `owner`.
+    /// sockets are given to `owner`. What another arbiter shares is kept until [`settle`](Self::settle).
     pub(crate) fn choose(&mut self, binds: &[Bind], backlog: u32, owner: Owner) -> Result<Chosen, BindError> {
         let mut chosen = Chosen::default();
         match self.choose_all(binds, length(backlog), owner, &mut chosen) {
-            Ok(()) => {
-                self.heirlooms.clear();
-                Ok(chosen)
-            }
+            Ok(()) => Ok(chosen),
             Err(error) => {
                 self.drop_new(&chosen);
                 Err(error)
             }
         }
+    }
+
+    /// Leaves what was not chosen of another arbiter's listeners to that.
+    pub(crate) fn settle(&mut self) {
+        self.heirlooms.clear();
     }
 
     /// One listener that no generation chooses, perhaps from `heirlooms`.
@@ -225,32 +226,27 @@ impl Listeners {
 
     /// From now on another arbiter has them, too.
     pub(crate) fn share(&mut self) {
-        self.change_owner(Ownership::Sole, Ownership::Shared, |_| true);
+        share(self.iter_mut());
     }
 
     /// The descriptors of those that are shared.
     pub(crate) fn shared(&self) -> Vec<RawFd> {
-        let shared = self.held.iter().filter(|held| held.listener.ownership == Ownership::Shared);
-        shared.map(|held| held.listener.as_fd().as_raw_fd()).collect()
+        shared(self.iter())
     }
 
     /// The other arbiter has kept these `shared` ones alone.
     pub(crate) fn unshare_others(&mut self, shared: &[RawFd]) {
-        self.change_owner(Ownership::Shared, Ownership::Sole, |fd| !shared.contains(&fd.as_raw_fd()));
+        unshare_others(self.iter_mut(), shared);
     }
 
     /// The other arbiter is gone. Files of listeners that both have given up are removed.
     pub(crate) fn reclaim(&mut self) {
-        self.change_owner(Ownership::Shared, Ownership::Sole, |_| true);
+        self.unshare_others(&[]);
         self.left.drain(..).for_each(|(path, file)| unlink(&path, Some(file)));
     }
 
-    fn change_owner(&mut self, from: Ownership, to: Ownership, which: impl Fn(BorrowedFd<'_>) -> bool) {
-        for listener in self.held.iter_mut().map(|held| &mut held.listener) {
-            if listener.ownership == from && which(listener.as_fd()) {
-                listener.ownership = to;
-            }
-        }
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.held.iter_mut().map(|held| &mut held.listener)
     }
 
     /// Accepts nothing more (D3): ends the sockets that are this server's own, with all copies of them that
@@ -274,7 +270,7 @@ impl Listeners {
     pub(crate) fn tcp(&self) -> impl Iterator<Item = &Listener> {
         let listeners = self.held.iter().map(|held| &held.listener);
         listeners.filter(|listener| {
-            matches!(listener.bound, Bound::Inet(_)) && listener.ownership == Ownership::Sole
+            matches!(listener.bound, Bound::Inet(_)) && listener.ownership != Ownership::Inherited
         })
     }
 
@@ -385,7 +381,10 @@ impl Listeners {
         match bind {
             Bind::Inet(addr) => match inet(*addr, backlog, false) {
                 Ok((socket, addr)) => Ok((socket, Bound::Inet(addr), Ownership::Sole)),
-                Err(Errno::ADDRINUSE) => Err(self.in_use(bind, *addr, chosen)),
+                Err(Errno::ADDRINUSE) => match self.beside_heirlooms(*addr, backlog) {
+                    Some(socket) => Ok((socket, Bound::Inet(*addr), Ownership::Sole)),
+                    None => Err(self.in_use(bind, *addr, chosen)),
+                },
                 Err(errno) => Err(system(bind, errno)),
             },
             Bind::Unix(path) => {
@@ -401,6 +400,24 @@ impl Listeners {
         }
     }
 
+    /// A listener at an address that overlaps some which only another arbiter keeps: all of them have to allow that
+    /// (socket(7), `SO_REUSEPORT`) while it is bound, and no longer, or another program might join them.
+    fn beside_heirlooms(&self, addr: SocketAddr, backlog: i32) -> Option<OwnedFd> {
+        let overlaps = |heirloom: &&Heirloom| matches!(examine(heirloom.socket.as_fd()), Ok(Bound::Inet(at)) if overlap(at, addr));
+        let others: Vec<_> =
+            self.heirlooms.iter().filter(overlaps).map(|heirloom| &heirloom.socket).collect();
+        let allow = |allowed| {
+            let mut all = others.iter().copied();
+            all.try_for_each(|socket| sockopt::set_socket_reuseport(socket, allowed)).ok()
+        };
+        let before = sockopt::socket_reuseport(others.first()?).ok()?;
+        allow(true)?;
+        let socket = inet(addr, backlog, true).map(|(socket, _)| socket);
+        allow(before)?;
+        sockopt::set_socket_reuseport(socket.as_ref().ok()?, false).ok()?;
+        socket.ok()
+    }
+
     fn in_use(&self, bind: &Bind, addr: SocketAddr, chosen: &Chosen) -> BindError {
         let overlaps = |held: &&Held| matches!(held.listener.bound, Bound::Inet(at) if overlap(at, addr));
         let bind = bind.clone();
@@ -411,6 +428,27 @@ impl Listeners {
             Some(other) => BindError::NeedsUpgrade { bind, other: other.bound.clone() },
             None => BindError::InUse { bind },
         }
+    }
+}
+
+/// From now on another arbiter has these, too.
+fn share<'a>(listeners: impl Iterator<Item = &'a mut Listener>) {
+    for listener in listeners.filter(|listener| listener.ownership == Ownership::Sole) {
+        listener.ownership = Ownership::Shared;
+    }
+}
+
+/// The descriptors of those that are shared.
+fn shared<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Vec<RawFd> {
+    let shared = listeners.filter(|listener| listener.ownership == Ownership::Shared);
+    shared.map(|listener| listener.as_fd().as_raw_fd()).collect()
+}
+
+/// The other arbiter has kept these `shared` ones alone.
+fn unshare_others<'a>(listeners: impl Iterator<Item = &'a mut Listener>, shared: &[RawFd]) {
+    let others = listeners.filter(|listener| !shared.contains(&listener.as_fd().as_raw_fd()));
+    for listener in others.filter(|listener| listener.ownership == Ownership::Shared) {
+        listener.ownership = Ownership::Sole;
     }
 }
 

@@ -117,11 +117,6 @@ impl Run {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
         let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
-        if upgrade.has_elder() && loaded.config.reuse_port {
-            return Err(Outcome::Internal {
-                message: "reuse-port cannot come with an upgrade; that takes a new start".to_owned(),
-            });
-        }
         let (outbox, inbox, heirlooms, for_operators) = match legacy {
             Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners, legacy.for_operators),
             None => {
@@ -297,6 +292,7 @@ impl Run {
             let event = match word {
                 Word::Ready { kept } => {
                     self.all_listeners().for_each(|listeners| listeners.unshare_others(&kept));
+                    self.slots.unshare_others(&kept);
                     Event::HeirReady
                 }
                 Word::ElderGone => Event::ElderGone,
@@ -433,7 +429,8 @@ impl Run {
                 Action::Launch => {
                     let queue = [self.outbox.as_fd(), self.inbox.as_fd()];
                     let operators = for_operators(&mut self.control, &mut self.admin);
-                    let launched = self.upgrade.launch(&mut self.listeners, operators, queue, &self.signals);
+                    let (listeners, slots) = (&mut self.listeners, &mut self.slots);
+                    let launched = self.upgrade.launch(listeners, slots, operators, queue, &self.signals);
                     let event = match launched {
                         Ok(pid) => Event::Launched { pid },
                         Err(error) => Event::NotLaunched { error },

@@ -26,6 +26,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::process::{Pid, getpid};
 use tracing::{error, warn};
 
+use crate::listener::slots::Slots;
 use crate::listener::{Heirloom, Identity, Listeners};
 use crate::sys::{self, Fork, Signals};
 
@@ -119,7 +120,7 @@ impl Upgrade {
         self.elder.is_none() && self.heir.is_none()
     }
 
-    /// Starts another arbiter, which shares `listeners`, also those `for_operators`, and the queue from now on.
+    /// Starts another arbiter, which shares `listeners`, also those of `slots` and `for_operators`, and the queue from now on.
     ///
     /// # Errors
     ///
@@ -127,6 +128,7 @@ impl Upgrade {
     pub(crate) fn launch(
         &mut self,
         listeners: &mut Listeners,
+        slots: &mut Slots,
         mut for_operators: Vec<&mut Listeners>,
         queue: [BorrowedFd<'_>; 2],
         signals: &Signals,
@@ -140,6 +142,7 @@ impl Upgrade {
         match sys::fork().map_err(|error| error.to_string())? {
             Fork::Parent { child } => {
                 listeners.share();
+                slots.share();
                 for_operators.iter_mut().for_each(|listeners| listeners.share());
                 self.heir = Some(Heir { socket: Some(ours) });
                 Ok(child)
@@ -149,6 +152,7 @@ impl Upgrade {
                 let error = self.start.again(parent, || {
                     let mut passed = pass_on(theirs.as_fd(), queue)?;
                     pass_on_listeners(listeners, &mut passed)?;
+                    slots.to_pass_on().try_for_each(|fd| pass_on_one(fd, &mut passed))?;
                     passed.push_str(FOR_OPERATORS);
                     for_operators
                         .iter()
@@ -267,11 +271,15 @@ impl Start {
 /// Lets the next program of this process have these, and writes that down.
 fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2]) -> io::Result<String> {
     let mut passed = format!("{VERSION} {}", getpid());
-    for fd in [socket].into_iter().chain(queue) {
-        fcntl_setfd(fd, FdFlags::empty())?;
-        let _ = write!(passed, " {}", fd.as_raw_fd()); // a string takes all
-    }
+    [socket].into_iter().chain(queue).try_for_each(|fd| pass_on_one(fd, &mut passed))?;
     Ok(passed)
+}
+
+/// The same with one more.
+fn pass_on_one(fd: BorrowedFd<'_>, passed: &mut String) -> io::Result<()> {
+    fcntl_setfd(fd, FdFlags::empty())?;
+    let _ = write!(passed, " {}", fd.as_raw_fd()); // a string takes all
+    Ok(())
 }
 
 /// The same with `listeners`.

@@ -226,8 +226,9 @@ macro_rules! scenarios {
                 operators_find_the_new_arbiter_where_the_old_one_was,
                 health_and_metrics_are_answered_at_any_moment_of_an_upgrade,
                 operators_find_the_old_arbiter_until_a_held_upgrade_is_over,
-                an_upgrade_with_reuse_port_is_refused,
-                an_upgrade_to_reuse_port_changes_nothing,
+                upgrades_with_reuse_port_lose_no_request_and_refuse_no_connect,
+                an_upgrade_turns_reuse_port_on_and_off,
+                an_upgrade_listens_where_it_overlaps_what_the_old_arbiter_has,
                 an_upgrade_that_was_held_is_completed,
                 winch_lets_the_server_rest_until_hup;
             heartbeat:

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::os::fd::{AsFd as _, BorrowedFd, RawFd};
 
-use remuda_core::worker::{Bound, Listener};
+use remuda_core::worker::{Bound, Listener, Ownership};
 use rustix::net::sockopt;
 
-use super::{BindError, Chosen, Listeners, end, inet, length, lengthen, system};
+use super::{BindError, Chosen, Listeners, end, inet, length, lengthen, system, take};
 use crate::Bind;
 
 /// The listeners of the slots from 1 on.
@@ -29,23 +30,32 @@ impl Slots {
         Self { listeners: (1..slots).map(|slot| (slot, Vec::new())).collect(), backlog, on }
     }
 
-    /// Gives `slot` what it lacks: a listener beside each of `shared` that is to have one.
-    pub(crate) fn open(&mut self, slot: u16, shared: &Listeners) -> Result<(), BindError> {
+    /// Gives `slot` what it lacks: a listener beside each of `shared` that is to have one, or one that another arbiter shares.
+    pub(crate) fn open(&mut self, slot: u16, shared: &mut Listeners) -> Result<(), BindError> {
         if !self.on || slot == 0 {
             return Ok(());
         }
         let own = self.listeners.entry(slot).or_default();
-        for first in shared.tcp() {
-            let Bound::Inet(addr) = first.bound else { continue };
+        let mut heirlooms = mem::take(&mut shared.heirlooms);
+        let opened = shared.tcp().try_for_each(|first| {
+            let Bound::Inet(addr) = first.bound else { return Ok(()) };
             if own.iter().any(|own| own.bound == first.bound) {
-                continue;
+                return Ok(());
             }
-            let socket = sockopt::set_socket_reuseport(first, true)
-                .and_then(|()| inet(addr, length(self.backlog), true));
-            let (socket, _) = socket.map_err(|errno| system(&Bind::Inet(addr), errno))?;
-            own.push(Listener::new(first.index, socket, first.bound.clone(), first.ownership));
-        }
-        Ok(())
+            let bind = Bind::Inet(addr);
+            let (socket, ownership) = match take(&mut heirlooms, &bind) {
+                Some((heirloom, _)) => (heirloom.socket, Ownership::Shared),
+                None => {
+                    let socket = sockopt::set_socket_reuseport(first, true)
+                        .and_then(|()| inet(addr, length(self.backlog), true));
+                    (socket.map_err(|errno| system(&bind, errno))?.0, Ownership::Sole)
+                }
+            };
+            own.push(Listener::new(first.index, socket, first.bound.clone(), ownership));
+            Ok(())
+        });
+        shared.heirlooms = heirlooms;
+        opened
     }
 
     /// How many listeners there are.
@@ -54,7 +64,7 @@ impl Slots {
     }
 
     /// Gives each slot that there is what it lacks.
-    pub(crate) fn open_all(&mut self, shared: &Listeners) -> Result<(), BindError> {
+    pub(crate) fn open_all(&mut self, shared: &mut Listeners) -> Result<(), BindError> {
         let slots: Vec<_> = self.listeners.keys().copied().collect();
         slots.into_iter().try_for_each(|slot| self.open(slot, shared))
     }
@@ -65,17 +75,37 @@ impl Slots {
         self.listeners.values().flatten().for_each(|listener| lengthen(listener, backlog));
     }
 
-    /// Gives up those of `slot`, for the caller to end.
+    /// What another arbiter would need to have, too.
+    pub(crate) fn to_pass_on(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.values().flatten().map(|listener| listener.as_fd())
+    }
+
+    /// From now on another arbiter has them, too.
+    pub(crate) fn share(&mut self) {
+        super::share(self.listeners.values_mut().flatten());
+    }
+
+    /// The descriptors of those that are shared.
+    pub(crate) fn shared(&self) -> Vec<RawFd> {
+        super::shared(self.listeners.values().flatten())
+    }
+
+    /// The other arbiter has kept these `shared` ones alone; none: it is gone.
+    pub(crate) fn unshare_others(&mut self, shared: &[RawFd]) {
+        super::unshare_others(self.listeners.values_mut().flatten(), shared);
+    }
+
+    /// Gives up those of `slot`: those that are this server's own are for the caller to end, the others are closed.
     pub(crate) fn release(&mut self, slot: u16) -> Vec<Listener> {
-        self.listeners.remove(&slot).unwrap_or_default()
+        own(self.listeners.remove(&slot).into_iter().flatten())
     }
 
-    /// Gives up all of them.
+    /// Gives up all of them, likewise.
     pub(crate) fn release_all(&mut self) -> Vec<Listener> {
-        mem::take(&mut self.listeners).into_values().flatten().collect()
+        own(mem::take(&mut self.listeners).into_values().flatten())
     }
 
-    /// Gives up those of all slots whose numbers are not `kept`.
+    /// Gives up those of all slots whose numbers are not `kept`, likewise.
     pub(crate) fn release_others(&mut self, kept: &[u16]) -> Vec<Listener> {
         self.release_if(|index| !kept.contains(&index))
     }
@@ -103,7 +133,7 @@ impl Slots {
 
     /// All that a worker in `slot` accepts from, in the worker.
     pub(crate) fn into_chosen(mut self, slot: u16, shared: Listeners, chosen: &Chosen) -> Vec<Listener> {
-        let mut own = self.release(slot);
+        let mut own = self.listeners.remove(&slot).unwrap_or_default();
         own.retain(|listener| chosen.all.contains(&listener.index));
         let mut all = shared.into_chosen(chosen);
         all.retain(|listener| own.iter().all(|own| own.index != listener.index));
@@ -112,15 +142,21 @@ impl Slots {
     }
 
     /// Those of a generation in all slots that there are, in a child.
-    pub(crate) fn into_all(mut self, shared: Listeners, chosen: &Chosen) -> Vec<Listener> {
-        let own = self.release_all().into_iter().filter(|listener| chosen.all.contains(&listener.index));
+    pub(crate) fn into_all(self, shared: Listeners, chosen: &Chosen) -> Vec<Listener> {
+        let own = self.listeners.into_values().flatten();
+        let own = own.filter(|listener| chosen.all.contains(&listener.index));
         shared.into_chosen(chosen).into_iter().chain(own).collect()
     }
 
     fn release_if(&mut self, is_over: impl Fn(u16) -> bool) -> Vec<Listener> {
         let all = self.listeners.values_mut();
-        all.flat_map(|own| own.extract_if(.., |listener| is_over(listener.index))).collect()
+        own(all.flat_map(|own| own.extract_if(.., |listener| is_over(listener.index))))
     }
+}
+
+/// Those that no other arbiter has.
+fn own(listeners: impl Iterator<Item = Listener>) -> Vec<Listener> {
+    listeners.filter(|listener| listener.ownership == Ownership::Sole).collect()
 }
 
 #[cfg(test)]

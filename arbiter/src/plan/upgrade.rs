@@ -58,9 +58,6 @@ impl Plan {
         Err(match (&self.phase, &self.other) {
             (Phase::Starting, _) => "the server is not ready yet",
             (Phase::Serving, _) if self.is_reloading() => "a reload is under way",
-            (Phase::Serving, _) if self.orphans.is_some() => {
-                "reuse-port gives each worker listeners of its own, which no other arbiter takes over; that takes a new start"
-            }
             (Phase::Serving, Other::None) => {
                 self.other = Other::Launching;
                 todo.push(Action::Launch);

@@ -35,7 +35,7 @@ impl Run {
         let Some(seat) = self.board.seat(number) else {
             return failed("the scoreboard has no room for it".to_owned());
         };
-        if let Err(error) = self.slots.open(slot, &self.listeners) {
+        if let Err(error) = self.slots.open(slot, &mut self.listeners) {
             return failed(error.to_string());
         }
         self.ledger.take(number);

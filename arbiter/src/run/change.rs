@@ -51,6 +51,7 @@ impl Run {
     pub(super) fn reclaim(&mut self) {
         self.upgrade.forget();
         self.all_listeners().for_each(Listeners::reclaim);
+        self.slots.unshare_others(&[]);
         if !self.plan.is_ending() {
             self.take_the_name();
         }
@@ -72,7 +73,8 @@ impl Run {
         if !self.upgrade.has_elder() || self.current.loaded.config.upgrade_drain == UpgradeDrain::Automatic {
             self.take_the_name();
         }
-        let kept: Vec<_> = self.all_listeners().flat_map(|listeners| listeners.shared()).collect();
+        let mut kept: Vec<_> = self.all_listeners().flat_map(|listeners| listeners.shared()).collect();
+        kept.extend(self.slots.shared());
         self.upgrade.tell_ready(&kept);
         let Generation { loaded, chosen, .. } = &self.current;
         let (backend, pid) = (loaded.worker.name(), getpid());

@@ -61,6 +61,7 @@ pub(super) fn listen(
         listeners.drop_new(&chosen);
         slots.drop_new(&chosen);
     })?;
+    listeners.settle();
     Ok(chosen)
 }
 

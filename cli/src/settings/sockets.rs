@@ -14,8 +14,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         reload: true,
         help: "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME or systemd",
         about: "May be given several times; in a variable, addresses are separated by commas. Port 0 is one that \
-                the kernel chooses. A host name is resolved once, its IPv4 address preferred. fd://N is a \
-                descriptor that was opened, bound and passed on by whoever started the server; fd://NAME \
+                the kernel chooses. A host name is resolved at the start and at each reload, by the system's \
+                resolver, for which the arbiter waits; its IPv4 address is preferred. fd://N is a descriptor that was opened, bound and passed on by whoever started the server; fd://NAME \
                 stands for those that a service manager passed on under that name, and systemd for all \
                 that it passed on, which is the default if there are any.",
     },
@@ -41,7 +41,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "A TCP listener for each worker instead of one that all share",
         about: "The kernel then spreads connections by their addresses and ports (SO_REUSEPORT), however busy the workers \
                 are; shared, it gives each to a worker that waits. Unix sockets and inherited descriptors stay shared. An \
-                upgrade is refused with it, because a new arbiter cannot take such listeners over; that takes a new start.",
+                upgrade may turn it on or off.",
     },
     Setting {
         name: "worker-connections",

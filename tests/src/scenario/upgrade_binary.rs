@@ -1,5 +1,6 @@
 //! Upgrades of the executable: another arbiter takes over, or nothing has changed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
@@ -326,23 +327,56 @@ pub(crate) fn operators_find_the_old_arbiter_until_a_held_upgrade_is_over(harnes
     stop(server);
 }
 
-pub(crate) fn an_upgrade_with_reuse_port_is_refused(harness: &Harness) {
-    let server = harness.serve(&["-w", "2", "--reuse-port"]);
-    let before: Vec<_> = server.workers(2).iter().map(Process::id).collect();
-    server.arbiter().signal(Signal::USR2);
-    assert!(server.logs("no upgrade is begun: reuse-port", PATIENCE), "it is not refused");
-    assert!(before.contains(&server.connect().get("/info").number("pid")));
+pub(crate) fn upgrades_with_reuse_port_lose_no_request_and_refuse_no_connect(harness: &Harness) {
+    let mut server = harness.serve(&["-w", "2", "--reuse-port"]);
+    let before = listening(server.address());
+    assert_eq!(before.len(), 2, "one for each worker");
+    under_load(&mut server, |server| (0..2).for_each(|_| server.upgrade()));
+    assert_eq!(listening(server.address()), before, "they are passed on");
+    let log = server.log();
+    assert!(!log.contains("ended with signal") && !log.contains("ended with status"), "{log}");
+    assert!(!log.contains("backlog_lost"), "{log}");
     stop(server);
 }
 
-pub(crate) fn an_upgrade_to_reuse_port_changes_nothing(harness: &Harness) {
-    let server = harness.serve_replaceable(&[]);
-    let pid = server.worker().id();
+/// The inodes of the TCP sockets that listen there (proc_pid_net(5), `tcp`).
+#[track_caller]
+fn listening(address: &Address) -> BTreeSet<String> {
+    let Address::Inet(address) = address else { panic!("it listens elsewhere") };
+    let port = format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("there is a table");
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_port = rows.filter(|row| row[1].ends_with(&port) && row[3] == "0A");
+    of_port.map(|row| row[9].to_owned()).collect()
+}
+
+pub(crate) fn an_upgrade_turns_reuse_port_on_and_off(harness: &Harness) {
+    let mut server = harness.serve_replaceable(&["-w", "2"]);
     let path = std::path::absolute(harness.fixture()).expect("there is a directory");
-    server.replace_executable(&format!("#!/bin/sh\nexec '{}' \"$@\" --reuse-port\n", path.display()));
-    server.arbiter().signal(Signal::USR2);
-    assert!(server.logs("reuse-port cannot come with an upgrade", PATIENCE) && server.logs(FAILED, PATIENCE));
-    assert_eq!(server.connect().get("/info").number("pid"), pid);
+    under_load(&mut server, |server| {
+        for flag in ["--reuse-port", ""] {
+            server.replace_executable(&format!("#!/bin/sh\nexec '{}' \"$@\" {flag}\n", path.display()));
+            server.upgrade();
+        }
+    });
+    stop(server);
+}
+
+pub(crate) fn an_upgrade_listens_where_it_overlaps_what_the_old_arbiter_has(harness: &Harness) {
+    let mut server = harness.serve_replaceable(&[]);
+    let Address::Inet(address) = *server.address() else { panic!("it listens elsewhere") };
+    let path = std::path::absolute(harness.fixture()).expect("there is a directory");
+    let all = format!("0.0.0.0:{}", address.port());
+    under_load(&mut server, |server| {
+        server.replace_executable(&format!(
+            "#!/bin/sh\nexec '{}' -k {} -b {all}\n",
+            path.display(),
+            harness.backend()
+        ));
+        server.upgrade();
+    });
+    let elsewhere = Address::Inet(([127, 0, 0, 2], address.port()).into());
+    elsewhere.connect(PATIENCE).expect("it listens on all addresses").get("/");
     stop(server);
 }
 

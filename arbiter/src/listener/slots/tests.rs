@@ -17,10 +17,10 @@ fn waiting(slots: &Slots, shared: &Listeners, slot: u16) -> usize {
 
 #[test]
 fn each_slot_has_its_share_of_the_connections_and_a_queue_of_its_own() {
-    let (shared, addr) = shared();
+    let (mut shared, addr) = shared();
     let mut slots = Slots::new(true, 1, 1024);
     for slot in [1, 2, 2] {
-        slots.open(slot, &shared).unwrap();
+        slots.open(slot, &mut shared).unwrap();
     }
     let clients: Vec<_> = (0..300).map(|_| TcpStream::connect(addr).unwrap()).collect();
     let shares = [0, 1, 2].map(|slot| waiting(&slots, &shared, slot));
@@ -30,9 +30,9 @@ fn each_slot_has_its_share_of_the_connections_and_a_queue_of_its_own() {
 
 #[test]
 fn a_slot_that_is_given_up_gets_no_more() {
-    let (shared, addr) = shared();
+    let (mut shared, addr) = shared();
     let mut slots = Slots::new(true, 1, 1024);
-    slots.open(1, &shared).unwrap();
+    slots.open(1, &mut shared).unwrap();
     slots.release(1).iter().for_each(end);
     let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
     assert_eq!(waiting(&slots, &shared, 0), clients.len());
@@ -46,7 +46,7 @@ fn a_worker_gets_the_listeners_of_its_slot_and_those_that_all_share() {
         let mut shared = Listeners::default();
         let chosen = shared.choose(&binds, 16, (None, None)).unwrap();
         let mut slots = Slots::new(true, 1, 16);
-        (0..3).try_for_each(|slot| slots.open(slot, &shared)).unwrap();
+        (0..3).try_for_each(|slot| slots.open(slot, &mut shared)).unwrap();
         let mut indices: Vec<_> =
             slots.into_chosen(slot, shared, &chosen).iter().map(|listener| listener.index).collect();
         indices.sort_unstable();
@@ -57,9 +57,9 @@ fn a_worker_gets_the_listeners_of_its_slot_and_those_that_all_share() {
 
 #[test]
 fn slots_share_unless_told_otherwise() {
-    let (shared, addr) = shared();
+    let (mut shared, addr) = shared();
     let mut slots = Slots::new(false, 1, 1024);
-    slots.open(1, &shared).unwrap();
+    slots.open(1, &mut shared).unwrap();
     let _client = TcpStream::connect(addr).unwrap();
     assert_eq!(waiting(&slots, &shared, 1), 0);
     assert_eq!(waiting(&slots, &shared, 0), 1);
@@ -67,9 +67,9 @@ fn slots_share_unless_told_otherwise() {
 
 #[test]
 fn nobody_joins_by_mistake() {
-    let (shared, addr) = shared();
+    let (mut shared, addr) = shared();
     let mut slots = Slots::new(true, 1, 16);
-    slots.open(1, &shared).unwrap();
+    slots.open(1, &mut shared).unwrap();
     assert!(TcpListener::bind(addr).is_err());
     let again = Listeners::default().choose(&[Bind::Inet(addr)], 16, (None, None)).unwrap_err();
     assert!(matches!(again, BindError::InUse { .. }), "{again}");
@@ -80,17 +80,17 @@ fn an_address_that_comes_in_a_reload_gets_company_and_one_that_goes_is_gone_ever
     let any = Bind::Inet(([127, 0, 0, 1], 0).into());
     let (mut shared, stays) = shared();
     let mut slots = Slots::new(true, 3, 1024);
-    slots.open_all(&shared).unwrap();
+    slots.open_all(&mut shared).unwrap();
     let wanted = [Bind::Inet(stays), any];
     let added = shared.choose(&wanted, 1024, (None, None)).unwrap();
-    slots.open_all(&shared).unwrap();
+    slots.open_all(&mut shared).unwrap();
     let count = |slots: &Slots, indices: &[u16], shared: &Listeners| slots.at(indices, shared).count();
     assert_eq!(count(&slots, &added.all, &shared), 6);
     slots.drop_new(&added);
     shared.drop_new(&added);
     assert_eq!(count(&slots, &added.all, &shared), 3, "it was not to be");
     let added = shared.choose(&wanted, 1024, (None, None)).unwrap();
-    slots.open_all(&shared).unwrap();
+    slots.open_all(&mut shared).unwrap();
     let kept = &added.new;
     assert_eq!((slots.release_others(kept).len(), shared.release_others(kept).len()), (2, 1));
     let last = Chosen { all: kept.clone(), new: Vec::new() };
@@ -105,7 +105,7 @@ fn a_worker_of_an_older_generation_gets_nothing_that_is_not_its_own() {
     let old = shared.choose(std::slice::from_ref(&any), 16, (None, None)).unwrap();
     shared.choose(&[any.clone(), any], 16, (None, None)).unwrap();
     let mut slots = Slots::new(true, 2, 16);
-    slots.open_all(&shared).unwrap();
+    slots.open_all(&mut shared).unwrap();
     let indices: Vec<_> = slots.into_chosen(1, shared, &old).iter().map(|listener| listener.index).collect();
     assert_eq!(indices, old.all);
 }

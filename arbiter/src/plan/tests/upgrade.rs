@@ -82,12 +82,18 @@ fn a_new_arbiter_that_dies_before_it_is_ready_changes_nothing() {
 }
 
 #[test]
-fn listeners_of_single_workers_are_not_passed_on() {
-    let mut world = World::serving(2, LONG_ENOUGH);
-    world.plan.orphans = Some(Vec::new());
-    world.signal(Signal::Usr2);
-    assert!(world.heir.is_none());
-    assert!(refusals(&world)[0].contains("reuse-port"));
+fn listeners_of_single_workers_are_relieved_by_an_arbiter_that_serves() {
+    let relieved = |elder| {
+        let mut world = World::with(Shape { own_listeners: true, ..shape(2) });
+        world.plan.other = if elder { Other::Elder } else { Other::None };
+        world.report(101, Report::Ready);
+        let before = world.relieved.clone();
+        world.report(102, Report::Ready);
+        world.die(102, Death::Signal(9));
+        (before, world.relieved)
+    };
+    assert_eq!(relieved(false), (vec![1], vec![1]));
+    assert_eq!(relieved(true), (vec![], vec![1]), "what it accepts would be lost if it fails");
 }
 
 #[test]
