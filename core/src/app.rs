@@ -10,6 +10,7 @@ mod drain;
 mod future;
 mod hands;
 mod observer;
+mod preload;
 mod quota;
 
 use std::any::Any;
@@ -141,21 +142,22 @@ pub struct ConnectionInfo {
 /// life; an error keeps the worker from serving: it exits with status 4.
 #[derive(Clone)]
 pub struct AppFactory {
-    build: Arc<Build>,
+    build: Build,
     wants_tokio: bool,
 }
 
-type Build = dyn Fn(&Boot) -> LocalFuture<Result<App, AppError>> + Send + Sync;
+#[derive(Clone)]
+enum Build {
+    AtOnce(Arc<Make<Result<App, AppError>>>),
+    Awaiting(Arc<Make<LocalFuture<Result<App, AppError>>>>),
+}
+
+type Make<T> = dyn Fn(&Boot) -> T + Send + Sync;
 
 impl AppFactory {
     /// A factory that needs no await.
     pub fn new(build: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
-        let build = Arc::new(build);
-        let build = move |boot: &Boot| -> LocalFuture<Result<App, AppError>> {
-            let (build, boot) = (build.clone(), boot.clone());
-            Box::pin(async move { build(&boot) })
-        };
-        Self { build: Arc::new(build), wants_tokio: false }
+        Self { build: Build::AtOnce(Arc::new(build)), wants_tokio: false }
     }
 
     /// A factory that awaits what it builds from: connections, files, other services.
@@ -163,7 +165,8 @@ impl AppFactory {
     where
         F: Future<Output = Result<App, AppError>> + 'static,
     {
-        Self { build: Arc::new(move |boot| Box::pin(build(boot.clone()))), wants_tokio: false }
+        let build = move |boot: &Boot| -> LocalFuture<_> { Box::pin(build(boot.clone())) };
+        Self { build: Build::Awaiting(Arc::new(build)), wants_tokio: false }
     }
 
     /// The same for an application that expects to find a tokio runtime, whatever the backend. One that is not tokio
@@ -178,9 +181,20 @@ impl AppFactory {
         self.wants_tokio
     }
 
+    /// Whether it may await something on its way, which takes a runtime.
+    pub fn awaits(&self) -> bool {
+        matches!(self.build, Build::Awaiting(_))
+    }
+
     /// Begins to build the application.
     pub fn build(&self, boot: &Boot) -> LocalFuture<Result<App, AppError>> {
-        (self.build)(boot)
+        match &self.build {
+            Build::AtOnce(build) => {
+                let (build, boot) = (build.clone(), boot.clone());
+                Box::pin(async move { build(&boot) })
+            }
+            Build::Awaiting(build) => build(boot),
+        }
     }
 }
 
@@ -194,16 +208,18 @@ impl fmt::Debug for AppFactory {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Boot {
-    /// The place among the workers, from 0; a replacement has its predecessor's.
+    /// The place among the workers, from 0; a replacement has its predecessor's. 0 if `preloaded`.
     pub slot: u16,
     /// Counts the configurations this server has had, from 1.
     pub generation: u32,
     /// Name of the backend.
     pub backend: &'static str,
-    /// Tells when the worker drains.
+    /// Tells when the worker drains. If `preloaded`, that is the worker in which it is asked.
     pub drain: DrainSignal,
-    /// What the worker has counted so far.
+    /// What the worker has counted so far. If `preloaded`, likewise.
     pub counters: Arc<Counters>,
+    /// Whether the application is built before there are workers, and is then that of all of them.
+    pub preloaded: bool,
 }
 
 impl Boot {
@@ -215,7 +231,7 @@ impl Boot {
         drain: DrainSignal,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { slot, generation, backend, drain, counters }
+        Self { slot, generation, backend, drain, counters, preloaded: false }
     }
 }
 
@@ -312,13 +328,17 @@ impl Service {
     /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.
     pub(crate) fn panicked(&self, connection: &mut Connection, panic: &(dyn Any + Send), cx: &Cx<'_>) {
         self.counters.panics.increment();
-        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(text), _) => text,
-            (_, Some(text)) => text.as_str(),
-            _ => "no message",
-        };
-        tracing::error!("a handler panicked: {message}");
+        tracing::error!("a handler panicked: {}", panic_message(panic));
         internal_error(connection, true, cx);
+    }
+}
+
+/// What was said in a panic that was caught, if it was text.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
     }
 }
 

@@ -222,7 +222,7 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    fn begin(&self, drain: Drain) {
+    pub(crate) fn begin(&self, drain: Drain) {
         *self.drain.lock().expect("not poisoned") = Some(drain);
         self.waiting.lock().expect("not poisoned").values().for_each(Waker::wake_by_ref);
     }

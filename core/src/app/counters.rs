@@ -3,6 +3,7 @@
 use std::array;
 use std::ops::{AddAssign, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::machine::CloseReason;
@@ -16,12 +17,25 @@ pub struct Counters(Place);
 enum Place {
     Own(Box<Counts>),
     Shared(&'static Counts),
+    /// Those of a worker, once this process is one; its own until then.
+    Later(Box<Counts>, OnceLock<Arc<Counters>>),
 }
 
 impl Counters {
     /// Counts in `counts`.
     pub fn shared(counts: &'static Counts) -> Self {
         Self(Place::Shared(counts))
+    }
+
+    /// Those of the worker that this process becomes, which [`become_those_of`](Self::become_those_of) says.
+    pub(super) fn later() -> Self {
+        Self(Place::Later(Box::default(), OnceLock::new()))
+    }
+
+    pub(super) fn become_those_of(&self, worker: Arc<Self>) {
+        if let Place::Later(_, of_worker) = &self.0 {
+            of_worker.get_or_init(|| worker);
+        }
     }
 }
 
@@ -39,6 +53,7 @@ impl Deref for Counters {
         match &self.0 {
             Place::Own(counts) => counts,
             Place::Shared(counts) => counts,
+            Place::Later(own, of_worker) => of_worker.get().map_or(own, |counters| counters),
         }
     }
 }

@@ -25,7 +25,7 @@ pub trait DrainWatch: Send + Sync + 'static {
 
 /// Tells any thread of a worker whether that worker drains. Cheap to clone.
 #[derive(Clone)]
-pub struct DrainSignal(Arc<dyn DrainWatch>);
+pub struct DrainSignal(pub(super) Arc<dyn DrainWatch>);
 
 impl DrainSignal {
     /// A signal that `watch` feeds.

@@ -1,0 +1,74 @@
+//! An application that is built before there are workers, and is then that of all of them.
+//!
+//! What it was given of a worker when it was built is that of the worker it finds itself in: memory that a fork copies, in
+//! which each worker writes down once who it is.
+
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::{AppError, AppFactory, Boot, Build, Counters, DrainSignal, DrainWatch};
+use crate::shutdown::Drain;
+
+impl AppFactory {
+    /// Builds the application now, for every worker of `backend` that is forked from this process: what it gives is a
+    /// factory of that one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the factory; or it [awaits](Self::awaits), and there is no runtime before the fork.
+    pub fn preload(&self, backend: &'static str) -> Result<Self, AppError> {
+        let Build::AtOnce(build) = &self.build else { return Err(AppError::msg(AWAITS)) };
+        let worker = Arc::new(Worker::default());
+        let counters = Arc::new(Counters::later());
+        let boot = Boot::new(0, 1, backend, DrainSignal::new(worker.clone()), counters.clone());
+        let app = build(&Boot { preloaded: true, ..boot })?;
+        let factory = Self::new(move |boot| {
+            worker.0.get_or_init(|| boot.drain.clone());
+            counters.become_those_of(boot.counters.clone());
+            Ok(app.clone())
+        });
+        Ok(Self { wants_tokio: self.wants_tokio, ..factory })
+    }
+}
+
+const AWAITS: &str =
+    "it is built by an async function, which takes a runtime, and there is none before the fork";
+
+/// The drain of the worker that this process has become, if it has.
+#[derive(Default)]
+struct Worker(OnceLock<DrainSignal>);
+
+impl Worker {
+    fn watch(&self) -> Option<&dyn DrainWatch> {
+        self.0.get().map(|drain| &*drain.0)
+    }
+}
+
+/// Before there is a worker nothing drains, and nobody is there to wait for that.
+impl DrainWatch for Worker {
+    fn drain(&self) -> Option<Drain> {
+        self.watch()?.drain()
+    }
+
+    fn wait(&self, timeout: Duration) -> bool {
+        self.watch().is_some_and(|watch| watch.wait(timeout))
+    }
+
+    fn register(&self, waker: &Waker, place: Option<usize>) -> usize {
+        let place = place.filter(|place| *place != NOWHERE);
+        self.watch().map_or(NOWHERE, |watch| watch.register(waker, place))
+    }
+
+    fn deregister(&self, place: usize) {
+        if let Some(watch) = self.watch().filter(|_| place != NOWHERE) {
+            watch.deregister(place);
+        }
+    }
+}
+
+/// The place of a waker that was not kept.
+const NOWHERE: usize = usize::MAX;
+
+#[cfg(test)]
+mod tests;
