@@ -14,6 +14,7 @@
 //! activation, notify   the service manager: what it passed on, and what it is told
 //! control   what operators ask for                 status    what they are told
 //! admin     the helper that serves /healthz, /readyz and /metrics
+//! hooks     what the program does at certain moments
 //! ```
 //!
 //! # Signals
@@ -28,6 +29,7 @@ mod activation;
 mod admin;
 mod backlog;
 mod control;
+mod hooks;
 mod link;
 mod listener;
 mod notice;
@@ -56,6 +58,7 @@ use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Logs, Policies, Worker, WorkerConfig};
 
 pub use self::activation::is_socket_activated;
+pub use self::hooks::{ChildExit, Hooks, ServerInfo, WorkerExit, WorkerInfo, WorkerPlace};
 pub use self::listener::BindError;
 pub use self::pidfile::PidfileError;
 pub use self::process::{Group, ProcessConfig, User};
@@ -66,6 +69,7 @@ pub use self::sys::ThreadsError;
 pub struct Arbiter {
     loaded: Loaded,
     load: Box<Load>,
+    hooks: Arc<dyn Hooks>,
 }
 
 /// Loads what is to replace what it is given.
@@ -80,7 +84,7 @@ impl Arbiter {
 
     /// A server of what was loaded.
     pub fn of(loaded: Loaded) -> Self {
-        Self { loaded, load: Box::new(|current| Ok(current.clone())) }
+        Self { loaded, load: Box::new(|current| Ok(current.clone())), hooks: Arc::new(()) }
     }
 
     /// Has each reload (HUP) call `load` for what is to come in place of what there is, which it is given. The error says why
@@ -93,13 +97,19 @@ impl Arbiter {
         Self { load: Box::new(load), ..self }
     }
 
+    /// Has `hooks` called at certain moments of the server's life. Default: none.
+    #[must_use]
+    pub fn hooks(self, hooks: Arc<dyn Hooks>) -> Self {
+        Self { hooks, ..self }
+    }
+
     /// Binds, forks and looks after the workers until told to stop. Returns in the arbiter process only; a worker
     /// ends inside.
     ///
     /// The process must have one thread, because fork(2) copies only the calling one. While this runs, all children
     /// of the process are reaped, also those that it did not start.
     pub fn run(self) -> Outcome {
-        match Run::prepare(self.loaded, self.load) {
+        match Run::prepare(self.loaded, self.load, self.hooks) {
             Ok(run) => run.supervise(),
             Err(outcome) => outcome,
         }

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal as _, PipeReader, PipeWriter, Write as _};
 use std::iter;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use remuda_core::app::Tally;
 use remuda_core::time::Time;
@@ -22,11 +23,13 @@ use rustix::process::{self, Pid, WaitOptions, kill_process, wait};
 use tracing::{debug, info, warn};
 
 use self::birth::Newborn;
+use self::hooked::Hooked;
 use self::open::{Opened, for_operators, open};
 use self::signals::{CHILD, death, signal_of, timespec};
 use crate::backlog::{Backlog, abandon};
 use crate::control;
 use crate::control::server::ControlSocket;
+use crate::hooks::Hooks;
 use crate::link::Link;
 use crate::listener::slots::Slots;
 use crate::listener::{self, Chosen, Listeners};
@@ -42,6 +45,7 @@ use crate::{Load, Loaded, Outcome};
 
 mod birth;
 mod change;
+mod hooked;
 mod open;
 mod operators;
 mod signals;
@@ -57,6 +61,7 @@ pub(crate) struct Run {
     next: Option<Generation>,
     load: Box<Load>,
     plan: Plan,
+    hooked: Hooked,
     signals: Signals,
     listeners: Listeners,
     /// Those that single slots have.
@@ -113,10 +118,13 @@ const REPLACED: u16 = 128;
 
 impl Run {
     /// Everything that must be done, and may fail, before the first fork.
-    pub(crate) fn prepare(loaded: Loaded, load: Box<Load>) -> Result<Self, Outcome> {
+    pub(crate) fn prepare(loaded: Loaded, load: Box<Load>, hooks: Arc<dyn Hooks>) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
         let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
+        loaded.config.process.enter()?;
+        let hooked = Hooked::starting(hooks, &loaded.config, upgrade.has_elder());
+        sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
         let (outbox, inbox, heirlooms, for_operators) = match legacy {
             Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners, legacy.for_operators),
             None => {
@@ -160,6 +168,7 @@ impl Run {
             next,
             load,
             plan,
+            hooked,
             signals,
             listeners,
             slots,
@@ -202,6 +211,7 @@ impl Run {
                 self.control.iter_mut().for_each(ControlSocket::end);
                 self.signals.restore();
                 report(&self.ledger.read(&self.board).total());
+                self.hooked.ended(&outcome);
                 outcome
             }
         }
@@ -347,6 +357,7 @@ impl Run {
                 Action::Retire { pid } => self.helpers.retain(|(of, _)| *of != pid),
                 Action::Answer { ticket, answer } => self.answer(ticket, [control::answer(answer)]),
                 Action::Send { pid, order } => {
+                    self.hooked.ordered(pid, &order);
                     if let Some(link) = self.link(pid) {
                         link.send(&order);
                     }
@@ -425,8 +436,10 @@ impl Run {
                     self.keep(&notice);
                     notice.log();
                     self.manager.hear(&notice);
+                    self.hooked.hear(&notice);
                 }
                 Action::Launch => {
+                    self.hooked.upgrading();
                     let queue = [self.outbox.as_fd(), self.inbox.as_fd()];
                     let operators = for_operators(&mut self.control, &mut self.admin);
                     let (listeners, slots) = (&mut self.listeners, &mut self.slots);

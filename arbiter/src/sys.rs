@@ -12,6 +12,8 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::slice;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
@@ -42,12 +44,29 @@ pub(crate) enum ForkError {
 
 /// The process has threads that a child would lack, with whatever locks they hold.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error(
-    "cannot fork a process with {} threads ({}); call `remuda::run` from a plain `main`, before anything starts \
-     a thread or a runtime", threads.len(), threads.join(", ")
-)]
+#[error("cannot fork a process with {} threads ({}); {}", threads.len(), threads.join(", "), advice(.culprit))]
 pub struct ThreadsError {
     threads: Vec<String>,
+    /// Who has started them, if that is known.
+    culprit: Option<&'static str>,
+}
+
+impl ThreadsError {
+    /// The same where the threads were not there before `culprit`.
+    pub(crate) fn because_of(self, culprit: &'static str) -> Self {
+        Self { culprit: Some(culprit), ..self }
+    }
+}
+
+fn advice(culprit: &Option<&'static str>) -> String {
+    match culprit {
+        Some(culprit) => format!("{culprit} has started them: threads and runtimes belong in the workers"),
+        None => {
+            "call `remuda::run` from a plain `main`, before anything starts a thread or a runtime, and start \
+                 none in a hook"
+                .to_owned()
+        }
+    }
 }
 
 /// Forks, if this process has one thread.
@@ -71,15 +90,26 @@ pub(crate) fn fork() -> Result<Fork, ForkError> {
 ///
 /// It has more; the error names them.
 pub(crate) fn only_thread() -> Result<(), ThreadsError> {
-    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Ok(()) };
-    let threads: Vec<_> = tasks
-        .flatten()
-        .map(|task| {
-            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            format!("{} {}", name.trim_end(), task.file_name().display())
-        })
-        .collect();
-    if threads.len() > 1 { Err(ThreadsError { threads }) } else { Ok(()) }
+    // One that has been joined is there for a moment still, and nothing tells when it is gone.
+    for _ in 0..20 {
+        if threads().len() <= 1 {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    match threads() {
+        threads if threads.len() > 1 => Err(ThreadsError { threads, culprit: None }),
+        _ => Ok(()),
+    }
+}
+
+fn threads() -> Vec<String> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let name = |task: fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        format!("{} {}", name.trim_end(), task.file_name().display())
+    };
+    tasks.flatten().map(name).collect()
 }
 
 /// In a child: asks the kernel for `signal` when `parent` dies (prctl(2), `PR_SET_PDEATHSIG`). False if it already

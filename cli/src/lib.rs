@@ -29,7 +29,10 @@ use std::process::ExitCode;
 
 pub use bytes::Bytes;
 pub use http;
-pub use remuda_arbiter::{ArbiterConfig, Bind, Group, Outcome, ProcessConfig, UpgradeDrain, User};
+pub use remuda_arbiter::{
+    ArbiterConfig, Bind, ChildExit, Group, Hooks, Outcome, ProcessConfig, ServerInfo, UpgradeDrain, User,
+    WorkerExit, WorkerInfo, WorkerPlace,
+};
 pub use remuda_core::app::{
     App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
     DrainSignal, Handler, Incoming, RequestInfo, Responder, Short, Upgraded,
@@ -43,7 +46,7 @@ pub use remuda_core::shutdown::{
 };
 pub use remuda_core::time::Time;
 pub use remuda_core::worker::alarm::{Sleep, sleep};
-pub use remuda_core::worker::{Format, LogFile, Logs, Policies, Worker, WorkerConfig};
+pub use remuda_core::worker::{Exit, Format, LogFile, Logs, Policies, Worker, WorkerConfig};
 
 pub use self::into_app::{Async, Blocking, IntoApp, Itself, Tower};
 pub use self::server::Server;
@@ -76,5 +79,6 @@ pub fn run<M, A: IntoApp<M>>(app: A) -> ExitCode {
 #[doc = include_str!("../../README.md")]
 #[doc = include_str!("../../book/src/applications.md")]
 #[doc = include_str!("../../book/src/fork-safety.md")]
+#[doc = include_str!("../../book/src/hooks.md")]
 #[doc = include_str!("../../book/src/policies.md")]
 struct Pages;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::{env, fmt};
 
-use remuda_arbiter::{Arbiter, Loaded};
+use remuda_arbiter::{Arbiter, Hooks, Loaded};
 use remuda_core::app::{App, AppError, AppFactory, Boot};
 use remuda_core::order::PolicyId;
 use remuda_core::shutdown::ShutdownPolicy;
@@ -50,6 +50,7 @@ pub struct Server {
     named: BTreeMap<String, Arc<dyn ShutdownPolicy>>,
     decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
     backends: Vec<Arc<dyn Worker>>,
+    hooks: Arc<dyn Hooks>,
 }
 
 enum Application {
@@ -97,6 +98,7 @@ impl Server {
             backends: Vec::new(),
             named: BTreeMap::new(),
             decided: Vec::new(),
+            hooks: Arc::new(()),
         }
     }
 
@@ -144,6 +146,36 @@ impl Server {
         self
     }
 
+    /// Has `hooks` called at certain moments of the server's life. Default: none; given again, the last ones count.
+    ///
+    /// ```no_run
+    /// use std::process::ExitCode;
+    ///
+    /// use remuda::{ChildExit, Hooks, Server, ServerInfo, WorkerInfo, demo};
+    ///
+    /// struct Journal;
+    ///
+    /// impl Hooks for Journal {
+    ///     fn when_ready(&self, server: &ServerInfo) {
+    ///         println!("{} workers are there", server.workers);
+    ///     }
+    ///
+    ///     fn child_exit(&self, worker: &WorkerInfo, exit: &ChildExit) {
+    ///         if let Some(signal) = exit.signal {
+    ///             println!("signal {signal} has ended worker {} after {:?}", worker.pid, exit.lived);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn main() -> ExitCode {
+    ///     Server::new(demo::build).hooks(Journal).run()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn hooks(self, hooks: impl Hooks) -> Self {
+        Self { hooks: Arc::new(hooks), ..self }
+    }
+
     /// What `--version` says behind the program's name. Default: the version of remuda.
     #[must_use]
     pub fn version(self, version: impl Into<String>) -> Self {
@@ -153,8 +185,9 @@ impl Server {
     /// Serves until told to stop, or says on standard error why not. The exit status is as for
     /// [`run`](crate::run).
     pub fn run(self) -> ExitCode {
+        let hooks = self.hooks.clone();
         match self.prepare() {
-            Ok(ready) => ready.serve(),
+            Ok(ready) => ready.serve(hooks),
             Err(status) => ExitCode::from(status),
         }
     }
@@ -162,7 +195,7 @@ impl Server {
     /// Everything that can be known before the start. The error is the exit status, once all there is to say has been
     /// said.
     fn prepare(self) -> Result<Ready, u8> {
-        let Self { application, settings, arguments, version, backends, named, decided } = self;
+        let Self { application, settings, arguments, version, backends, named, decided, hooks: _ } = self;
         let Some(mut settings) = settings else {
             let arguments = arguments.unwrap_or_else(|| env::args_os().collect());
             let program = name(&arguments);
@@ -269,7 +302,7 @@ struct Ready {
 }
 
 impl Ready {
-    fn serve(self) -> ExitCode {
+    fn serve(self, hooks: Arc<dyn Hooks>) -> ExitCode {
         let Self { program, settings, app, again } = self;
         let log = match Log::start(&settings) {
             Ok(log) => log,
@@ -282,7 +315,7 @@ impl Ready {
                 return ExitCode::from(BAD_SETTINGS);
             }
         };
-        let mut arbiter = Arbiter::of(start);
+        let mut arbiter = Arbiter::of(start).hooks(hooks);
         if let Some((source, origins)) = again {
             arbiter = arbiter.reloading(move |_| {
                 let (settings, app) = source.again(&origins)?;

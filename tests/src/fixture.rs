@@ -12,9 +12,13 @@
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
+//! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
+//!   called, and for each time that the application is built; the hooks that its value names panic then, and those
+//!   that it names as in `pre_fork:slow` take 1.2 s.
 
 use std::env;
-use std::fs;
+use std::fmt;
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process;
@@ -25,18 +29,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{Request, Response};
 use remuda::{
-    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, Handler, Head, Incoming, Responder,
-    ResponseHead, Server, demo,
+    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, ChildExit, Handler, Head, Hooks,
+    Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit, WorkerInfo,
+    WorkerPlace, demo,
 };
 
 /// The server, for the `main` of a binary. One with a backend of its own adds that.
 pub fn server() -> Server {
     let is_tokio = env::var_os("FIXTURE_APPLICATION").is_some_and(|kind| kind == "tokio");
-    match is_tokio {
+    let server = match is_tokio {
         true => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
         false => Server::new(build),
+    };
+    match env::var(HOOKS) {
+        Ok(told) => server.hooks(Journal { told: told.split(',').map(str::to_owned).collect() }),
+        Err(_) => server,
     }
 }
+
+/// The variable that says how hooks are to misbehave.
+const HOOKS: &str = "FIXTURE_HOOKS";
 
 async fn build_in_tokio(boot: Boot) -> Result<App, AppError> {
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -44,6 +56,9 @@ async fn build_in_tokio(boot: Boot) -> Result<App, AppError> {
 }
 
 fn build(boot: &Boot) -> Result<App, AppError> {
+    if env::var_os(HOOKS).is_some() {
+        note("build", format_args!("slot={} preloaded={}", boot.slot, boot.preloaded));
+    }
     if Path::new("crash-boot").exists() {
         process::abort();
     }
@@ -166,4 +181,88 @@ fn hang(query: Option<&str>) {
 fn time(query: Option<&str>) -> Duration {
     let millis = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
     Duration::from_millis(millis.unwrap_or(1000))
+}
+
+/// Hooks that write down when they are called, in which process, and with what.
+struct Journal {
+    told: Vec<String>,
+}
+
+impl Journal {
+    fn enter(&self, hook: &str, facts: fmt::Arguments<'_>) {
+        note(hook, facts);
+        if self.told.contains(&format!("{hook}:slow")) {
+            thread::sleep(Duration::from_millis(1200));
+        }
+        assert!(!self.told.iter().any(|told| told == hook), "{hook} was told to");
+    }
+}
+
+impl Hooks for Journal {
+    fn on_starting(&self, server: &ServerInfo) {
+        self.enter("on_starting", format_args!("workers={} heir={}", server.workers, server.is_heir));
+    }
+
+    fn when_ready(&self, server: &ServerInfo) {
+        self.enter("when_ready", format_args!("workers={} heir={}", server.workers, server.is_heir));
+    }
+
+    fn pre_fork(&self, place: &WorkerPlace) {
+        self.enter("pre_fork", format_args!("slot={} generation={}", place.slot, place.generation));
+    }
+
+    fn post_fork(&self, worker: &WorkerInfo) {
+        self.enter("post_fork", format_args!("{}", facts(worker)));
+    }
+
+    fn post_worker_init(&self, worker: &WorkerInfo) {
+        self.enter("post_worker_init", format_args!("{}", facts(worker)));
+    }
+
+    fn worker_exit(&self, worker: &WorkerInfo, exit: &WorkerExit) {
+        let (facts, reason) = (facts(worker), reason(exit.reason));
+        self.enter("worker_exit", format_args!("{facts} status={} reason={reason}", exit.exit.status()));
+    }
+
+    fn child_exit(&self, worker: &WorkerInfo, exit: &ChildExit) {
+        let ChildExit { status, signal, is_replaced, .. } = exit;
+        let (facts, reason) = (facts(worker), reason(exit.reason));
+        self.enter(
+            "child_exit",
+            format_args!(
+                "{facts} status={status:?} signal={signal:?} replaced={is_replaced} reason={reason}"
+            ),
+        );
+    }
+
+    fn nworkers_changed(&self, server: &ServerInfo, before: usize) {
+        self.enter("nworkers_changed", format_args!("from={before} to={}", server.workers));
+    }
+
+    fn on_reload(&self, server: &ServerInfo) {
+        self.enter("on_reload", format_args!("generation={}", server.generation));
+    }
+
+    fn pre_exec(&self, server: &ServerInfo) {
+        self.enter("pre_exec", format_args!("arbiter={}", server.pid));
+    }
+
+    fn on_exit(&self, server: &ServerInfo, outcome: &Outcome) {
+        self.enter("on_exit", format_args!("arbiter={} status={}", server.pid, outcome.status()));
+    }
+}
+
+fn facts(worker: &WorkerInfo) -> String {
+    format!("worker={} slot={} generation={}", worker.pid, worker.slot, worker.generation)
+}
+
+fn reason(reason: Option<Reason>) -> String {
+    reason.map_or_else(|| "none".into(), |reason| format!("{reason:?}"))
+}
+
+/// Writes a line of the journal: what, in which process, with what.
+fn note(what: &str, facts: fmt::Arguments<'_>) {
+    let line = format!("{what} {} {facts}\n", process::id());
+    let journal = OpenOptions::new().append(true).create(true).open("journal");
+    journal.and_then(|mut file| file.write_all(line.as_bytes())).expect("the journal can be written");
 }

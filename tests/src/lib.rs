@@ -231,6 +231,15 @@ macro_rules! scenarios {
                 an_upgrade_listens_where_it_overlaps_what_the_old_arbiter_has,
                 an_upgrade_that_was_held_is_completed,
                 winch_lets_the_server_rest_until_hup;
+            hooks:
+                hooks_are_called_in_the_right_process_and_in_order,
+                hooks_tell_of_a_worker_that_was_killed_and_of_one_more,
+                hooks_tell_of_a_recycling,
+                hooks_tell_of_a_reload,
+                hooks_tell_of_an_upgrade,
+                a_hook_that_panics_does_not_end_the_server,
+                a_hook_that_takes_long_is_named,
+                a_hook_that_panics_in_a_booting_worker_keeps_it_from_starting;
             heartbeat:
                 d1_hung_loop_is_found_and_replaced,
                 d1_a_hung_loop_keeps_no_new_connection_waiting,

@@ -17,6 +17,7 @@ pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;
 pub(crate) mod heartbeat;
+pub(crate) mod hooks;
 pub(crate) mod keep_alive;
 pub(crate) mod lameduck;
 pub(crate) mod limits;

@@ -39,8 +39,10 @@ impl Run {
             return failed(error.to_string());
         }
         self.ledger.take(number);
+        self.hooked.forking(slot, generation);
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
+                self.hooked.forked(child, slot, generation);
                 self.links.push((child, link));
                 Continue(Event::Spawned { seat: number, pid: child })
             }
@@ -88,6 +90,7 @@ impl Run {
             other => (current, other),
         };
         let Generation { number, loaded, chosen } = born_of;
+        let hooked = self.hooked.in_worker(slot, number);
         let listeners = slots.into_chosen(slot, listeners, &chosen);
         drop((links, signals, plan, backlog, load, other, self.upgrade, self.manager, self.pidfile));
         drop((self.control, self.admin, self.helpers));
@@ -120,7 +123,13 @@ impl Run {
                 .with_queue(outbox, inbox);
             match logs.start() {
                 Ok(logs) => {
-                    let exit = worker.run(cx.with_logs(&logs), app);
+                    let cx = cx.with_logs(&logs);
+                    let watch = cx.control.watch().clone();
+                    let exit = match hooked.forked() {
+                        Ok(()) => worker.run(cx, hooked.around(app)),
+                        Err(panicked) => cx.cannot_start(&panicked),
+                    };
+                    hooked.exiting(exit, watch.current().map(|(drain, _)| drain.reason));
                     logs.flush();
                     exit
                 }

@@ -39,6 +39,7 @@ impl Run {
             info!(%addresses, "listening on {addresses}");
         }
         self.orphans.disagree(&self.current.chosen, &next.chosen);
+        self.hooked.adopted(next.number);
         self.current = next;
         let backlog = self.current.loaded.config.backlog;
         self.listeners.listen_again(backlog);
@@ -50,6 +51,7 @@ impl Run {
     /// The server is this arbiter's alone.
     pub(super) fn reclaim(&mut self) {
         self.upgrade.forget();
+        self.hooked.alone();
         self.all_listeners().for_each(Listeners::reclaim);
         self.slots.unshare_others(&[]);
         if !self.plan.is_ending() {
@@ -87,6 +89,7 @@ impl Run {
         for admin in self.admin.iter() {
             info!("admin listener: {}/healthz, /readyz, /metrics", admin.bound);
         }
+        self.hooked.ready();
     }
 }
 

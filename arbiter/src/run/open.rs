@@ -18,7 +18,7 @@ pub(super) struct Opened {
     pub(super) admin: Listeners,
 }
 
-/// Goes where the server is to be, and makes what others may find there: all of it, or nothing. If there is an old arbiter,
+/// Makes what others may find of the server: all of it, or nothing. If there is an old arbiter,
 /// `elders` is what operators find there.
 pub(super) fn open(
     config: &ArbiterConfig,
@@ -27,7 +27,6 @@ pub(super) fn open(
     elders: Option<Vec<Heirloom>>,
 ) -> Result<Opened, Outcome> {
     let ArbiterConfig { process, control_socket, admin, .. } = config;
-    process.enter()?;
     let path = process.pidfile.as_deref();
     let claimed = match elders {
         None => path.map(Pidfile::claim),

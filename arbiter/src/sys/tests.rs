@@ -23,6 +23,14 @@ fn a_process_with_threads_is_refused_and_they_are_named() {
 }
 
 #[test]
+fn who_has_started_threads_is_named_if_it_is_known() {
+    let refusal = ThreadsError { threads: vec!["a 1".into(), "b 2".into()], culprit: None };
+    let sentence = "cannot fork a process with 2 threads (a 1, b 2); the hook on_starting has started them: threads and \
+                    runtimes belong in the workers";
+    assert_eq!(refusal.because_of("the hook on_starting").to_string(), sentence);
+}
+
+#[test]
 fn a_descriptor_is_taken_over_if_the_check_agrees() {
     let fd = TcpListener::bind("127.0.0.1:0").unwrap().into_raw_fd();
     let refused = adopt(fd, |_| Err(io::Error::other("no")));
