@@ -48,11 +48,12 @@ mod upgrade;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remuda_core::app::AppFactory;
+use remuda_core::app::{AppError, AppFactory};
 use remuda_core::config::Jitter;
 use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Logs, Policies, Worker, WorkerConfig};
@@ -148,6 +149,28 @@ impl Loaded {
         Self { applied: Some(Arc::new(apply)), ..self }
     }
 
+    /// Builds the application here and now, for all workers, if it is to be [preloaded](ArbiterConfig::preload).
+    fn preload(&mut self) -> Result<(), Outcome> {
+        if self.config.preload {
+            let built = catch_unwind(AssertUnwindSafe(|| self.app.preload(self.worker.name())));
+            let built = built.unwrap_or_else(|_| Err(AppError::msg("it panicked, as said above")));
+            self.app =
+                built.map_err(|error| Outcome::BootFailed { status: 4, message: error.to_string() })?;
+            sys::only_thread()
+                .map_err(|error| error.because_of("the application that `preload` builds here"))?;
+        }
+        Ok(())
+    }
+
+    /// Has the application that was preloaded `before`, if one was: the arbiter builds none while it has workers to look after.
+    fn keep_preloaded(&mut self, before: &Self) {
+        self.config.preload = before.config.preload;
+        if self.config.preload {
+            self.app = before.app.clone();
+            tracing::info!("the application stays the one that was preloaded; an upgrade builds it anew");
+        }
+    }
+
     fn apply(&self) {
         if let Some(apply) = &self.applied {
             apply();
@@ -180,6 +203,9 @@ pub struct ArbiterConfig {
     pub reuse_port: bool,
     /// What workers read. The arbiter reads `graceful_timeout`, `timeout` and `threads`.
     pub worker: WorkerConfig,
+    /// Whether the application is built once, before any fork, in memory that all workers share until they write there. No
+    /// reload changes that, or builds it anew. Default false.
+    pub preload: bool,
     /// How long a worker may take until it is ready. Default 60 s; zero: for ever.
     pub boot_timeout: Duration,
     /// Failed boots, one after the other, after which a server gives up of which no worker was ever ready. Default 0: it does so
@@ -230,6 +256,7 @@ impl Default for ArbiterConfig {
             backlog: 2048,
             reuse_port: false,
             worker: WorkerConfig::default(),
+            preload: false,
             boot_timeout: Duration::from_secs(60),
             max_boot_failures: 0,
             max_lifetime: Duration::ZERO,

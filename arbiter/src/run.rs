@@ -118,13 +118,18 @@ const REPLACED: u16 = 128;
 
 impl Run {
     /// Everything that must be done, and may fail, before the first fork.
-    pub(crate) fn prepare(loaded: Loaded, load: Box<Load>, hooks: Arc<dyn Hooks>) -> Result<Self, Outcome> {
+    pub(crate) fn prepare(
+        mut loaded: Loaded,
+        load: Box<Load>,
+        hooks: Arc<dyn Hooks>,
+    ) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
         let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
         loaded.config.process.enter()?;
         let hooked = Hooked::starting(hooks, &loaded.config, upgrade.has_elder());
         sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
+        loaded.preload()?; // while a signal still ends the process
         let (outbox, inbox, heirlooms, for_operators) = match legacy {
             Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners, legacy.for_operators),
             None => {

@@ -75,7 +75,7 @@ impl Demo {
         let phase = self.boot.drain.drain().map_or_else(|| "running".into(), |d| format!("{:?}", d.phase));
         serde_json::to_vec(&Info {
             pid: process::id(),
-            slot: self.boot.slot,
+            slot: (!self.boot.preloaded).then_some(self.boot.slot),
             generation: self.boot.generation,
             backend: self.boot.backend,
             phase: phase.to_lowercase(),
@@ -89,7 +89,8 @@ impl Demo {
 #[derive(Serialize)]
 struct Info {
     pid: u32,
-    slot: u16,
+    /// None where all workers share the application.
+    slot: Option<u16>,
     generation: u32,
     backend: &'static str,
     phase: String,

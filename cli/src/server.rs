@@ -62,13 +62,14 @@ type Choose = dyn Fn(Option<&str>) -> Result<AppFactory, AppError>;
 
 impl Server {
     /// A server of what `factory` builds. It is called once in each worker, after the fork, so that nothing it
-    /// makes (connections, threads, random generators) is shared by processes.
+    /// makes (connections, threads, random generators) is shared by processes. With the setting `preload` it is called once
+    /// in the arbiter instead, before any fork.
     pub fn new(factory: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
         Self::from_factory(AppFactory::new(factory))
     }
 
     /// A server of what `factory` builds when it has to await something on the way: it runs in each worker, after the
-    /// fork and inside the backend's runtime.
+    /// fork and inside the backend's runtime. It cannot be preloaded.
     pub fn from_async<F>(factory: impl Fn(Boot) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<App, AppError>> + 'static,
@@ -209,7 +210,8 @@ impl Server {
         };
         decide(&mut settings, &decided);
         let program = "remuda".to_owned();
-        let app = application.choose(None).map_err(|error| reject(&program, vec![refused(&error)]))?;
+        let app = application.choose(None).and_then(|app| preloadable(app, &settings));
+        let app = app.map_err(|error| reject(&program, vec![refused(&error)]))?;
         Ok(Ready { program, settings, app, again: None })
     }
 }
@@ -285,6 +287,7 @@ impl Source {
         decide(&mut invocation.settings, &self.decided);
         invocation.settings.arbiter.version.clone_from(&self.version);
         let app = self.application.choose(invocation.app.as_deref());
+        let app = app.and_then(|app| preloadable(app, &invocation.settings));
         let app = app.map_err(|error| invocation.problems.push(refused(&error))).ok();
         let is_right = invocation.problems.is_empty();
         Ok((invocation, app.filter(|_| is_right)))
@@ -344,6 +347,17 @@ fn loaded(settings: Settings, app: AppFactory, log: &Log) -> Result<Loaded, Stri
 fn decide(settings: &mut Settings, decided: &[(PolicyId, Arc<dyn ShutdownPolicy>)]) {
     for (kind, policy) in decided {
         settings.arbiter.policies.set(*kind, policy.clone());
+    }
+}
+
+/// The same application, unless it is to be preloaded and cannot be.
+fn preloadable(app: AppFactory, settings: &Settings) -> Result<AppFactory, AppError> {
+    match settings.arbiter.preload && app.awaits() {
+        true => Err(AppError::msg(
+            "preload is true, and the application is built by an async function, which takes a runtime; allowed: \
+             false, or an application that is built without",
+        )),
+        false => Ok(app),
     }
 }
 

@@ -3,6 +3,7 @@
 use remuda_conformance::conformance;
 
 mod endurance;
+mod preload;
 mod seams;
 mod supervision;
 mod turns;

@@ -15,6 +15,8 @@
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
 //!   called, and for each time that the application is built; the hooks that its value names panic then, and those
 //!   that it names as in `pre_fork:slow` take 1.2 s.
+//! - `FIXTURE_FAULT` makes whatever builds the application `fail`, `panic` or start a `thread`; `FIXTURE_MEGABYTES` has the
+//!   application hold so many.
 
 use std::env;
 use std::fmt;
@@ -22,7 +24,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -59,6 +61,18 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     if env::var_os(HOOKS).is_some() {
         note("build", format_args!("slot={} preloaded={}", boot.slot, boot.preloaded));
     }
+    match env::var("FIXTURE_FAULT").as_deref() {
+        Ok("fail") => return Err(AppError::msg("it was told to fail")),
+        Ok("panic") => panic!("it was told to panic"),
+        Ok("thread") => {
+            let (started, start) = mpsc::channel();
+            thread::Builder::new()
+                .name("bystander".into())
+                .spawn(move || started.send(()).map(|()| thread::sleep(Duration::MAX)))?;
+            start.recv()?; // a thread names itself
+        }
+        _ => {}
+    }
     if Path::new("crash-boot").exists() {
         process::abort();
     }
@@ -77,12 +91,14 @@ fn build(boot: &Boot) -> Result<App, AppError> {
             return Err(AppError::msg(message));
         }
     };
-    let fixture = Fixture { demo: demo::handler(boot) };
+    let megabytes = env::var("FIXTURE_MEGABYTES").map_or(Ok(0), |number| number.parse())?;
+    let fixture = Fixture { demo: demo::handler(boot), _memory: vec![1; megabytes << 20] };
     Ok(if is_async { App::future(fixture) } else { App::blocking(fixture) })
 }
 
 struct Fixture<H> {
     demo: H,
+    _memory: Vec<u8>,
 }
 
 impl<H: Handler> Handler for Fixture<H> {

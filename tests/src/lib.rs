@@ -240,6 +240,9 @@ macro_rules! scenarios {
                 a_hook_that_panics_does_not_end_the_server,
                 a_hook_that_takes_long_is_named,
                 a_hook_that_panics_in_a_booting_worker_keeps_it_from_starting;
+            preload:
+                preload_builds_one_application_for_all_workers,
+                a_reload_keeps_the_preloaded_application_and_an_upgrade_builds_it_anew;
             heartbeat:
                 d1_hung_loop_is_found_and_replaced,
                 d1_a_hung_loop_keeps_no_new_connection_waiting,

@@ -501,6 +501,14 @@ impl Process {
         self.bytes("VmHWM")
     }
 
+    /// Its share of memory, in bytes: of what processes share, each has an equal part (proc(5), smaps_rollup, `Pss`).
+    #[track_caller]
+    pub fn share(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id())).expect("it is there");
+        let kilobytes = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.strip_suffix("kB"));
+        kilobytes.and_then(|number| number.trim().parse::<u64>().ok()).expect("proc(5) gives kB") * 1024
+    }
+
     #[track_caller]
     fn bytes(&self, field: &str) -> u64 {
         let kilobytes = self.status(field);

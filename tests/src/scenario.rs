@@ -25,6 +25,7 @@ pub(crate) mod listener;
 pub(crate) mod logs;
 pub(crate) mod matrix;
 pub(crate) mod policy;
+pub(crate) mod preload;
 pub(crate) mod process;
 pub(crate) mod recycle;
 pub(crate) mod reload;

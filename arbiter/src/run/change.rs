@@ -14,7 +14,8 @@ use crate::{ArbiterConfig, UpgradeDrain};
 impl Run {
     /// Loads and binds what is to be a generation of that number. Nothing changes if that fails.
     pub(super) fn load(&mut self, number: u32) -> Event {
-        let prepared = (self.load)(&self.current.loaded).and_then(|loaded| {
+        let prepared = (self.load)(&self.current.loaded).and_then(|mut loaded| {
+            loaded.keep_preloaded(&self.current.loaded);
             has_room(&loaded.config, &self.board)?;
             let chosen = listen(&loaded.config, &mut self.listeners, &mut self.slots)
                 .map_err(|error| error.to_string())?;

@@ -109,6 +109,17 @@ fn a_program_s_own_policy_has_a_name_in_its_settings_alone() {
 }
 
 #[test]
+fn what_awaits_is_not_preloaded() {
+    let awaits = || Server::from_async(async |boot| app(&boot));
+    assert_eq!(awaits().args(["hello", "--check-config", "--preload"]).prepare().err(), Some(2));
+    assert!(awaits().args(["hello"]).prepare().is_ok());
+    assert!(Server::new(app).args(["hello", "--preload"]).prepare().is_ok());
+    let mut settings = Settings::default();
+    settings.arbiter.preload = true;
+    assert_eq!(awaits().settings(settings).prepare().err(), Some(2));
+}
+
+#[test]
 fn a_policy_that_the_program_has_decided_on_counts_before_the_settings() {
     let server = || Server::new(app).drain(PolicyId::Recycle, CloseIdle);
     let told = server().args(["hello", "--drain-recycle=spread:1s", "--drain=grace:1s"]);

@@ -44,6 +44,19 @@ pub(super) const SETTINGS: &[Setting] = &[
                 backend sync has 1 and allows no more; threaded is the one to choose for several.",
     },
     Setting {
+        name: "preload",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Switch { set: |s, on| s.arbiter.preload = on },
+        default: "false",
+        platform: None,
+        reload: false,
+        help: "Builds the application once, before the fork, instead of in each worker",
+        about: "Workers then share its memory until they write there. It is built as the user who starts the server, before \
+                the server listens, and must start no thread. A reload keeps it; an upgrade builds it anew. An application \
+                that is built by an async function cannot be preloaded.",
+    },
+    Setting {
         name: "timeout",
         short: Some('t'),
         category: Category::Processes,

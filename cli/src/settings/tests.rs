@@ -90,6 +90,7 @@ fn defaults_are_those_of_the_crates_below() {
 fn each_setting_sets_what_it_says() {
     assert_eq!(with("workers", "7").arbiter.workers, 7);
     assert_eq!(with("workers", "1024").arbiter.workers, 1024);
+    assert!(with("preload", "true").arbiter.preload);
     assert_eq!(with("backlog", "2147483647").arbiter.backlog, 2_147_483_647);
     assert_eq!(with("bind", "fd://3").arbiter.binds, [remuda_arbiter::Bind::Fd(3)]);
     assert_eq!(with("log-level", "trace").log_level, Level::TRACE);
