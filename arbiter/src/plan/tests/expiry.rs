@@ -25,6 +25,12 @@ fn serving(workers: u16, allowance: Allowance) -> World {
     of(workers, allowance).serve(Duration::ZERO)
 }
 
+/// Whoever lives for long enough is replaced, and whoever grows.
+pub(super) fn limited() -> World {
+    let Allowance { lifetime, lifetime_jitter, .. } = old();
+    serving(2, Allowance { lifetime, lifetime_jitter, ..large() })
+}
+
 #[test]
 fn d15_a_worker_that_has_lived_for_long_enough_is_replaced_once_another_one_is_ready() {
     let mut world = serving(1, old());

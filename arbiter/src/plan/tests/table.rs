@@ -34,9 +34,11 @@ fn no_kind_of_event_is_forgotten() {
         | Event::SpawnFailed { .. }
         | Event::Report { .. }
         | Event::Beat { .. }
+        | Event::Weighed { .. }
         | Event::Exited { .. }
         | Event::Asked { .. }
         | Event::HelperSpawned(_)
+        | Event::Listening
         | Event::BacklogOver { .. }
         | Event::Loaded { .. }
         | Event::NotLoaded { .. }
@@ -44,7 +46,7 @@ fn no_kind_of_event_is_forgotten() {
         | Event::NotLaunched { .. }
         | Event::HeirReady
         | Event::ElderGone
-        | Event::Tick => 16,
+        | Event::Tick => 18,
     };
     assert_eq!(kinds.len(), all(&events[0]));
 }
@@ -73,7 +75,7 @@ fn states() -> impl Iterator<Item = (&'static str, Reach, Option<Signal>)> {
 }
 
 /// Those that [`PHASES`] has no part in.
-const STATES: [(&str, Reach); 9] = [
+const STATES: [(&str, Reach); 10] = [
     ("silent", || silent(false)),
     ("aborted", || silent(true)),
     ("with a helper", || {
@@ -109,6 +111,7 @@ const STATES: [(&str, Reach); 9] = [
         world.signal(Signal::Hup);
         world
     }),
+    ("with workers that grow old and large", expiry::limited),
     ("with a backlog that takes for ever", || {
         let mut world = World::serving(2, SECOND);
         world.stuck = true;
@@ -153,6 +156,7 @@ fn every_event() -> Vec<Event> {
     for raw in [101, 102, 103, 104, 999] {
         events.extend(reports().map(|report| Event::Report { pid: pid(raw), report }));
         events.extend(deaths.map(|death| Event::Exited { pid: pid(raw), death }));
+        events.extend([0, u64::MAX].map(|rss| Event::Weighed { pid: pid(raw), rss }));
     }
     for seat in 0..4 {
         events.push(Event::Spawned { seat, pid: pid(900) });
@@ -169,6 +173,7 @@ fn every_event() -> Vec<Event> {
     events.extend([1, 3].map(|workers| Event::Loaded { shape: shape(workers) }));
     events.extend([
         Event::NotLoaded { why: "no".into() },
+        Event::Listening,
         Event::Launched { pid: pid(900) },
         Event::NotLaunched { error: "no".into() },
         Event::HeirReady,
@@ -415,6 +420,16 @@ impl Auditor {
                 {
                     self.told.insert(raw(*pid));
                 }
+            }
+            // What it weighs may never be known.
+            Action::Weigh { pid } => {
+                assert!(
+                    self.living.get(&raw(*pid)).is_some_and(Option::is_some),
+                    "workers that live are weighed"
+                );
+            }
+            Action::Retire { pid } => {
+                assert!(self.living.get(&raw(*pid)).is_some_and(Option::is_none), "no worker is retired so");
             }
             Action::Abort { pid } => {
                 assert!(self.living.contains_key(&raw(*pid)), "the dead are left alone");
