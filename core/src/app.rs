@@ -10,6 +10,7 @@ mod drain;
 mod future;
 mod hands;
 mod observer;
+mod overtime;
 mod preload;
 mod quota;
 
@@ -20,14 +21,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::blocking::{BodyReader, BodyWriter, Responder, Turn, Upgraded};
-pub(crate) use self::blocking::{Inline, answer};
+pub use self::blocking::{BodyReader, BodyWriter, Place, Responder, Turn, Upgraded};
+pub(crate) use self::blocking::{Inline, Unshared, answer};
 pub use self::counters::{BUCKETS, Counter, Counters, Counts, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};
 pub use self::hands::{Busy, Hand, Hands, Serving};
 pub use self::observer::{Answered, Observer};
+pub use self::overtime::Overtime;
 pub use self::quota::Quota;
 use crate::conn::Connection;
 use crate::handoff::Peer;
@@ -85,6 +87,10 @@ impl fmt::Debug for App {
 ///    before the head is sent makes it a 500, afterwards it ends the connection without a final chunk.
 /// 3. What it leaves unread of `body` is read and thrown away, or the connection is closed if that is much.
 /// 4. It is shared by all threads of its worker.
+/// 5. It may take as long as [`request_timeout`](crate::config::Limits::request_timeout) says. After that its client is
+///    told 503 or, if the head was sent, its response is cut; [`Responder::drain`] says so, all that it reads or writes
+///    fails with [`TimedOut`](std::io::ErrorKind::TimedOut), and its worker is replaced. A short handler, and one that has
+///    changed the protocol, have no such limit.
 ///
 /// Every `Fn(&Head<'_>, BodyReader<'_>, Responder<'_>) -> Result<(), AppError>` is one.
 pub trait Handler: Send + Sync + 'static {
@@ -249,6 +255,8 @@ pub struct Service {
     pub hands: Hands,
     /// How many requests it is meant to serve. Default: any number.
     pub quota: Quota,
+    /// What is done when a blocking handler has had its time. Default: nothing.
+    pub overtime: Overtime,
     /// Which exchanges are a handler's turn, and where. Default: [`Turns::Blocking`].
     pub turns: Turns,
     /// Who is told what has become of its requests. Default: nobody.
@@ -278,6 +286,7 @@ impl Service {
             counters,
             hands: Hands::default(),
             quota: Quota::default(),
+            overtime: Overtime::default(),
             turns: Turns::default(),
             observer: None,
         }
@@ -320,6 +329,12 @@ impl Service {
         Self { quota, ..self }
     }
 
+    /// Has `overtime` called when a blocking handler has had its time.
+    #[must_use]
+    pub fn reporting(self, overtime: Overtime) -> Self {
+        Self { overtime, ..self }
+    }
+
     /// Counts a request whose head is complete.
     pub(crate) fn count_request(&self) {
         self.quota.count(self.counters.requests.next());
@@ -327,9 +342,14 @@ impl Service {
 
     /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.
     pub(crate) fn panicked(&self, connection: &mut Connection, panic: &(dyn Any + Send), cx: &Cx<'_>) {
+        self.note_panic(panic);
+        internal_error(connection, true, cx);
+    }
+
+    /// A handler has panicked.
+    pub(crate) fn note_panic(&self, panic: &(dyn Any + Send)) {
         self.counters.panics.increment();
         tracing::error!("a handler panicked: {}", panic_message(panic));
-        internal_error(connection, true, cx);
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a closed connection is read from and discarded (D7). Default 2 s; zero closes at once.
     pub linger: Duration,
+    /// How long a handler may take from being called to the end of its response. Default zero: no limit.
+    pub request_timeout: Duration,
     /// Bytes of a request line, without its line ending. Default 8190; past it 414.
     pub request_line: usize,
     /// Fields of a request. Default 100; past it 431.
@@ -38,6 +40,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(2),
+            request_timeout: Duration::ZERO,
             request_line: 8190,
             fields: 100,
             field_size: 8190,

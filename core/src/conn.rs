@@ -97,8 +97,21 @@ struct Request {
     offers_upgrade: bool,
     /// When its head was complete.
     since: Time,
+    /// When its handler has had its time, if that has a limit.
+    due: Option<Time>,
+    /// Its handler has taken longer than it may.
+    overdue: Option<Overdue>,
     /// Of the response under way, or of the last one.
     status: u16,
+}
+
+/// What has become of a request whose handler takes longer than it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Overdue {
+    /// Its client was told 503.
+    Told,
+    /// Its response had begun, and is cut.
+    Cut,
 }
 
 /// How the body of the response under way is put on the wire.
@@ -202,6 +215,8 @@ impl Connection {
                 expects_continue: false,
                 offers_upgrade: false,
                 since: now,
+                due: None,
+                overdue: None,
                 status: 0,
             },
             decoder: Decoder::none(),
@@ -352,6 +367,12 @@ impl Connection {
 
     // Commands.
 
+    /// The handler of the request is called: from here on it has its time.
+    pub(crate) fn call(&mut self, cx: &Cx<'_>) {
+        let limit = cx.limits.request_timeout;
+        self.request.due = (!limit.is_zero()).then(|| cx.now + limit);
+    }
+
     /// Reads what has arrived of the request body into `buffer`, which must not be empty.
     pub fn read_body(&mut self, buffer: &mut [u8], cx: &Cx<'_>) -> BodyRead {
         if let Some(fault) = self.fault {
@@ -459,6 +480,7 @@ impl Connection {
         }
         self.queue_head(head, Framing::Nothing, ConnectionField::Upgrade, cx);
         self.upgraded = true;
+        self.request.due = None;
         self.last = Some(CloseReason::UpgradeEnded);
         self.decoder = Decoder::raw();
         self.encoder = Encoder::Raw;
@@ -544,15 +566,39 @@ impl Connection {
     /// At the drain's deadline, tells a client whose response has not begun that there will be none (D10).
     pub fn give_up(&mut self, cx: &Cx<'_>) {
         if self.awaits_response() {
-            const TEXT: &[u8] = b"the server is stopping\n";
-            let head = ResponseHead::new(503).field("Content-Type", "text/plain");
-            self.queue_head(&head, Framing::Length(TEXT.len() as u64), ConnectionField::Close, cx);
-            if !self.request.is_head {
-                self.tx.push(TEXT);
-                self.account_for(TEXT.len());
-            }
-            self.fate = Fate::Flushing(CloseReason::DeadlineCut);
+            self.decline("the server is stopping\n", CloseReason::DeadlineCut, cx);
         }
+    }
+
+    /// [Times out](Self::time_out) what is due by now.
+    pub(crate) fn expire(&mut self, cx: &Cx<'_>) {
+        if self.due().is_some_and(|due| due <= cx.now) {
+            self.time_out(cx);
+        }
+    }
+
+    /// The handler has had its time: tells a client whose response has not begun that there will be none, or cuts the
+    /// response. Nothing that the handler still does is of any effect.
+    pub(crate) fn time_out(&mut self, cx: &Cx<'_>) {
+        const REASON: CloseReason = CloseReason::TimedOut(Timer::Request);
+        if self.awaits_response() {
+            self.request.overdue = Some(Overdue::Told);
+            self.decline("the request has taken too long\n", REASON, cx);
+        } else if self.sending == Sending::Body && self.fate == Fate::Open {
+            self.request.overdue = Some(Overdue::Cut);
+            self.abort(REASON);
+        }
+    }
+
+    /// Answers 503, and ends the connection.
+    fn decline(&mut self, text: &'static str, reason: CloseReason, cx: &Cx<'_>) {
+        let head = ResponseHead::new(503).field("Content-Type", "text/plain");
+        self.queue_head(&head, Framing::Length(text.len() as u64), ConnectionField::Close, cx);
+        if !self.request.is_head {
+            self.tx.push(text.as_bytes());
+            self.account_for(text.len());
+        }
+        self.fate = Fate::Flushing(reason);
     }
 
     /// Ends the connection at once: nothing more is sent.
@@ -670,6 +716,16 @@ impl Connection {
         self.fate == Fate::Flushing(CloseReason::Refused)
     }
 
+    /// What has become of the request under way if its handler takes longer than it may.
+    pub(crate) fn overdue(&self) -> Option<Overdue> {
+        self.request.overdue
+    }
+
+    /// When the handler of the request under way has had its time, if it has a limit.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.request.due.filter(|_| self.sending != Sending::Quiet)
+    }
+
     /// The status of the last response, and how long its request took until `now`.
     pub(crate) fn answered(&self, now: Time) -> (u16, Duration) {
         (self.request.status, now - self.request.since)
@@ -724,6 +780,8 @@ impl Connection {
             expects_continue: head.expects_continue,
             offers_upgrade: head.offers_upgrade,
             since: cx.now,
+            due: None,
+            overdue: None,
             status: 0,
         };
         self.enter(Input::Request { body: !self.decoder.is_done() });

@@ -42,6 +42,7 @@
 //!     fn wait(&self, _: Duration) -> bool { false }
 //!     fn register(&self, _: &Waker, _: Option<usize>) -> usize { 0 }
 //!     fn deregister(&self, _: usize) {}
+//!     fn now(&self) -> Time { Time::ZERO }
 //! }
 //!
 //! let app = App::blocking(Short(hello));

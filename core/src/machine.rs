@@ -148,6 +148,9 @@ pub enum Timer {
     Drain,
     /// The peer must close its side (D7).
     Linger,
+    /// The handler must be done, however much progress it makes. Set when it is called; none once the protocol has
+    /// changed.
+    Request,
 }
 
 /// Why a connection ended. Every connection ends with exactly one reason; none of them is an error of ours.

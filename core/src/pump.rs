@@ -56,6 +56,21 @@ impl<T: Transport> Io<T> {
         self.transport
     }
 
+    /// The same with another view of the transport.
+    pub fn map<U>(self, view: impl FnOnce(T) -> U) -> Io<U> {
+        let Self { transport, readable, writable, read_closed, broken, awaited } = self;
+        Io { transport: view(transport), readable, writable, read_closed, broken, awaited }
+    }
+
+    /// Ends the sending side, in whatever state the machine is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::close_write`].
+    pub fn close_write(&mut self) -> io::Result<()> {
+        self.transport.close_write()
+    }
+
     fn write(&mut self, wire: &mut impl Wire, now: Time) -> io::Result<bool> {
         let mut slices = IoSlices::new();
         wire.transmit(&mut slices);

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
 
-use crate::app::{self, Inline, Kind, Observer, Service, Serving, Turn, Turns, answer};
+use crate::app::{self, Inline, Kind, Observer, Place, Service, Serving, Turn, Turns, Unshared, answer};
 use crate::config::STEP_BUDGET;
-use crate::conn::{Buffered, Connection, Event};
+use crate::conn::{Buffered, Connection, Event, Overdue};
 use crate::handoff::HandOff;
 use crate::http1::RequestHead;
 use crate::machine::{CloseReason, Cx, IoSlices, Machine, Step, Wire};
@@ -45,6 +45,9 @@ enum Exchange {
     Gathering(Box<RequestHead>),
     /// A handler waits for a place where it may block.
     Waiting(Box<RequestHead>),
+    /// A handler is at work elsewhere. A session that takes a step meanwhile was taken away from it, because it has had
+    /// its time.
+    Called(Box<RequestHead>),
     /// A future answers. It is bound to its thread, which the session does not leave meanwhile: only
     /// [`Step::Run`] and [`Step::HandOff`] move a session, and neither comes while a request is in flight.
     Polling(SendWrapper<app::Exchange>, Box<RequestHead>),
@@ -70,9 +73,28 @@ impl Session {
     /// Runs the blocking handler that a [`Step::Run`] asked for. Blocks as `turn` does.
     pub fn run(&mut self, turn: &mut dyn Turn) {
         if let Exchange::Waiting(head) = mem::take(&mut self.exchange) {
-            let now = turn.cx().now;
-            let _busy = self.service.in_turn(head.summary(), now);
+            let cx = turn.cx();
+            let _busy = self.service.in_turn(head.summary(), cx.now);
+            self.connection.call(&cx);
             self.answer(head, turn);
+        }
+    }
+
+    /// Begins the call of the blocking handler that a [`Step::Run`] asked for, where the session may be taken away from
+    /// it before [`end_call`](Self::end_call).
+    pub fn begin_call(&mut self, cx: &Cx<'_>) -> Option<BlockingCall> {
+        let Exchange::Waiting(head) = mem::take(&mut self.exchange) else { return None };
+        let busy = self.service.in_turn(head.summary(), cx.now);
+        self.connection.call(cx);
+        self.exchange = Exchange::Called(head.clone());
+        Some(BlockingCall { head, service: self.service.clone(), _busy: busy })
+    }
+
+    /// The handler has ended its exchange, in time or not.
+    pub fn end_call(&mut self, call: BlockingCall, now: Time) {
+        if let Exchange::Called(_) = mem::take(&mut self.exchange) {
+            self.now = now;
+            self.conclude(call.head);
         }
     }
 
@@ -114,6 +136,11 @@ impl Session {
         &self.connection
     }
 
+    /// The connection, for the handler that runs.
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Ends the session at once, because the transport did.
     pub fn end(&mut self, reason: CloseReason) {
         let refused = self.connection.take_refused();
@@ -127,7 +154,8 @@ impl Session {
     #[inline]
     fn answer(&mut self, head: Box<RequestHead>, turn: &mut dyn Turn) {
         if let Kind::Blocking(handler) = &self.service.app.kind {
-            self.now = answer(&**handler, &head, &mut self.connection, turn, &self.service);
+            let mut place = Unshared(&mut self.connection, turn);
+            self.now = answer(&**handler, &head, &self.service, &mut place).unwrap_or(self.now);
         }
         self.conclude(head);
     }
@@ -143,6 +171,9 @@ impl Session {
 
     /// The exchange that `head` began is over: whoever asks for that is told, and it is counted.
     fn conclude(&mut self, head: Box<RequestHead>) {
+        if let Some(how) = self.connection.overdue() {
+            self.complain(&head, how);
+        }
         self.tell_of(head);
         if self.connection.served() != self.counted {
             self.counted = self.connection.served();
@@ -150,6 +181,22 @@ impl Session {
             self.service.counters.finished(status, took);
         } else if self.connection.is_refused() {
             self.service.counters.rejected(self.connection.answered(self.now).0);
+        } else if let Some(how) = self.connection.overdue() {
+            self.service.counters.timed_out(how);
+        }
+    }
+
+    /// The handler of `head` has had its time. A future is dropped; of a thread there is no other way to be rid than to
+    /// replace the worker.
+    #[cold]
+    fn complain(&self, head: &RequestHead, how: Overdue) {
+        let fate = match how {
+            Overdue::Told => "its client is told 503",
+            Overdue::Cut => "its response is cut",
+        };
+        tracing::warn!(request = ?head.view(), "a handler has taken longer than request-timeout allows: {fate}");
+        if !self.service.app.is_future() {
+            self.service.overtime.found();
         }
     }
 
@@ -177,6 +224,7 @@ impl Session {
         if is_over(cx) {
             return self.give_up(head, cx);
         }
+        self.connection.call(cx);
         let _busy = self.polls(&head, cx);
         let begun = app::Exchange::begin(call, &head, &self.connection, &self.service, &mut self.storage, cx);
         let mut exchange = match begun {
@@ -248,6 +296,24 @@ impl Session {
     }
 }
 
+/// A blocking handler that runs while its session lies where it may be taken away.
+#[derive(Debug)]
+pub struct BlockingCall {
+    head: Box<RequestHead>,
+    service: Arc<Service>,
+    _busy: Option<Serving>,
+}
+
+impl BlockingCall {
+    /// Runs it. Gives the time at its end; none if the session was taken away.
+    pub fn run(&self, place: &mut impl Place) -> Option<Time> {
+        match &self.service.app.kind {
+            Kind::Blocking(handler) => answer(&**handler, &self.head, &self.service, place),
+            Kind::Future(_) => None,
+        }
+    }
+}
+
 /// What no step has come for any more is over with the transport.
 impl Drop for Session {
     fn drop(&mut self) {
@@ -259,9 +325,11 @@ impl Exchange {
     fn into_head(self) -> Option<Box<RequestHead>> {
         match self {
             Self::None => None,
-            Self::Collecting(head) | Self::Gathering(head) | Self::Waiting(head) | Self::Polling(_, head) => {
-                Some(head)
-            }
+            Self::Collecting(head)
+            | Self::Gathering(head)
+            | Self::Waiting(head)
+            | Self::Called(head)
+            | Self::Polling(_, head) => Some(head),
         }
     }
 }
@@ -303,9 +371,13 @@ impl Machine for Session {
                     self.poll(exchange, head, cx);
                 }
                 waiting @ Exchange::Waiting(_) => self.exchange = waiting,
+                Exchange::Called(head) => {
+                    self.connection.time_out(cx);
+                    self.conclude(head);
+                }
             }
             match self.exchange {
-                Exchange::None => {}
+                Exchange::None | Exchange::Called(_) => {}
                 Exchange::Collecting(_) | Exchange::Gathering(_) | Exchange::Polling(..) => {
                     return self.wait(cx);
                 }

@@ -60,6 +60,8 @@ pub enum Reason {
     ArbiterDied = 8,
     /// Somebody asked for this worker to be replaced.
     RecycleAsked = 9,
+    /// A blocking handler of this worker has taken longer than it may.
+    RecycleTimeout = 10,
 }
 
 impl Reason {
@@ -72,7 +74,11 @@ impl Reason {
     pub fn is_recycle(self) -> bool {
         matches!(
             self,
-            Self::RecycleRequests | Self::RecycleLifetime | Self::RecycleMemory | Self::RecycleAsked
+            Self::RecycleRequests
+                | Self::RecycleLifetime
+                | Self::RecycleMemory
+                | Self::RecycleAsked
+                | Self::RecycleTimeout
         )
     }
 
@@ -89,6 +95,7 @@ impl Reason {
             7 => Self::ScaleDown,
             8 => Self::ArbiterDied,
             9 => Self::RecycleAsked,
+            10 => Self::RecycleTimeout,
             _ => return None,
         })
     }
@@ -107,6 +114,7 @@ impl fmt::Display for Reason {
             Self::ScaleDown => "scale-down",
             Self::ArbiterDied => "arbiter died",
             Self::RecycleAsked => "recycle: asked",
+            Self::RecycleTimeout => "recycle: request timeout",
         })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
@@ -218,6 +218,8 @@ impl Pipe {
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     drain: Mutex<Option<Drain>>,
+    /// The time, in nanoseconds.
+    now: AtomicU64,
     waiting: Mutex<BTreeMap<usize, Waker>>,
 }
 
@@ -252,6 +254,10 @@ impl DrainWatch for Shown {
     fn deregister(&self, place: usize) {
         self.waiting.lock().expect("not poisoned").remove(&place);
     }
+
+    fn now(&self) -> Time {
+        Time::from_nanos(self.now.load(Ordering::Relaxed))
+    }
 }
 
 /// What a step may know, and what is still to come.
@@ -271,6 +277,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn cx(&self) -> Cx<'_> {
+        self.shown.now.store(self.now.as_nanos(), Ordering::Relaxed);
         Cx::new(self.now, &self.date, &self.waker, &self.limits, &*self.policy).draining(self.drain.as_ref())
     }
 

@@ -24,6 +24,7 @@ pub use self::access_log::{AccessLog, Format, FormatError};
 pub use self::clock::Clock;
 pub use self::control::Control;
 pub use self::crew::Crew;
+pub use self::desk::{Desk, Desks, Piece};
 pub use self::draws::Draws;
 pub use self::handoff::{Adopted, Inbox, Outbox};
 pub use self::ledger::{Account, Ledger, Loss, Stage};
@@ -31,9 +32,9 @@ pub use self::log_file::{LogFile, Logs, WorkerLogs};
 pub use self::scoreboard::{Entry, Scoreboard, Seat};
 pub use self::socket::{Detach, Socket};
 pub use self::tokio_context::{Entered, TokioContext};
-pub use self::turn::{BlockingTurn, Shared};
+pub use self::turn::{BlockingTurn, Shared, run_blocking};
 pub use self::watch::Watch;
-use crate::app::{AppError, AppFactory, Boot, DrainSignal, Observer, Quota, Service};
+use crate::app::{AppError, AppFactory, Boot, DrainSignal, Observer, Overtime, Quota, Service};
 use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, Reason, ShutdownPolicy};
@@ -45,6 +46,7 @@ pub mod alarm;
 mod clock;
 mod control;
 mod crew;
+mod desk;
 mod draws;
 pub mod epoll;
 #[cfg(feature = "tokio-context")]
@@ -225,9 +227,11 @@ impl WorkerCx {
                 let reporter = self.control.reporter();
                 let spent = move || reporter.report_recycle(Reason::RecycleRequests);
                 let quota = Quota::new(self.config.quota(Draws::new().draw()), spent);
+                let reporter = self.control.reporter();
+                let overtime = Overtime::new(move || reporter.report_recycle(Reason::RecycleTimeout));
                 let observer = self.access_log.clone().map(|log| log as Arc<dyn Observer>);
                 let service = Service::new(app, drain, counters).noting(self.seat.hands());
-                Ok(Arc::new(service.limited_to(quota).observed_by(observer)))
+                Ok(Arc::new(service.limited_to(quota).reporting(overtime).observed_by(observer)))
             }
             Err(error) => {
                 let message = format!("the application failed to load: {error}");

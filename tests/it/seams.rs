@@ -23,6 +23,7 @@ use remuda_core::machine::{CloseReason, Cx, Deadline, Interest, Transport, Wants
 use remuda_core::pump::{Io, Outcome, Readiness, drive};
 use remuda_core::session::Session;
 use remuda_core::shutdown::{Drain, Finish};
+use remuda_core::time::Time;
 use remuda_core::worker::{Clock, Socket, sys};
 
 /// Requests of every kind that needs no second thread, the last one asking for the end.
@@ -106,6 +107,10 @@ impl DrainWatch for NoDrain {
     }
 
     fn deregister(&self, _: usize) {}
+
+    fn now(&self) -> Time {
+        sys::now()
+    }
 }
 
 fn session(peer: Peer) -> Session {

@@ -80,6 +80,11 @@ fn requests(page: &mut Page, total: &Tally) {
     page.counter("requests_refused_total", "Requests that were refused, with a response that says why")
         .one(total.refused);
     page.counter("handler_panics_total", "Handlers that panicked").one(total.panics);
+    page.counter(
+        "request_timeouts_total",
+        "Requests whose handler took longer than it may: told 503, or cut",
+    )
+    .one(total.timed_out);
 }
 
 fn connections(page: &mut Page, account: &Account, queues: &[(String, u32)]) {
@@ -159,6 +164,7 @@ fn reason_name(reason: Reason) -> &'static str {
         Reason::RecycleRequests => "max_requests",
         Reason::RecycleLifetime => "max_lifetime",
         Reason::RecycleMemory => "max_rss",
+        Reason::RecycleTimeout => "request_timeout",
         _ => "asked",
     }
 }

@@ -34,6 +34,10 @@ impl DrainWatch for Never {
     }
 
     fn deregister(&self, _: usize) {}
+
+    fn now(&self) -> Time {
+        Time::ZERO
+    }
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Blocking applications: `Read` and `Write` over a connection that somebody else moves bytes for.
 //!
 //! The handler borrows the connection through one cell, for its body and its response at once. Each read or
-//! write asks the connection first; only when that cannot go on is the [`Turn`] asked to move bytes or to wait.
+//! write asks the connection first; only when that cannot go on is the [`Turn`] asked to move bytes or to wait. Between
+//! them the connection lies in its [`Place`], where somebody else may take it away.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 
-use super::{ConnectionInfo, DrainSignal, Handler, Service, internal_error};
+use super::overtime::Limit;
+use super::{AppError, ConnectionInfo, DrainSignal, Handler, Service, internal_error};
 use crate::conn::{BodyRead, Connection, RespondError};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
@@ -92,9 +96,9 @@ impl<'a> Responder<'a> {
         self.exchange.borrow().info()
     }
 
-    /// Tells when the worker drains.
+    /// Tells when the worker drains, or this handler has had its time.
     pub fn drain(&self) -> DrainSignal {
-        self.exchange.borrow().drain()
+        self.exchange.borrow_mut().drain()
     }
 }
 
@@ -140,46 +144,84 @@ impl Write for Upgraded<'_> {
     }
 }
 
+/// Where a handler that runs finds its connection, and how it moves bytes and waits.
+pub trait Place {
+    /// Does `work` on the connection; none if that was taken away, because the handler has had its time.
+    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R>;
+}
+
+/// A connection that nobody takes away.
+pub(crate) struct Unshared<'a>(pub(crate) &'a mut Connection, pub(crate) &'a mut dyn Turn);
+
+impl Place for Unshared<'_> {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R> {
+        Some(work(self.0, self.1))
+    }
+}
+
 /// Lets a handler answer the request that `head` began, and ends the exchange whatever the handler did. Gives the time of
-/// that.
+/// that; none if the connection was taken away, and all that the handler did since is thrown away.
 pub(crate) fn answer(
     handler: &dyn Handler,
     head: &RequestHead,
-    connection: &mut Connection,
-    turn: &mut dyn Turn,
     service: &Service,
-) -> Time {
-    let exchange = RefCell::new(Exchange { connection, turn, service, told: false });
+    place: &mut impl Place,
+) -> Option<Time> {
+    let info = place.with(|connection, _| connection.info())?;
+    let exchange = RefCell::new(Exchange { place, service, info, told: false, limit: None });
     let result = catch_unwind(AssertUnwindSafe(|| {
         handler.call(&head.view(), BodyReader { exchange: &exchange }, Responder { exchange: &exchange })
     }));
-    let Exchange { connection, turn, .. } = exchange.into_inner();
-    let cx = turn.cx();
+    let Exchange { place, limit, .. } = exchange.into_inner();
+    if let Err(panic) = &result {
+        service.note_panic(&**panic);
+    }
+    let ended = place.with(|connection, turn| {
+        let cx = turn.cx();
+        connection.expire(&cx);
+        end(result, head, connection, &cx);
+        if connection.overdue().is_none() {
+            limit.iter().for_each(|limit| limit.lift());
+        }
+        cx.now
+    });
+    if ended.is_none() {
+        tracing::info!(request = ?head.view(), "a handler that had taken too long has returned");
+    }
+    ended
+}
+
+/// Ends an exchange as its handler has.
+fn end(
+    result: thread::Result<Result<(), AppError>>,
+    head: &RequestHead,
+    connection: &mut Connection,
+    cx: &Cx<'_>,
+) {
     match result {
         Ok(Ok(())) if connection.awaits_response() => {
             tracing::error!(request = ?head.view(), "the handler returned without answering");
-            internal_error(connection, false, &cx);
+            internal_error(connection, false, cx);
         }
         Ok(Ok(())) => {
             if let Err(error @ RespondError::TooShort { .. }) = connection.finish(cx.now) {
                 tracing::error!(request = ?head.view(), "{error}");
             }
         }
-        // The peer's fault, which the handler only passed on.
+        // The peer's fault or that of the time, which the handler only passed on.
         Ok(Err(error)) if connection.body_fault().is_some() || connection.is_ending() => {
             tracing::debug!(request = ?head.view(), "{error}");
             match connection.body_fault().and_then(BodyError::refusal) {
-                Some(refusal) => connection.refuse(refusal, &cx),
+                Some(refusal) => connection.refuse(refusal, cx),
                 None => connection.abort(CloseReason::PeerAborted),
             }
         }
         Ok(Err(error)) => {
             tracing::error!(request = ?head.view(), "the handler failed: {error}");
-            internal_error(connection, false, &cx);
+            internal_error(connection, false, cx);
         }
-        Err(panic) => service.panicked(connection, &*panic, &cx),
+        Err(_) => internal_error(connection, true, cx),
     }
-    cx.now
 }
 
 /// What handles do, behind one cell, whatever the lifetimes inside.
@@ -191,84 +233,129 @@ trait Operations {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     fn flush(&mut self) -> io::Result<()>;
     fn info(&self) -> ConnectionInfo;
-    fn drain(&self) -> DrainSignal;
+    fn drain(&mut self) -> DrainSignal;
 }
 
-struct Exchange<'a> {
-    connection: &'a mut Connection,
-    turn: &'a mut dyn Turn,
+struct Exchange<'a, P> {
+    place: &'a mut P,
     service: &'a Service,
+    info: ConnectionInfo,
     /// The application that has taken the connection over has been told of the drain.
     told: bool,
+    /// What tells the handler that it has had its time, once it has asked for that.
+    limit: Option<Arc<Limit>>,
 }
 
-impl Exchange<'_> {
-    /// Whether a read has to return so that the application learns of a drain.
-    fn must_tell(&mut self) -> bool {
-        let tell =
-            !self.told && self.connection.state() == ConnState::Upgraded && self.turn.cx().drain.is_some();
-        self.told |= tell;
-        tell
+impl<P: Place> Exchange<'_, P> {
+    /// Does `work` on the connection. A handler that has had its time is told so, whatever came of it.
+    fn with<R>(
+        &mut self,
+        work: impl FnOnce(&mut Connection, &mut dyn Turn) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let done = self.place.with(|connection, turn| {
+            if connection.due().is_some() {
+                connection.expire(&turn.cx());
+            }
+            work(connection, turn).map_err(|error| match connection.overdue() {
+                Some(_) => too_late(),
+                None => error,
+            })
+        });
+        done.unwrap_or_else(|| Err(too_late()))
     }
 }
 
-impl Operations for Exchange<'_> {
+impl<P: Place> Operations for Exchange<'_, P> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        loop {
-            match self.connection.read_body(buffer, &self.turn.cx()) {
-                BodyRead::Data(n) => return Ok(n),
-                BodyRead::End => return Ok(0),
-                BodyRead::NeedInput if self.must_tell() => return Err(io::ErrorKind::Interrupted.into()),
-                BodyRead::NeedInput => self.turn.advance(self.connection)?,
-                BodyRead::Aborted(error) => return Err(body_error(error)),
+        let mut told = self.told;
+        let read = self.with(|connection, turn| {
+            loop {
+                match connection.read_body(buffer, &turn.cx()) {
+                    BodyRead::Data(n) => return Ok(n),
+                    BodyRead::End => return Ok(0),
+                    // The application that has taken the connection over learns of a drain.
+                    BodyRead::NeedInput
+                        if !told
+                            && connection.state() == ConnState::Upgraded
+                            && turn.cx().drain.is_some() =>
+                    {
+                        told = true;
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
+                    BodyRead::NeedInput => turn.advance(connection)?,
+                    BodyRead::Aborted(error) => return Err(body_error(error)),
+                }
             }
-        }
+        });
+        self.told = told;
+        read
     }
 
     fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()> {
-        let cx = self.turn.cx();
-        self.connection.discard_body();
-        self.connection.respond(head, BodyLen::Exact(body.len() as u64), &cx).map_err(respond_error)?;
-        self.connection.write_shared(body, cx.now).map_err(respond_error)
+        self.with(|connection, turn| {
+            let cx = turn.cx();
+            connection.discard_body();
+            connection.respond(head, BodyLen::Exact(body.len() as u64), &cx).map_err(respond_error)?;
+            connection.write_shared(body, cx.now).map_err(respond_error)
+        })
     }
 
     fn begin(&mut self, head: &ResponseHead) -> io::Result<()> {
         let len = head.content_length().map_or(BodyLen::Unknown, BodyLen::Exact);
-        self.connection.respond(head, len, &self.turn.cx()).map_err(respond_error)
+        self.with(|connection, turn| connection.respond(head, len, &turn.cx()).map_err(respond_error))
     }
 
     fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()> {
-        self.connection.upgrade(head, &self.turn.cx()).map_err(respond_error)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            let now = self.turn.cx().now;
-            let n = self.connection.write(bytes, now).map_err(respond_error)?;
-            if n > 0 || bytes.is_empty() {
-                return Ok(n);
-            }
-            self.turn.advance(self.connection)?;
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while self.turn.can_wait() && self.connection.unsent() > 0 {
-            self.turn.advance(self.connection)?;
-        }
+        self.with(|connection, turn| connection.upgrade(head, &turn.cx()).map_err(respond_error))?;
+        self.limit.iter().for_each(|limit| limit.lift());
         Ok(())
     }
 
-    fn info(&self) -> ConnectionInfo {
-        self.connection.info()
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|connection, turn| {
+            loop {
+                let now = turn.cx().now;
+                let n = connection.write(bytes, now).map_err(respond_error)?;
+                if n > 0 || bytes.is_empty() {
+                    return Ok(n);
+                }
+                turn.advance(connection)?;
+            }
+        })
     }
 
-    fn drain(&self) -> DrainSignal {
-        self.service.drain.clone()
+    fn flush(&mut self) -> io::Result<()> {
+        self.with(|connection, turn| {
+            while turn.can_wait() && connection.unsent() > 0 {
+                turn.advance(connection)?;
+            }
+            Ok(())
+        })
     }
+
+    fn info(&self) -> ConnectionInfo {
+        self.info
+    }
+
+    fn drain(&mut self) -> DrainSignal {
+        let signal = self.service.drain.clone();
+        if self.limit.is_none() {
+            let due = self.place.with(|connection, _| connection.due()).flatten();
+            self.limit = due.map(|at| Arc::new(Limit::new(at)));
+        }
+        match &self.limit {
+            Some(limit) => signal.until(limit.clone()),
+            None => signal,
+        }
+    }
+}
+
+/// What a handler meets that has had its time.
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the handler has taken longer than request-timeout allows")
 }
 
 fn body_error(error: BodyError) -> io::Error {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::conn::Overdue;
 use crate::machine::CloseReason;
 
 /// What a worker counts, readable from any of its threads. In a server it is in memory that the worker shares with
@@ -129,6 +130,8 @@ counts! {
     cut,
     /// Handlers that panicked.
     panics,
+    /// Those of `requests` whose handler took longer than it may: answered 503, or cut.
+    timed_out,
     /// Connections that ended because a request was refused, with a response that says why.
     refused,
     /// Those of `requests` that were refused: the head was complete, and what came after it was not right.
@@ -136,7 +139,8 @@ counts! {
     /// Nanoseconds that all of the finished ones took together.
     took,
     ;
-    /// Finished and rejected requests by the class of their status: 1xx first, 5xx last.
+    /// Finished and rejected requests, and those answered 503 because they took too long, by the class of their status:
+    /// 1xx first, 5xx last.
     statuses: 5,
     /// Finished requests by the time that they took: each is counted in the first bucket of [`BUCKETS`] that it is not
     /// longer than, or behind them all.
@@ -184,6 +188,14 @@ impl Counts {
     pub(crate) fn rejected(&self, status: u16) {
         self.rejected.increment();
         self.answered(status);
+    }
+
+    /// Counts a request whose handler took longer than it may.
+    pub(crate) fn timed_out(&self, how: Overdue) {
+        self.timed_out.increment();
+        if how == Overdue::Told {
+            self.answered(503);
+        }
     }
 
     fn answered(&self, status: u16) {

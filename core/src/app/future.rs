@@ -35,8 +35,9 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 ///
 /// 1. The future of `call` is polled on one thread and may hold what is not `Send` across its awaits. It is polled
 ///    when it has been woken, and besides whenever its connection has a turn for another reason.
-/// 2. It is dropped, wherever it is, when its client has gone or the drain's deadline has passed (D10); before its
-///    response has begun, that client is told 503.
+/// 2. It is dropped, wherever it is, when its client has gone, when it has taken longer than
+///    [`request_timeout`](crate::config::Limits::request_timeout), unless it has changed the protocol, or when the drain's
+///    deadline has passed (D10); before its response has begun, that client is told 503.
 /// 3. A panic is answered with 500 and ends the connection.
 /// 4. The drain, and what is known of the connection, come with the request's body: [`Incoming::info`].
 #[async_trait(?Send)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{AppError, AppFactory, Boot, Build, Counters, DrainSignal, DrainWatch};
 use crate::shutdown::Drain;
+use crate::time::Time;
 
 impl AppFactory {
     /// Builds the application now, for every worker of `backend` that is forked from this process: what it gives is a
@@ -41,7 +42,7 @@ struct Worker(OnceLock<DrainSignal>);
 
 impl Worker {
     fn watch(&self) -> Option<&dyn DrainWatch> {
-        self.0.get().map(|drain| &*drain.0)
+        self.0.get().map(|drain| &*drain.watch)
     }
 }
 
@@ -64,6 +65,11 @@ impl DrainWatch for Worker {
         if let Some(watch) = self.watch().filter(|_| place != NOWHERE) {
             watch.deregister(place);
         }
+    }
+
+    /// Nothing has a limit before there is a worker.
+    fn now(&self) -> Time {
+        self.watch().map_or(Time::ZERO, DrainWatch::now)
     }
 }
 

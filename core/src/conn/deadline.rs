@@ -19,8 +19,10 @@ impl Connection {
             Fate::Ended(_) => return None,
             Fate::Lingering { until, .. } => Some(Deadline { at: until, why: Timer::Linger }),
             Fate::Flushing(_) => self.write_deadline(cx),
-            Fate::Open if self.tx.is_empty() => self.read_deadline(cx),
-            Fate::Open => sooner(self.write_deadline(cx), self.read_deadline(cx)),
+            Fate::Open => {
+                let io = sooner(self.write_deadline(cx), self.read_deadline(cx));
+                sooner(io, self.due().map(|at| Deadline { at, why: Timer::Request }))
+            }
         };
         if let Some(drain) = cx.draining_now() {
             nearest = sooner(nearest, Some(self.drain_deadline(drain, cx)));
@@ -47,6 +49,7 @@ impl Connection {
                 Timer::Body => self.abort(CloseReason::TimedOut(why)),
                 Timer::Write => self.end(CloseReason::TimedOut(why)),
                 Timer::Linger => self.end_lingering(),
+                Timer::Request => self.time_out(cx),
                 Timer::Drain => self.end_for_drain(cx),
             }
         }

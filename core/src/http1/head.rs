@@ -64,7 +64,7 @@ impl Span {
 }
 
 /// A complete head, with the buffer it lives in. Reused from request to request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RequestHead {
     /// The bytes that the spans point into.
     pub(crate) buf: Vec<u8>,

@@ -16,6 +16,7 @@ mod futures;
 mod hand_off;
 mod handlers;
 mod observer;
+mod overtime;
 mod policies;
 mod quota;
 mod splits;

@@ -11,35 +11,43 @@ use std::sync::{Arc, Barrier};
 
 use threadpool::ThreadPool;
 
+use super::WorkerConfig;
+use super::desk::{Desk, Desks};
+
 /// A crew of threads that do one kind of work on jobs and give them back.
 pub struct Crew<J> {
     pool: ThreadPool,
     busy: usize,
     waiting: VecDeque<J>,
-    done: Receiver<J>,
-    work: Arc<dyn Fn(J) + Send + Sync>,
+    desks: Desks<J>,
+    /// From each thread that is free again, the job unless that was taken away from it.
+    done: Receiver<Option<J>>,
+    work: Arc<Work<J>>,
 }
 
+type Work<J> = dyn Fn(&Desk<J>) + Send + Sync;
+
 impl<J: Send + 'static> Crew<J> {
-    /// `threads` threads, at least one, that do `work` on each job and then `wake` the loop to
+    /// As many threads as `config` says, at least one, that do `work` on each job and then `wake` the loop to
     /// [`take_done`](Self::take_done).
     pub fn new(
-        threads: usize,
-        work: impl Fn(&mut J) + Send + Sync + 'static,
+        config: &WorkerConfig,
+        work: impl Fn(&Desk<J>) + Send + Sync + 'static,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let (give, done): (Sender<J>, Receiver<J>) = channel();
-        let work = move |mut job: J| {
+        let (give, done): (Sender<Option<J>>, _) = channel();
+        let work = move |desk: &Desk<J>| {
             // A panic has been reported by the time it arrives here; the job comes back all the same.
-            let _ = catch_unwind(AssertUnwindSafe(|| work(&mut job)));
+            let _ = catch_unwind(AssertUnwindSafe(|| work(desk)));
             // Without a receiver the worker is ending, and the job with it.
-            if give.send(job).is_ok() {
+            if give.send(desk.take()).is_ok() {
                 wake();
             }
         };
-        let pool =
-            threadpool::Builder::new().num_threads(threads.max(1)).thread_name("handler".to_owned()).build();
-        Self { pool, busy: 0, waiting: VecDeque::new(), done, work: Arc::new(work) }
+        let threads = config.threads.max(1);
+        let pool = threadpool::Builder::new().num_threads(threads).thread_name("handler".to_owned()).build();
+        let desks = Desks::new(config.limits.request_timeout);
+        Self { pool, busy: 0, waiting: VecDeque::new(), desks, done, work: Arc::new(work) }
     }
 
     /// Has each thread do `task` once, before there are jobs, and waits for all of them.
@@ -74,12 +82,21 @@ impl<J: Send + 'static> Crew<J> {
 
     /// A job that is done, if there is one. Its thread goes on with the job that has waited longest.
     pub fn take_done(&mut self) -> Option<J> {
-        let job = self.done.try_recv().ok()?;
-        self.busy -= 1;
-        if let Some(next) = self.waiting.pop_front() {
-            self.start(next);
+        loop {
+            let job = self.done.try_recv().ok()?;
+            self.busy -= 1;
+            if let Some(next) = self.waiting.pop_front() {
+                self.start(next);
+            }
+            if job.is_some() {
+                return job;
+            }
         }
-        Some(job)
+    }
+
+    /// Where jobs lie that are worked at, and can be taken away.
+    pub fn desks(&self) -> &Desks<J> {
+        &self.desks
     }
 
     /// Takes back a job that no thread has begun, if there is one.
@@ -94,8 +111,8 @@ impl<J: Send + 'static> Crew<J> {
 
     fn start(&mut self, job: J) {
         self.busy += 1;
-        let work = self.work.clone();
-        self.pool.execute(move || work(job));
+        let (work, desk) = (self.work.clone(), self.desks.lay(job));
+        self.pool.execute(move || work(&desk));
     }
 }
 

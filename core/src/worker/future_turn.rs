@@ -18,22 +18,29 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::epoll::{Epoll, Events};
 use super::intake::Active;
-use super::poll_loop::{Job, Waiter, run_blocking};
-use super::{Clock, Shared, Socket, Watch, alarm, sys};
+use super::poll_loop::{Job, Waiter};
+use super::{Clock, Desk, Shared, Socket, Watch, alarm, run_blocking, sys};
 use crate::machine::{CloseReason, Interest};
 use crate::pump::{Outcome, drive};
 use crate::session::Session;
 use crate::time::Time;
 
-/// Runs the handler of `job`, of either kind, on a thread that may wait. The loop sends what it has left queued.
-pub fn run(job: &mut Job, shared: &Shared) {
-    let active = &mut *job.active;
-    if !active.machine.awaits_future() {
-        return run_blocking(job, shared);
-    }
-    if let Err(error) = here(&shared.watch).and_then(|here| here.carry_out(active, shared)) {
-        tracing::error!("cannot wait for an async handler, whose connection is closed: {error}");
-        active.machine.end(CloseReason::ApplicationFailed);
+/// Runs the handler of the job on `desk`, of either kind, on a thread that may wait. The loop sends what it has left
+/// queued. A future stays on its thread, so that nobody takes the job away meanwhile.
+pub fn run(desk: &Desk<Job>, shared: &Shared) {
+    let is_async = desk.work(|job| {
+        let active = &mut *job.active;
+        if !active.machine.awaits_future() {
+            return false;
+        }
+        if let Err(error) = here(&shared.watch).and_then(|here| here.carry_out(active, shared)) {
+            tracing::error!("cannot wait for an async handler, whose connection is closed: {error}");
+            active.machine.end(CloseReason::ApplicationFailed);
+        }
+        true
+    });
+    if is_async == Some(false) {
+        run_blocking(desk, shared);
     }
 }
 

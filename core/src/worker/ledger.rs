@@ -206,13 +206,14 @@ impl Account {
 const ATTEMPTS: usize = 8;
 
 /// Why workers are replaced one by one.
-const REASONS: [Reason; 6] = [
+const REASONS: [Reason; 7] = [
     Reason::Reload,
     Reason::Upgrade,
     Reason::RecycleRequests,
     Reason::RecycleLifetime,
     Reason::RecycleMemory,
     Reason::RecycleAsked,
+    Reason::RecycleTimeout,
 ];
 
 const LOSSES: [Loss; 4] = [Loss::Died, Loss::Hung, Loss::Late, Loss::NotStarted];

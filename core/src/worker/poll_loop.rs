@@ -1,20 +1,20 @@
 //! The loop of the poll-shaped backends: one wait for everything that a worker's descriptors have to say, and then as
 //! much for each connection as can be done at once.
 //!
-//! What such a backend adds is what it waits with ([`Waiter`]), and how handlers run ([`Handlers`]): on a [`Crew`] of
-//! threads, or [`InPlace`].
+//! What such a backend adds is what it waits with ([`Waiter`]), and how handlers run ([`Handlers`]): on a
+//! [`Crew`](super::Crew) of threads, or [`InPlace`].
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::intake::{self, Intake, Token, Work};
+pub use self::handlers::{Handlers, InPlace, Job};
+use super::intake::{Intake, Token, Work};
 use super::{
-    Accepted, Acceptor, BlockingTurn, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, Socket,
-    TokioContext, WorkerConfig, WorkerCx, alarm, block_on,
+    Accepted, Acceptor, Clock, Control, Draws, Exit, Inbox, Seat, Shared, Socket, TokioContext, WorkerConfig,
+    WorkerCx, alarm, block_on,
 };
 use crate::app::{AppFactory, Service};
 use crate::conn::Connection;
@@ -23,6 +23,8 @@ use crate::machine::{CloseReason, Interest};
 use crate::pump::Readiness;
 use crate::session::Session;
 use crate::time::Time;
+
+mod handlers;
 
 /// What a loop waits with: epoll(7), by whatever name.
 pub trait Waiter {
@@ -60,75 +62,6 @@ pub trait Waiter {
 
     /// What a wait has reported: under which number, and what.
     fn reported(events: &Self::Events) -> impl Iterator<Item = (u64, Readiness)>;
-}
-
-/// A connection whose handler is to run, or has run.
-pub type Job = intake::Job<Session, Socket>;
-
-/// How handlers run.
-pub trait Handlers {
-    /// Whether the loop waits for a handler. Nobody listens to the arbiter meanwhile, so that it looks around after each.
-    const IN_PLACE: bool;
-
-    /// Runs the handler of `job`, now or later; gives the job back if that is done already.
-    fn run(&mut self, job: Job) -> Option<Job>;
-
-    /// A job that is done, if there is one.
-    fn take_done(&mut self) -> Option<Job>;
-
-    /// Takes back a job that has not begun, if there is one.
-    fn take_waiting(&mut self) -> Option<Job>;
-}
-
-/// On threads of their own, as soon as one is free.
-impl Handlers for Crew<Job> {
-    const IN_PLACE: bool = false;
-
-    fn run(&mut self, job: Job) -> Option<Job> {
-        self.submit(job);
-        None
-    }
-
-    fn take_done(&mut self) -> Option<Job> {
-        Self::take_done(self)
-    }
-
-    fn take_waiting(&mut self) -> Option<Job> {
-        Self::take_waiting(self)
-    }
-}
-
-/// On the loop's own thread, one at a time.
-pub struct InPlace<F>(F);
-
-impl<F: FnMut(&mut Job)> InPlace<F> {
-    /// Runs a handler by `work`.
-    pub fn new(work: F) -> Self {
-        Self(work)
-    }
-}
-
-impl<F: FnMut(&mut Job)> Handlers for InPlace<F> {
-    const IN_PLACE: bool = true;
-
-    fn run(&mut self, mut job: Job) -> Option<Job> {
-        (self.0)(&mut job);
-        Some(job)
-    }
-
-    fn take_done(&mut self) -> Option<Job> {
-        None
-    }
-
-    fn take_waiting(&mut self) -> Option<Job> {
-        None
-    }
-}
-
-impl<F> fmt::Debug for InPlace<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InPlace").finish_non_exhaustive()
-    }
 }
 
 /// Builds the application of a backend whose loop is no runtime, with the tokio context that it may want. The caller
@@ -174,12 +107,6 @@ pub fn serve<W: Waiter, H: Handlers>(
             Exit::BootFailed
         }
     }
-}
-
-/// Runs the blocking handler of `job`, on a thread that may wait. The loop sends what it has left queued.
-pub fn run_blocking(job: &mut Job, shared: &Shared) {
-    let active = &mut *job.active;
-    active.machine.run(&mut BlockingTurn::new(&mut active.io, shared, Clock::new()));
 }
 
 const ORDERS: u64 = 0;
@@ -265,6 +192,7 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
                 self.obey(now);
             }
             self.adopt(now);
+            self.relieve(now);
             self.acceptor.handle_time(now)?;
             alarm::ring(now);
             self.intake.begin_turn(now);
@@ -323,6 +251,13 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
         }
     }
 
+    /// Takes connections away from handlers that have had their time.
+    fn relieve(&mut self, now: Time) {
+        while let Some(job) = self.handlers.desks().and_then(|desks| desks.take_overdue(now)) {
+            self.intake.restore(job);
+        }
+    }
+
     fn begin(&mut self, connection: Connection, socket: OwnedFd) {
         self.service.counters.accepted.increment();
         let session = Session::new(connection, self.service.clone());
@@ -347,6 +282,8 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
                 Work::Run(job) => {
                     if let Some(done) = self.handlers.run(job) {
                         self.intake.restore(done);
+                    }
+                    if H::IN_PLACE {
                         self.look_around();
                         break;
                     }
@@ -388,11 +325,12 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
         let (intake, acceptor, inbox) =
             (self.intake.deadline(), self.acceptor.deadline(), self.inbox.deadline());
         let (drain, alarm) = (self.shared.watch.deadline(now), alarm::deadline());
+        let overdue = self.handlers.desks().and_then(|desks| desks.next_look(now));
         let beat = now + self.config.beat_interval();
         if H::IN_PLACE && self.control.has_changed() {
             return Duration::ZERO;
         }
-        let next = [intake, acceptor, inbox, drain, alarm].into_iter().flatten().min();
+        let next = [intake, acceptor, inbox, drain, alarm, overdue].into_iter().flatten().min();
         next.map_or(beat, |next| next.min(beat)).since(now)
     }
 }

@@ -17,6 +17,11 @@ impl<F: AsFd> Socket<F> {
     pub fn new(fd: F) -> Self {
         Self(fd)
     }
+
+    /// Gives the socket back.
+    pub fn into_inner(self) -> F {
+        self.0
+    }
 }
 
 /// A transport that can move to another process, which a plain socket can and TLS cannot.

@@ -117,7 +117,7 @@ impl<R: Runtime> Loop<R> {
         let shared = Shared::new(limits, cx.policies, cx.control.watch().clone());
         let caller = Arc::new(Caller::default());
         let (work, wake) = (run_handler(shared.clone(), runtime.context()), caller.clone());
-        let crew = Crew::new(cx.config.threads, work, move || wake.call());
+        let crew = Crew::new(&cx.config, work, move || wake.call());
         let acceptor = AcceptThread::start(cx.listeners, cx.outbox)?;
         cx.seat.beat(sys::now(), 0, &shared.watch);
         cx.control.report_ready()?;
@@ -194,13 +194,17 @@ impl<R: Runtime> Loop<R> {
         }
     }
 
-    /// Takes connections back from the crew; once the drain's deadline is over, also those that no handler has begun by
-    /// now: they are not begun any more.
+    /// Takes connections back from the crew, also from handlers that have had their time; once the drain's deadline is
+    /// over, those that no handler has begun by now as well: they are not begun any more.
     fn restore(&self, now: Time) {
         let Common { shared, crew, open, .. } = &*self.common;
         let over = shared.watch.current().is_some_and(|(drain, _)| drain.is_over(now));
         let mut crew = crew.borrow_mut();
-        while let Some(job) = crew.take_done().or_else(|| over.then(|| crew.take_waiting())?) {
+        let mut next = || {
+            let job = crew.take_done().or_else(|| crew.desks().take_overdue(now));
+            job.or_else(|| over.then(|| crew.take_waiting())?)
+        };
+        while let Some(job) = next() {
             job.give_back(&mut open.borrow_mut());
         }
     }
@@ -213,7 +217,8 @@ impl<R: Runtime> Loop<R> {
 
     /// When the next turn is due, if nothing happens before: for the next beat at the latest.
     fn deadline(&self, now: Time) -> Time {
-        let deadlines = [self.inbox.deadline(), self.common.shared.watch.deadline(now)];
+        let overdue = self.common.crew.borrow().desks().next_look(now);
+        let deadlines = [self.inbox.deadline(), self.common.shared.watch.deadline(now), overdue];
         deadlines.into_iter().flatten().fold(now + self.config.beat_interval(), Time::min)
     }
 

@@ -1,4 +1,4 @@
-//! A blocking handler's turn on a thread of its own: the same pump, and poll(2) where the loop would wait.
+//! A blocking handler's turn on a thread that may wait: the same pump, and poll(2) where the loop would wait.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Policies;
 use super::clock::Clock;
+use super::desk::{Desk, Piece};
 use super::watch::Watch;
-use crate::app::Turn;
+use crate::app::{Place, Turn};
 use crate::config::Limits;
 use crate::conn::Connection;
 use crate::machine::{Cx, Interest, Transport, Wants};
@@ -44,6 +45,52 @@ impl Shared {
     }
 }
 
+/// Runs the blocking handler of the job on `desk`, on a thread that may wait. The loop sends what it has left queued. Where
+/// handlers have a limit, somebody has to look whether the job [is overdue](super::Desks::take_overdue).
+pub fn run_blocking<J: Piece>(desk: &Desk<J>, shared: &Shared) {
+    let clock = Clock::new();
+    if shared.limits.request_timeout.is_zero() {
+        desk.work(|job| {
+            let active = job.active();
+            active.machine.run(&mut BlockingTurn::new(&mut active.io, shared, clock));
+        });
+        return;
+    }
+    let call = desk.work(|job| {
+        let session = &mut job.active().machine;
+        let call = session.begin_call(&shared.cx(&clock, None));
+        desk.set_due(session.connection().due());
+        call
+    });
+    let Some(call) = call.flatten() else { return };
+    if let Some(now) = call.run(&mut AtDesk { desk, shared, clock }) {
+        desk.work(|job| job.active().machine.end_call(call, now));
+    }
+}
+
+/// A handler's connection, which it has hold of for one read or write at a time.
+struct AtDesk<'a, J> {
+    desk: &'a Desk<J>,
+    shared: &'a Shared,
+    clock: Clock,
+}
+
+impl<J: Piece> Place for AtDesk<'_, J> {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R> {
+        let Self { desk, shared, clock } = self;
+        desk.work(|job| {
+            let active = job.active();
+            let connection = active.machine.connection_mut();
+            let mut turn = BlockingTurn::new(&mut active.io, shared, *clock);
+            let done = work(connection, &mut turn);
+            *clock = turn.clock;
+            // A change of the protocol lifts the limit.
+            desk.set_due(connection.due());
+            done
+        })
+    }
+}
+
 /// A [`Turn`] that waits with poll(2) on the socket and on the drain.
 #[derive(Debug)]
 pub struct BlockingTurn<'a, T> {
@@ -65,7 +112,7 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
     }
 
     /// Waits for the socket, the beginning of a drain or the nearest deadline.
-    fn wait(&mut self, connection: &Connection, interest: Interest) -> io::Result<()> {
+    pub(super) fn wait(&mut self, connection: &Connection, interest: Interest) -> io::Result<()> {
         let deadline = connection.deadline(&self.shared.cx(&self.clock, self.drain.as_ref()));
         let timeout = deadline.map(|deadline| deadline.at - self.clock.now());
         let mut events = PollFlags::empty();

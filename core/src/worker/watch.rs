@@ -223,6 +223,10 @@ impl DrainWatch for Watch {
         drop(waker);
     }
 
+    fn now(&self) -> Time {
+        sys::now()
+    }
+
     fn wait(&self, timeout: Duration) -> bool {
         let until = sys::now() + timeout;
         loop {

@@ -24,8 +24,8 @@ use std::thread;
 
 use remuda_core::app::AppFactory;
 use remuda_core::worker::epoll::Epoll;
-use remuda_core::worker::poll_loop::{Handlers, Job, build, run_blocking, serve};
-use remuda_core::worker::{Exit, Shared, TokioContext, Worker, WorkerCx};
+use remuda_core::worker::poll_loop::{Handlers, Job, build, serve};
+use remuda_core::worker::{Desks, Exit, Shared, TokioContext, Worker, WorkerCx, run_blocking};
 
 /// The backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,9 +43,10 @@ impl Worker for PerRequest {
             Err(exit) => return exit,
         };
         let _entered = context.enter();
-        serve(cx, service, Epoll::new(), |_, shared, waker| {
+        serve(cx, service, Epoll::new(), |config, shared, waker| {
             let (give, done) = channel();
-            Ok(Threads { shared, context: context.clone(), waker, give, done })
+            let desks = Desks::new(config.limits.request_timeout);
+            Ok(Threads { shared, context: context.clone(), waker, desks, give, done })
         })
     }
 }
@@ -56,6 +57,8 @@ struct Threads {
     context: TokioContext,
     /// Wakes the loop.
     waker: Waker,
+    /// Where jobs lie while handlers work at them.
+    desks: Desks<Job>,
     give: Sender<Job>,
     done: Receiver<Job>,
 }
@@ -63,31 +66,22 @@ struct Threads {
 impl Handlers for Threads {
     const IN_PLACE: bool = false;
 
-    fn run(&mut self, mut job: Job) -> Option<Job> {
-        // A thread that cannot be made would take its job along: it gets it once it is there.
-        let (hand_over, take) = channel::<Job>();
-        let (shared, context, waker) = (self.shared.clone(), self.context.clone(), self.waker.clone());
-        let give = self.give.clone();
+    fn run(&mut self, job: Job) -> Option<Job> {
+        let desk = self.desks.lay(job);
+        let (at, shared, context) = (desk.clone(), self.shared.clone(), self.context.clone());
+        let (give, waker) = (self.give.clone(), self.waker.clone());
         let thread = thread::Builder::new().name("handler".to_owned()).spawn(move || {
-            let Ok(mut job) = take.recv() else { return };
             let _entered = context.enter();
-            run_blocking(&mut job, &shared);
-            // Without a receiver the worker is ending, and the job with it.
-            if give.send(job).is_ok() {
+            run_blocking(&at, &shared);
+            // The loop may have taken the job away. Without a receiver the worker is ending, and the job with it.
+            if at.take().is_some_and(|job| give.send(job).is_ok()) {
                 waker.wake();
             }
         });
-        match thread {
-            Ok(_) => {
-                hand_over.send(job).expect("the thread waits for it");
-                None
-            }
-            Err(error) => {
-                tracing::error!("there is no thread for a handler, which holds up the loop: {error}");
-                run_blocking(&mut job, &self.shared);
-                Some(job)
-            }
-        }
+        let Err(error) = thread else { return None };
+        tracing::error!("there is no thread for a handler, which holds up the loop: {error}");
+        run_blocking(&desk, &self.shared);
+        desk.take()
     }
 
     fn take_done(&mut self) -> Option<Job> {
@@ -97,5 +91,9 @@ impl Handlers for Threads {
     /// None waits: each has its thread at once.
     fn take_waiting(&mut self) -> Option<Job> {
         None
+    }
+
+    fn desks(&self) -> Option<&Desks<Job>> {
+        Some(&self.desks)
     }
 }

@@ -160,13 +160,18 @@ impl Ground {
 }
 
 /// The drain of one worker, as its handlers and its loop see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shown {
+    ground: Arc<Ground>,
     drain: Mutex<Option<(Drain, PolicyId)>>,
     wakers: Mutex<BTreeMap<usize, Waker>>,
 }
 
 impl Shown {
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
+        Self { ground, drain: Mutex::default(), wakers: Mutex::default() }
+    }
+
     /// As a worker's `Watch`: a lame duck serves as usual and has none yet.
     pub(super) fn current(&self) -> Option<(Drain, PolicyId)> {
         self.told().filter(|(drain, _)| drain.phase >= Phase::Draining)
@@ -212,6 +217,10 @@ impl DrainWatch for Shown {
     fn deregister(&self, place: usize) {
         let waker = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
         drop(waker);
+    }
+
+    fn now(&self) -> Time {
+        self.ground.now()
     }
 }
 

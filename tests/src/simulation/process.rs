@@ -103,7 +103,7 @@ impl Process {
         ground: &Arc<Ground>,
         beat_interval: Duration,
     ) -> Self {
-        let (shown, alarms) = (Arc::new(Shown::default()), Arc::new(Alarms::default()));
+        let (shown, alarms) = (Arc::new(Shown::new(ground.clone())), Arc::new(Alarms::default()));
         let drain = DrainSignal::new(shown.clone());
         let app = Simulated {
             ground: ground.clone(),

@@ -21,8 +21,8 @@ use mio::{Events, Interest, Poll, Token};
 use remuda_core::app::AppFactory;
 use remuda_core::machine;
 use remuda_core::pump::Readiness;
-use remuda_core::worker::poll_loop::{Waiter, build, run_blocking, serve};
-use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, sys};
+use remuda_core::worker::poll_loop::{Waiter, build, serve};
+use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, run_blocking, sys};
 
 /// The mio backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,11 +42,11 @@ impl Worker for Mio {
         let _entered = context.enter();
         serve(cx, service, Poll::new().map(Watched), |config, shared, waker| {
             let context = context.clone();
-            let work = move |job: &mut _| {
+            let work = move |desk: &_| {
                 let _entered = context.enter();
-                run_blocking(job, &shared);
+                run_blocking(desk, &shared);
             };
-            Ok(Crew::new(config.threads, work, move || waker.wake_by_ref()))
+            Ok(Crew::new(config, work, move || waker.wake_by_ref()))
         })
     }
 }

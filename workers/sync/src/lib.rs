@@ -47,11 +47,14 @@ impl Worker for Sync {
             Err(error) => return cx.cannot_start(&error),
         };
         let is_async = service.app.is_future();
-        serve(cx, service, Epoll::new(), |_, shared, _| {
+        serve(cx, service, Epoll::new(), |_, shared, waker| {
+            let shares = shared.clone();
+            let handlers = InPlace::new(move |desk: &_| future_turn::run(desk, &shares));
             if is_async {
                 future_turn::prepare(&shared.watch)?;
+                return Ok(handlers);
             }
-            Ok(InPlace::new(move |job: &mut _| future_turn::run(job, &shared)))
+            handlers.watched(shared, waker)
         })
     }
 }

@@ -38,11 +38,11 @@ impl Worker for Threaded {
         let is_async = service.app.is_future();
         serve(cx, service, Epoll::new(), |config, shared, waker| {
             let (watch, context) = (shared.watch.clone(), context.clone());
-            let work = move |job: &mut _| {
+            let work = move |desk: &_| {
                 let _entered = context.enter();
-                future_turn::run(job, &shared);
+                future_turn::run(desk, &shared);
             };
-            let crew = Crew::new(config.threads, work, move || waker.wake_by_ref());
+            let crew = Crew::new(config, work, move || waker.wake_by_ref());
             if is_async {
                 crew.on_each(move || future_turn::prepare(&watch))?;
             }

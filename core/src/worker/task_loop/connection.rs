@@ -10,11 +10,12 @@ use slab::Slab;
 
 use super::{Common, Stream};
 use crate::conn;
-use crate::machine::{CloseReason, Deadline, Interest};
+use crate::machine::{CloseReason, Deadline, Interest, Transport};
 use crate::pump::{Io, Outcome, Readiness, drive};
 use crate::session::Session;
 use crate::worker::alarm::Alarm;
-use crate::worker::{BlockingTurn, Clock, Shared, Socket, TokioContext};
+use crate::worker::intake::Active;
+use crate::worker::{Desk, Piece, Shared, Socket, TokioContext, run_blocking};
 
 /// A connection, its socket and its timer.
 pub(super) struct Connection<S> {
@@ -84,13 +85,21 @@ impl<S: Stream> Connection<S> {
     /// Runs its handler on a thread of the crew.
     async fn run(self) -> Self {
         let Self { session, io, timer, place } = self;
-        let job = Job { session, io, number: place.number };
+        // The runtime may be late to know of the socket; what it hears meanwhile it keeps for the stream's return.
+        let active = Active { machine: session, io: untold(io).map(Socket::new) };
+        let job = Job { active, number: place.number };
         place.common.crew.borrow_mut().submit(Box::new(job));
-        let Job { session, mut io, .. } = *poll_fn(|task| place.returned(task)).await;
+        let Job { active, .. } = *poll_fn(|task| place.returned(task)).await;
         // What the runtime knows of the socket is older than what the thread did with it.
-        io.ready(Readiness { readable: true, writable: true, ..Readiness::default() });
-        Self { session, io, timer, place }
+        let io = untold(active.io.map(Socket::into_inner));
+        Self { session: active.machine, io, timer, place }
     }
+}
+
+/// Anything may be tried: whoever knew what is ready does not see it any more.
+fn untold<T: Transport>(mut io: Io<T>) -> Io<T> {
+    io.ready(Readiness { readable: true, writable: true, ..Readiness::default() });
+    io
 }
 
 /// Goes on when others have had their turn.
@@ -108,10 +117,17 @@ async fn let_others() {
 
 /// A connection on its way to a thread that may block, or back.
 pub(super) struct Job<S> {
-    session: Session,
-    io: Io<S>,
+    active: Active<Session, Socket<S>>,
     /// Its place, which its task keeps.
     number: usize,
+}
+
+impl<S: Stream> Piece for Box<Job<S>> {
+    type Transport = Socket<S>;
+
+    fn active(&mut self) -> &mut Active<Session, Socket<S>> {
+        &mut self.active
+    }
 }
 
 impl<S> Job<S> {
@@ -128,12 +144,10 @@ impl<S> Job<S> {
 pub(super) fn run_handler<S: Stream>(
     shared: Shared,
     context: TokioContext,
-) -> impl Fn(&mut Box<Job<S>>) + Send + Sync {
-    move |job| {
+) -> impl Fn(&Desk<Box<Job<S>>>) + Send + Sync {
+    move |desk| {
         let _entered = context.enter();
-        // The runtime may be late to know of the socket; what it hears meanwhile it keeps for the stream's return.
-        let mut io = Io::new(Socket::new(job.io.transport()));
-        job.session.run(&mut BlockingTurn::new(&mut io, &shared, Clock::new()));
+        run_blocking(desk, &shared);
     }
 }
 

@@ -232,3 +232,59 @@ fn what_follows_an_upgrade_that_was_offered_and_not_made_is_an_error() {
     let frame = Pin::new(&mut rest).poll_frame(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(frame, Poll::Ready(Some(Err(_)))));
 }
+
+#[test]
+fn a_future_that_takes_too_long_is_dropped_and_its_client_told_503() {
+    for in_turns in [false, true] {
+        let dropped = Count::default();
+        let count = dropped.clone();
+        let bench = served(move |_| {
+            let guard = Dropped(count.clone());
+            async move {
+                let _guard = guard;
+                pending().await
+            }
+        });
+        let bench = if in_turns { bench.in_turns() } else { bench };
+        let mut bench = bench
+            .limits(|limits| limits.request_timeout = ms(1000))
+            .bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+            .bytes(400, "b");
+        // Where a turn is waited for until the body is there, the time begins with the turn.
+        let due = if in_turns { 1400 } else { 1000 };
+        assert_eq!((bench.until(due - 1).out().as_str(), dropped.get()), ("", 0));
+        let out = bench.until(due).out();
+        assert!(out.starts_with("HTTP/1.1 503 ") && out.contains(CLOSE), "{out}");
+        assert_eq!(dropped.get(), 1);
+        assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Request)));
+        let tally = bench.service.counters.tally();
+        assert_eq!((tally.timed_out, tally.finished, tally.statuses[4]), (1, 0, 1));
+    }
+}
+
+#[test]
+fn a_response_of_a_future_that_takes_too_long_is_cut() {
+    let mut bench = served(|_| async {
+        let mut parts = VecDeque::from([Bytes::from_static(b"part")]);
+        made(move |_| parts.pop_front().map_or(Poll::Pending, data))
+    })
+    .limits(|limits| limits.request_timeout = ms(1000))
+    .bytes(0, get("/"));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("4\r\npart\r\n"), "no final chunk: {transcript:?}");
+    assert_eq!(transcript.reason, Some(CloseReason::TimedOut(Timer::Request)));
+    assert_eq!(bench.now(), 3000, "its second, and the linger");
+    assert_eq!(bench.service.counters.timed_out.get(), 1);
+}
+
+#[test]
+fn a_future_that_is_done_in_time_is_not_held_to_it_later() {
+    let gate = Gate::default();
+    let mut bench = served(once_open(&gate, "in time"))
+        .limits(|limits| limits.request_timeout = ms(1000))
+        .bytes(0, get("/"))
+        .at(999, Event::Open(gate));
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("in time"), "{transcript:?}");
+    assert_eq!(transcript.reason, Some(CloseReason::IdleTimeout));
+}
