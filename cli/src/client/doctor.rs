@@ -135,6 +135,14 @@ pub(super) fn findings(settings: &Settings, machine: &Machine) -> Vec<Finding> {
         "timeout is 0: a worker that hangs is never replaced".to_owned(),
         "give it longer than the longest wait on the loop",
     );
+    let on_loop = settings.backend.as_ref().is_some_and(|backend| backend.max_threads() == Some(1));
+    let limit = worker.limits.request_timeout;
+    note(
+        on_loop && !limit.is_zero() && !worker.timeout.is_zero() && limit >= worker.timeout,
+        "request-timeout is not less than timeout: a worker is ended for a hang before its client is told"
+            .to_owned(),
+        "set it a few seconds below timeout, or use threaded",
+    );
     note(
         arbiter.control_socket.is_none(),
         "there is no control socket: status, recycle, log-level and the other commands have nothing to talk to".to_owned(),

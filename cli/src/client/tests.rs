@@ -61,6 +61,16 @@ fn doctor_finds_what_will_hurt_and_nothing_else() {
         "access control",
     );
     one(|s, _| s.log_level = tracing::Level::DEBUG, "log-level is debug");
+    let late = |s: &mut Settings| s.arbiter.worker.limits.request_timeout = Duration::from_secs(30);
+    assert_eq!(found(|s, _| late(s)), [""; 0], "others have a thread that is free");
+    #[cfg(feature = "sync")]
+    one(
+        |s, _| {
+            s.backend = Some(std::sync::Arc::new(remuda_sync::Sync));
+            s.arbiter.worker.limits.request_timeout = Duration::from_secs(30);
+        },
+        "request-timeout",
+    );
     let unknown = found(|_, m| (m.descriptors, m.somaxconn) = (None, None));
     assert_eq!(unknown, [""; 0], "what is not known is not said");
 }

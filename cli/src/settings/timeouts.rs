@@ -30,6 +30,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..timeout("write-timeout", "30", |s, t| s.arbiter.worker.limits.write_timeout = t)
     },
     Setting {
+        help: "Seconds that a handler may take; 0: no limit",
+        about: "Counted from its call to the end of its response. After that its client is told 503, or the response \
+                that has begun is cut. An async handler is dropped. A blocking one cannot be: what it still does is \
+                thrown away, and its worker is replaced. A handler that says it is short has no limit, nor has a \
+                connection that changed the protocol. On sync it has to be less than timeout.",
+        ..timeout("request-timeout", "0", |s, t| s.arbiter.worker.limits.request_timeout = t)
+    },
+    Setting {
         help: "Seconds that a closed connection is still read from; 0: none",
         about: "What arrives is thrown away. Without this, a client that is still sending may lose the response \
                 to a reset (RFC 9112 §9.6).",
