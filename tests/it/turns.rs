@@ -39,6 +39,53 @@ fn sync_has_one_thread() {
 }
 
 #[test]
+fn sync_has_a_second_thread_where_blocking_handlers_have_a_limit() {
+    for (application, expected) in [("blocking", 2), ("async", 1)] {
+        let server = harness("sync", application).serve(&["--request-timeout", "9"]);
+        get(&mut server.connect(), "/sleep?ms=10");
+        let threads = fs::read_dir(format!("/proc/{}/task", server.worker().id())).unwrap();
+        assert_eq!(threads.count(), expected, "{application}");
+    }
+}
+
+#[test]
+fn a_handler_on_sync_that_returns_late_leaves_its_worker_to_others() {
+    let server = harness("sync", "blocking").serve(&["--request-timeout", "1"]);
+    let worker = server.worker();
+    let (mut late, mut other) = (server.connect(), server.connect());
+    get(&mut other, "/info");
+    server.begin(&mut late, request("/overtime?ms=3000"));
+    other.send(request("/info"));
+    assert_eq!(late.response().status, 503);
+    assert_eq!(late.end(PATIENCE), End::Fin);
+    let info = other.response();
+    assert_eq!((info.status, info.number("pid")), (200, worker.id()));
+    drop((late, other));
+    assert!(worker.wait_gone(PATIENCE), "it has been replaced");
+}
+
+#[test]
+fn a_handler_that_takes_too_long_leaves_the_other_threads_of_its_worker_to_others() {
+    for backend in ["threaded", "mio", "tokio"] {
+        let args = ["--threads", "2", "--request-timeout", "1", "--keep-alive", "20"];
+        let server = harness(backend, "blocking").serve(&args);
+        let worker = server.worker();
+        let (mut stuck, mut other) = (server.connect(), server.connect());
+        get(&mut other, "/info");
+        server.begin(&mut stuck, request("/overtime?ms=60000"));
+        let mut served = 0;
+        while !stuck.has_more(Duration::ZERO) {
+            get(&mut other, "/block?ms=20");
+            served += 1;
+        }
+        assert!(served > 2, "{backend}: {served} requests beside it");
+        assert_eq!(stuck.response().status, 503, "{backend}");
+        drop((stuck, other));
+        assert!(worker.wait_gone(PATIENCE), "{backend}: the thread holds its worker");
+    }
+}
+
+#[test]
 fn threaded_has_as_many_threads_as_it_is_told_and_its_loop() {
     let server = harness("threaded", "async").serve(&["--threads", "3"]);
     get(&mut server.connect(), "/sleep?ms=10");

@@ -10,6 +10,9 @@
 //! - `GET /environment` gives the worker's environment, a line for each variable.
 //! - `GET /grow?mb=N` has the worker keep N MiB more for good.
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
+//! - `GET /overtime?ms=N` sleeps for N ms and then answers, `/overtime/begun?ms=N` after it has sent the head and a piece. The
+//!   blocking kind says on standard output what came of that, `<answered>` or the error, with `<told>` before it if the
+//!   drain's signal was set by then; the async kind says `<dropped>` when its future is dropped before that.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
@@ -18,22 +21,27 @@
 //! - `FIXTURE_FAULT` makes whatever builds the application `fail`, `panic` or start a `thread`; `FIXTURE_MEGABYTES` has the
 //!   application hold so many.
 
+use std::convert::Infallible;
 use std::env;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::path::Path;
+use std::pin::Pin;
 use std::process;
 use std::sync::{Mutex, mpsc};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Request, Response};
+use http_body::Frame;
 use remuda::{
-    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, ChildExit, Handler, Head, Hooks,
+    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, Bytes, ChildExit, Handler, Head, Hooks,
     Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit, WorkerInfo,
-    WorkerPlace, demo,
+    WorkerPlace, demo, sleep,
 };
 
 /// The server, for the `main` of a binary. One with a backend of its own adds that.
@@ -115,6 +123,7 @@ impl<H: Handler> Handler for Fixture<H> {
             }
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
+            "/overtime" | "/overtime/begun" => Ok(overtime(head, out)?),
             _ => self.demo.call(head, body, out),
         }
     }
@@ -122,7 +131,7 @@ impl<H: Handler> Handler for Fixture<H> {
     fn is_short(&self, head: &Head<'_>) -> bool {
         match head.path() {
             "/hang" => true,
-            "/deaf" => false,
+            "/deaf" | "/overtime" | "/overtime/begun" => false,
             _ => self.demo.is_short(head),
         }
     }
@@ -152,6 +161,11 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
                 response.expect("a status and a field of ours are valid")
             }
+            "/overtime" => {
+                sleep_guarded(time(request.uri().query())).await;
+                Response::new("late\n".into())
+            }
+            "/overtime/begun" => Response::new(Body::new(Begun::new(time(request.uri().query())))),
             _ => self.demo.call(request).await,
         }
     }
@@ -162,6 +176,76 @@ fn tell(word: Option<&[u8]>) {
     if let Some(word) = word {
         // Whoever asked notices if nothing can be said.
         let _ = io::stdout().write_all(&[word, b"\n"].concat());
+    }
+}
+
+/// Takes its time, whatever it is told, and says what came of that.
+fn overtime(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let (drain, time) = (out.drain(), time(head.query()));
+    let mut rest = match head.path() {
+        "/overtime" => Err(out),
+        _ => Ok(out.stream(ResponseHead::new(200))?),
+    };
+    if let Ok(begun) = &mut rest {
+        begun.write_all(b"in time\n")?;
+        begun.flush()?;
+    }
+    thread::sleep(time);
+    if drain.is_set() {
+        tell(Some(b"<told>"));
+    }
+    let done = match rest {
+        Err(out) => out.send(ResponseHead::new(200), "late\n"),
+        Ok(mut begun) => begun.write_all(b"late\n").and_then(|()| begun.flush()),
+    };
+    let what = done.as_ref().map_or_else(|error| format!("<{error}>"), |()| "<answered>".to_owned());
+    tell(Some(what.as_bytes()));
+    done
+}
+
+/// Sleeps, and says if it is dropped before the end of that.
+async fn sleep_guarded(time: Duration) {
+    let mut guard = Guard { is_over: false };
+    sleep(time).await;
+    guard.is_over = true;
+}
+
+struct Guard {
+    is_over: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.is_over {
+            tell(Some(b"<dropped>"));
+        }
+    }
+}
+
+/// A body of which a piece is there at once, and no more before its time is over.
+struct Begun {
+    has_begun: bool,
+    rest: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Begun {
+    fn new(time: Duration) -> Self {
+        Self { has_begun: false, rest: Box::pin(sleep_guarded(time)) }
+    }
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match mem::replace(&mut self.has_begun, true) {
+            false => Poll::Ready(Some(Ok(Frame::data("in time\n".into())))),
+            true => self.rest.as_mut().poll(cx).map(|()| None),
+        }
     }
 }
 

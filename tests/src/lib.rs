@@ -89,6 +89,13 @@ macro_rules! scenarios {
                 d12_slow_and_silent_clients_hold_nobody_up,
                 a_stalled_body_ends_its_connection,
                 a_stalled_reader_ends_its_connection;
+            overtime:
+                a_request_that_takes_too_long_is_told_503_logged_and_counted,
+                a_response_that_takes_too_long_is_cut,
+                a_handler_is_told_that_it_has_had_its_time,
+                others_are_served_while_a_handler_takes_too_long,
+                a_worker_is_replaced_for_a_handler_that_cannot_be_cancelled,
+                what_is_in_time_or_has_changed_the_protocol_is_left_alone;
             listener:
                 d2_nothing_new_is_accepted_in_a_drain,
                 d3_connect_is_refused_after_term,

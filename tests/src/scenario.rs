@@ -24,6 +24,7 @@ pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod logs;
 pub(crate) mod matrix;
+pub(crate) mod overtime;
 pub(crate) mod policy;
 pub(crate) mod preload;
 pub(crate) mod process;

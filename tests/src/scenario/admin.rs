@@ -33,7 +33,7 @@ pub(super) fn ask(server: &Server, path: &str) -> Response {
 
 /// The value of a series, which is there once.
 #[track_caller]
-fn metric(text: &str, series: &str) -> f64 {
+pub(super) fn metric(text: &str, series: &str) -> f64 {
     let values: Vec<_> =
         text.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).collect();
     assert_eq!(values.len(), 1, "{series}: {values:?} in {text}");

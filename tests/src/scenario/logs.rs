@@ -291,7 +291,7 @@ fn rotate(dir: &Path, name: &str, n: usize) {
 
 /// The lines of a log, once there are `n`.
 #[track_caller]
-fn lines(dir: &Path, name: &str, n: usize) -> Vec<String> {
+pub(super) fn lines(dir: &Path, name: &str, n: usize) -> Vec<String> {
     let found = until(PATIENCE, || Some(read(dir, name)).filter(|log| log.lines().count() >= n));
     let log = found.unwrap_or_else(|| panic!("not {n} lines: {:?}", read(dir, name)));
     log.lines().map(str::to_owned).collect()

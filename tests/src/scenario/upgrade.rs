@@ -39,7 +39,7 @@ pub(crate) fn d13_upgraded_connection_is_in_flight_until_the_deadline(harness: &
 
 /// A connection that is upgraded to an echo of bytes, the first of which come in one piece with the request.
 #[track_caller]
-fn upgrade(server: &Server, path: &str) -> Client {
+pub(super) fn upgrade(server: &Server, path: &str) -> Client {
     let mut client = server.connect();
     client.send(format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly"
