@@ -76,9 +76,10 @@ pub fn build(
     boot: &AppFactory,
 ) -> Result<(TokioContext, Arc<Service>), Exit> {
     let context = TokioContext::new(boot.wants_tokio()).map_err(|error| cx.cannot_start(&error))?;
-    let entered = context.enter();
-    let service = block_on(cx.build(backend, boot))?;
-    drop(entered);
+    let service = {
+        let _entered = context.enter();
+        block_on(cx.build(backend, boot))?
+    };
     Ok((context, service))
 }
 
