@@ -76,8 +76,10 @@ pub(crate) struct Plan {
     resting: Option<usize>,
     /// How many have been called, and have not come yet.
     returning: usize,
-    /// When the arbiter last ran: what it slept longer than it asked for, it was frozen.
+    /// When the arbiter last ran.
     awake: Time,
+    /// When it woke up too late, and by how much: as far back as somebody's silence is counted.
+    overslept: Vec<(Time, Duration)>,
     phase: Phase,
     helper: Option<Helper>,
     retired: Vec<Retired>,
@@ -133,7 +135,7 @@ pub(crate) struct Patience {
     pub(crate) timeout: Duration,
     /// Until they are ready.
     pub(crate) boot_timeout: Duration,
-    /// How long the arbiter sleeps at most while there is somebody to watch. Twice that is a freeze.
+    /// How long the arbiter sleeps at most while there is somebody to watch. More than twice that is a freeze.
     pub(crate) nap: Duration,
 }
 
@@ -302,6 +304,9 @@ pub(crate) const KILL_MARGIN: Duration = Duration::from_millis(1500);
 /// How long after SIGABRT a silent worker is killed.
 pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(1);
 
+/// What the arbiter oversleeps less than, nobody remembers: a timer, and a turn on a busy machine, take that.
+const DROWSY: Duration = Duration::from_millis(10);
+
 #[derive(Debug)]
 enum Phase {
     /// The workers have not all been ready yet: boots that fail now may end the server.
@@ -329,6 +334,7 @@ impl Plan {
             resting: None,
             returning: 0,
             awake: Time::MAX,
+            overslept: Vec::new(),
             phase: Phase::Starting,
             helper: None,
             retired: Vec::new(),
@@ -392,15 +398,27 @@ impl Plan {
         [phase, kill, silence, nap, helper, expiry, self.heir_due()].into_iter().flatten().min()
     }
 
-    /// An arbiter that slept for much longer than it asked for was stopped, and its workers may have been, too: their
-    /// silence counts from now on (D1).
+    /// An arbiter that slept for longer than it asked for was stopped, or had no turn, and its workers perhaps neither: that
+    /// time is no part of anybody's silence. After much longer the silence of all counts from now on (D1).
     fn forgive_a_freeze(&mut self, now: Time) {
-        if now.since(self.awake) > 2 * self.nap() {
-            for life in self.members.iter_mut().filter_map(Member::life) {
-                life.well = now;
-            }
-        }
+        let asked = self.deadline().map(|due| due.max(self.awake));
+        let overslept = asked.map_or(Duration::ZERO, |asked| now.since(asked));
+        let is_freeze = now.since(self.awake) > 2 * self.nap();
         self.awake = now;
+        for life in self.members.iter_mut().filter_map(Member::life) {
+            life.well = if is_freeze { now } else { life.well + overslept };
+        }
+        if overslept >= DROWSY {
+            self.overslept.push((now, overslept));
+        }
+        let oldest = self.members.iter().filter_map(Member::counts_from).min();
+        self.overslept.retain(|(woke, _)| oldest.is_some_and(|oldest| *woke > oldest));
+    }
+
+    /// From when on to count the silence of a worker that was alive `at` then.
+    fn credited(&self, at: Time) -> Time {
+        let later = self.overslept.iter().filter(|(woke, _)| *woke > at);
+        later.fold(at, |at, (woke, overslept)| (at + *overslept).min(*woke))
     }
 
     /// As often as the most closely watched worker wants.

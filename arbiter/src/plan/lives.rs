@@ -89,6 +89,7 @@ impl Plan {
 
     /// Whether a worker that has been silent for as long as it may is so still.
     pub(super) fn beat(&mut self, seat: u16, at: Time, now: Time, todo: &mut Vec<Action>) {
+        let at = self.credited(at);
         let Some(member) = self.members.iter_mut().find(|member| member.seat == seat) else { return };
         let slot = member.slot;
         let Some(life) = member.life().filter(|life| life.aborted.is_none()) else { return };

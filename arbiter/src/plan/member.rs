@@ -239,6 +239,11 @@ impl Member {
         self.alive().and_then(Life::silent_at)
     }
 
+    /// Up to when it is known to be well, if its silence is counted.
+    pub(super) fn counts_from(&self) -> Option<Time> {
+        self.alive().filter(|life| life.silent_at().is_some()).map(|life| life.well)
+    }
+
     /// When it has outlived its deadline: that of a stop, if there is one, or its own.
     pub(super) fn kill_at(&self, stop_kills_at: Option<Time>) -> Option<Time> {
         let is_left = self.alive().is_some_and(|life| !life.killed);

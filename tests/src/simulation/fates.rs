@@ -133,7 +133,8 @@ impl Fates {
         self.short.retain(|place, _| place.0 != slot || place.1 == seat);
     }
 
-    /// Nobody runs until `thaws`. A short freeze looks like a busy machine, and is not forgiven.
+    /// Nobody runs until `thaws`. After a short freeze, which looks like a busy machine, nobody
+    /// has more time than what the arbiter overslept of it.
     pub(super) fn freeze(&mut self, thaws: Time, length: Duration) {
         self.thawed = self.thawed.max(thaws);
         if length > 2 * self.beat_interval {

@@ -126,6 +126,50 @@ fn d1_after_a_freeze_a_hang_is_found_within_a_fresh_timeout() {
 }
 
 #[test]
+fn d1_what_the_arbiter_oversleeps_is_credited_to_the_millisecond() {
+    for silent in [SECOND, 15 * SECOND] {
+        let mut world = serving();
+        world.silence(101);
+        world.pass(silent);
+        // One nap of these two it would have slept anyway.
+        world.freeze(2 * PATIENCE.nap);
+        world.pass(PATIENCE.timeout - silent - PATIENCE.nap - MS);
+        assert!(world.aborted.is_empty(), "{silent:?}");
+        world.pass(MS);
+        assert_eq!(world.aborted, BTreeSet::from([101]), "{silent:?}");
+    }
+}
+
+#[test]
+fn d1_what_the_arbiter_overslept_before_a_beat_is_not_credited_after_it() {
+    let mut world = serving();
+    world.pass(SECOND);
+    world.freeze(2 * SECOND);
+    world.pass(5 * SECOND);
+    world.silence(101);
+    world.pass(PATIENCE.timeout - MS);
+    assert!(world.aborted.is_empty());
+    world.pass(MS);
+    assert_eq!(world.aborted, BTreeSet::from([101]));
+}
+
+#[test]
+fn d1_many_short_freezes_are_no_hang_and_are_not_remembered_for_ever() {
+    let mut world = serving();
+    for hangs in [false, true] {
+        for _ in 0..20 {
+            world.pass(100 * MS);
+            world.freeze(2 * PATIENCE.nap);
+        }
+        assert!(world.aborted.is_empty());
+        assert!(world.plan.overslept.len() <= 30, "{}", world.plan.overslept.len());
+        if !hangs {
+            world.silence(101);
+        }
+    }
+}
+
+#[test]
 fn a_boot_is_bounded_and_the_next_one_waits() {
     let mut world = World::of(2, PATIENCE);
     world.report(102, Report::Ready);
