@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 use self::birth::Newborn;
 use self::hooked::Hooked;
 use self::open::{Opened, for_operators, open};
-use self::signals::{CHILD, death, signal_of, timespec};
+use self::signals::{CHILD, death, send_signal, timespec};
 use crate::backlog::{Backlog, abandon};
 use crate::control;
 use crate::control::server::ControlSocket;
@@ -366,11 +366,7 @@ impl Run {
                     if let Some(link) = self.link(pid) {
                         link.send(&order);
                     }
-                    // A loop that is stuck reads no orders, but the handler of the signal arms its timer (D10). The
-                    // order and the signal of one stop count once (D11).
-                    if let Some(signal) = signal_of(&order) {
-                        let _ = kill_process(pid, signal);
-                    }
+                    send_signal(pid, &order);
                 }
                 Action::Look { seat } => {
                     let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());

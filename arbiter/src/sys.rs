@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ptr;
 use std::slice;
 use std::thread;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, fork as fork_process};
+use remuda_core::time::Time;
+use remuda_core::worker::sys::LEAVE_BY;
 use rustix::process::{Pid, getpid, getppid, set_parent_process_death_signal};
 use thiserror::Error;
 
@@ -191,6 +194,15 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Tells worker `pid` by when it is to have drained, so that its timer is armed even if it reads no order (D10). A deadline
+/// that an address has no room for, as it may where that has 32 bits, is not told.
+pub(crate) fn tell_deadline(pid: Pid, deadline: Time) {
+    let Ok(deadline) = usize::try_from(deadline.as_nanos()) else { return };
+    let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(deadline) };
+    // SAFETY: the value is a number, which nobody takes for an address. Who has gone is not told.
+    unsafe { libc::sigqueue(pid.as_raw_nonzero().get(), LEAVE_BY, value) };
 }
 
 /// Adds `variables` to the environment of this process, which children inherit, in place of those that have such a name.

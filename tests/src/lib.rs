@@ -192,6 +192,7 @@ macro_rules! scenarios {
                 d10_request_without_an_answer_is_told_at_the_deadline,
                 d10_zero_seconds_cut_at_once,
                 d10_stuck_handler_does_not_hold_the_deadline,
+                d10_a_stuck_loop_ends_itself_at_the_deadline_of_any_drain,
                 d11_int_shortens_the_deadline,
                 d11_second_term_shortens_the_deadline,
                 d11_int_in_a_drain_shortens_the_deadline,

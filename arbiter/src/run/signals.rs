@@ -5,9 +5,10 @@ use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::sys::{QUICK_STOP, now};
 use rustix::event::Timespec;
-use rustix::process::{self, WaitStatus};
+use rustix::process::{self, Pid, WaitStatus, kill_process};
 
 use crate::plan::{Death, Signal};
+use crate::sys;
 
 pub(crate) fn signal(number: i32) -> Option<Signal> {
     use process::Signal as Number;
@@ -55,14 +56,19 @@ pub(super) fn timespec(at: Time, now: Time) -> Timespec {
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
 }
 
-/// The signal that says the same as an order, if one does.
-pub(super) fn signal_of(order: &Order) -> Option<process::Signal> {
-    match order {
-        Order::Drain { drain, .. } if drain.reason.is_stop() && drain.phase >= Phase::Draining => {
-            let hurried = drain.deadline <= now() + QUICK_STOP;
-            Some(if hurried { process::Signal::INT } else { process::Signal::TERM })
-        }
-        _ => None,
+/// Says by a signal what `order` says, if it is one to drain: a loop that is stuck reads no orders, but the handler arms its
+/// timer (D10). A stop's is the one that people would send, and counts once with the order (D11).
+pub(super) fn send_signal(pid: Pid, order: &Order) {
+    let Order::Drain { drain, .. } = order else { return };
+    if drain.phase < Phase::Draining {
+        return;
+    }
+    if drain.reason.is_stop() {
+        let hurried = drain.deadline <= now() + QUICK_STOP;
+        let signal = if hurried { process::Signal::INT } else { process::Signal::TERM };
+        let _ = kill_process(pid, signal);
+    } else {
+        sys::tell_deadline(pid, drain.deadline);
     }
 }
 

@@ -28,6 +28,10 @@ pub const EXIT_MARGIN: Duration = Duration::from_millis(500);
 /// What INT leaves of a drain (D11).
 pub const QUICK_STOP: Duration = Duration::from_secs(2);
 
+/// The signal that tells a worker, beside an order to drain, by when: its value is the deadline in nanoseconds of [`Time`].
+/// It means nothing but that, so the loop, which has the order, is not told of it. One that knows nothing of it ignores it.
+pub const LEAVE_BY: libc::c_int = libc::SIGURG;
+
 /// Reads `CLOCK_MONOTONIC`.
 pub fn now() -> Time {
     Time::from_nanos(u64::try_from(read(ClockId::CLOCK_MONOTONIC).as_nanos()).unwrap_or(u64::MAX))
@@ -127,15 +131,16 @@ pub(super) fn install_signals() -> io::Result<OwnedFd> {
     ARMED.store(u64::MAX, Ordering::Relaxed);
 
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        handle(signal, on_stop as *const () as libc::sighandler_t)?;
+        handle(signal, on_stop)?;
     }
-    handle(libc::SIGUSR1, on_notice as *const () as libc::sighandler_t)?;
-    handle(libc::SIGQUIT, on_quit as *const () as libc::sighandler_t)?;
-    handle(libc::SIGALRM, on_deadline as *const () as libc::sighandler_t)?;
+    handle(LEAVE_BY, on_order)?;
+    handle(libc::SIGUSR1, on_notice)?;
+    handle(libc::SIGQUIT, on_quit)?;
+    handle(libc::SIGALRM, on_deadline)?;
     for signal in [libc::SIGHUP, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH, libc::SIGPIPE] {
-        handle(signal, libc::SIG_IGN)?;
+        act(signal, libc::SIG_IGN)?;
     }
-    handle(libc::SIGCHLD, libc::SIG_DFL)?;
+    act(libc::SIGCHLD, libc::SIG_DFL)?;
     Ok(read)
 }
 
@@ -200,11 +205,18 @@ fn create_timer() -> io::Result<*mut libc::c_void> {
     }
 }
 
-fn handle(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: sigaction is plain data, for which zeros are valid: no flags, an empty mask.
+/// A handler as `SA_SIGINFO` calls it: the signal, what is known of it, and what was interrupted.
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+fn handle(signal: libc::c_int, handler: Handler) -> io::Result<()> {
+    act(signal, handler as *const () as libc::sighandler_t)
+}
+
+fn act(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: sigaction is plain data, for which zeros are valid: an empty mask.
     let mut new: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     new.sa_sigaction = action;
-    new.sa_flags = libc::SA_RESTART;
+    new.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
     // SAFETY: `new` lives through the call, and every handler passed here is async-signal-safe.
     match unsafe { libc::sigaction(signal, &new, ptr::null_mut()) } {
         0 => Ok(()),
@@ -213,14 +225,24 @@ fn handle(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
 }
 
 /// TERM and INT: the loop is told, and the timer armed in case it never listens.
-extern "C" fn on_stop(signal: libc::c_int) {
+extern "C" fn on_stop(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let grace = GRACE.load(Ordering::Relaxed);
     let grace = if signal == libc::SIGINT { grace.min(QUICK_STOP.as_nanos() as u64) } else { grace };
     arm_exit(now() + Duration::from_nanos(grace));
-    on_notice(signal);
+    on_notice(signal, info, context);
 }
 
-extern "C" fn on_notice(signal: libc::c_int) {
+/// The arbiter has sent an order to drain, which a loop that is stuck does not read: the timer is armed all the same.
+extern "C" fn on_order(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel gives a handler installed with `SA_SIGINFO` what is known of the signal; one that sigqueue(3) has
+    // sent has a value, and others are ignored.
+    let deadline = unsafe { ((*info).si_code == libc::SI_QUEUE).then(|| (*info).si_value().sival_ptr) };
+    if let Some(deadline) = deadline {
+        arm_exit(Time::from_nanos(deadline.addr() as u64));
+    }
+}
+
+extern "C" fn on_notice(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let byte = signal as u8;
     // SAFETY: the pipe is open for the life of the process; errno is put back for the code that was interrupted.
     unsafe {
@@ -230,12 +252,12 @@ extern "C" fn on_notice(signal: libc::c_int) {
     }
 }
 
-extern "C" fn on_quit(_: libc::c_int) {
+extern "C" fn on_quit(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: _exit is async-signal-safe and does not return.
     unsafe { libc::_exit(i32::from(Exit::Clean.status())) }
 }
 
-extern "C" fn on_deadline(_: libc::c_int) {
+extern "C" fn on_deadline(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: _exit is async-signal-safe and does not return.
     unsafe { libc::_exit(i32::from(Exit::CutOff.status())) }
 }

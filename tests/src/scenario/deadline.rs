@@ -131,6 +131,20 @@ pub(crate) fn d10_stuck_handler_does_not_hold_the_deadline(harness: &Harness) {
     }
 }
 
+pub(crate) fn d10_a_stuck_loop_ends_itself_at_the_deadline_of_any_drain(harness: &Harness) {
+    for (workers, signal) in [("2", Signal::TTOU), ("1", Signal::HUP)] {
+        let server = harness.serve(&["-w", workers, "--graceful-timeout", "1", "--timeout", "0"]);
+        let all = server.workers(workers.parse().expect("a number"));
+        let mut stuck: Vec<_> = all.iter().map(|worker| connection_to(&server, worker)).collect();
+        stuck.iter_mut().for_each(|client| server.begin(client, get("/hang?ms=60000")));
+        let start = Instant::now();
+        server.arbiter().signal(signal);
+        assert!(server.logs("worker ended with status 6", PATIENCE), "it does not end itself");
+        took("it ended", start, 1.4..5.0);
+        assert!(!server.log().contains("killing it"), "{}", server.log());
+    }
+}
+
 pub(crate) fn d11_int_shortens_the_deadline(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let mut client = server.connect();

@@ -110,8 +110,8 @@ impl Fates {
     pub(super) fn ended(&mut self, process: &Process, status: ExitStatus, ground: &Ground) {
         let now = ground.now();
         if let Some(drain) = process.drain() {
-            // Only a stop comes as a signal, too; of another drain a loop that does not turn hears nothing.
-            let heard = process.hangs_until.max(process.ready_at.unwrap_or(now));
+            // Each drain comes as a signal, too, which a loop that does not turn does not miss.
+            let heard = process.ready_at.unwrap_or(now);
             let late = drain.deadline.max(self.thawed).max(heard) + EXIT_MARGIN + SLACK;
             let by_itself = status.signal().is_none();
             ground.hold("d10_deadline", !by_itself || now <= late, || {

@@ -232,7 +232,7 @@ impl Process {
         changed
     }
 
-    fn arm(&mut self, deadline: Time) {
+    pub(super) fn arm(&mut self, deadline: Time) {
         self.armed = self.armed.min(deadline + EXIT_MARGIN);
     }
 

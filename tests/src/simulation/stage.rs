@@ -255,6 +255,10 @@ impl Stage for World {
     fn send(&mut self, pid: i32, order: Order) {
         let now = self.now();
         self.ground.trace(|| format!("arbiter  tells {pid} {order:?}"));
+        let leaves_by = match &order {
+            Order::Drain { drain, .. } if drain.phase >= Phase::Draining => Some(drain.deadline),
+            _ => None,
+        };
         let signal = match &order {
             Order::Drain { drain, .. } => {
                 let is_stop = drain.reason.is_stop() && drain.phase >= Phase::Draining;
@@ -273,6 +277,8 @@ impl Stage for World {
         self.soon(Event::Turn(pid));
         if let Some(signal) = signal {
             self.signal(pid, signal);
+        } else if let Some(deadline) = leaves_by {
+            self.leave_by(pid, deadline);
         }
     }
 

@@ -177,6 +177,13 @@ impl World {
         self.tell(Told::Exited(pid, status));
     }
 
+    /// The signal that comes with an order to drain: its handler arms the timer, whatever the loop does.
+    pub(super) fn leave_by(&mut self, pid: i32, deadline: Time) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.arm(deadline);
+        self.arm(pid);
+    }
+
     pub(super) fn signal(&mut self, pid: i32, signal: i32) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.interrupt(signal);
