@@ -34,6 +34,7 @@ mod link;
 mod listener;
 mod notice;
 mod notify;
+mod obituary;
 mod orphans;
 mod pidfile;
 mod plan;

@@ -21,8 +21,9 @@ pub(crate) struct Link {
     queue: VecDeque<Vec<u8>>,
 }
 
-/// Reports read from one worker before others get their turn. A worker sends three in its life.
-const REPORTS_A_TURN: usize = 16;
+/// Reports read from one worker before others get their turn. A worker sends three in its life, and when it aborts one for each
+/// thread that runs a handler.
+const REPORTS_A_TURN: usize = 128;
 
 impl Link {
     /// A link, and the worker's end of it. Both are closed on exec.

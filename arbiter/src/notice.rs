@@ -11,6 +11,7 @@ use remuda_core::worker::Loss;
 use rustix::process::Pid;
 use tracing::{debug, error, info, warn};
 
+use crate::obituary::Memory;
 use crate::plan::{Death, ReloadEnd, Signal};
 
 /// Something worth a line in the log.
@@ -63,7 +64,7 @@ pub(crate) enum Notice {
     /// A worker was not ready within `boot_timeout`.
     BootTimedOut { slot: u16, pid: Pid, took: Duration },
     /// What a worker is serving, or was when it ended.
-    Serving { slot: u16, pid: u32, busy: Vec<Busy>, at: Time },
+    Serving { slot: u16, pid: Pid, busy: Vec<Busy>, at: Time, memory: Memory },
     /// A worker has outlived its deadline.
     Killing { pid: Pid },
     /// So many workers are asked for from now on.
@@ -173,9 +174,22 @@ impl Notice {
             Self::BootTimedOut { slot, pid, took } => {
                 error!(slot, %pid, "worker was not ready after {took:.1?}, aborting it");
             }
-            Self::Serving { slot, pid, busy, at } => {
-                let busy: Vec<_> = busy.iter().map(|busy| serving(busy, *at)).collect();
-                error!(slot, pid, "worker was serving {}", busy.join(", "));
+            Self::Serving { slot, pid, busy, at, memory: memory @ Memory { now, peak, wanting } } => {
+                let requests: Vec<_> = busy.iter().map(|busy| serving(busy, *at)).collect();
+                let requests = if busy.is_empty() { "nothing".to_owned() } else { requests.join(", ") };
+                macro_rules! log {
+                    ($level:ident) => {
+                        $level!(
+                            slot,
+                            %pid,
+                            memory = now,
+                            memory_peak = peak,
+                            oom_kill = wanting.then_some(true),
+                            "worker was serving {requests}{memory}"
+                        )
+                    };
+                }
+                if busy.is_empty() { log!(warn) } else { log!(error) }
             }
             Self::Killing { pid } => warn!(%pid, "worker is still there, killing it"),
             Self::Scaled { workers: 1 } => info!(workers = 1, "now 1 worker"),

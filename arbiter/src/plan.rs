@@ -31,6 +31,8 @@
 //! [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use remuda_core::order::{Order, Report};
@@ -291,6 +293,16 @@ impl Death {
         match self {
             Self::Status(status) => Some(status),
             Self::Signal(_) => None,
+        }
+    }
+}
+
+impl From<ExitStatus> for Death {
+    /// Of a process that has ended: what is no exit is a signal.
+    fn from(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(code) => Self::Status(code),
+            None => Self::Signal(status.signal().unwrap_or_default()),
         }
     }
 }

@@ -4,14 +4,13 @@
 //! interface. What `Run` does with system calls a stage does with a model of them.
 
 use std::collections::VecDeque;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use remuda_core::order::{Order, Report};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
-use crate::plan::{Action, Death, Event, Plan, Shape};
+use crate::plan::{Action, Event, Plan, Shape};
 use crate::{ArbiterConfig, Outcome, run};
 
 /// What the arbiter does to the world.
@@ -78,11 +77,7 @@ impl Rehearsal {
 
     /// A worker was reaped.
     pub fn exited(&mut self, pid: i32, status: ExitStatus, now: Time, stage: &mut dyn Stage) {
-        let death = match status.code() {
-            Some(code) => Death::Status(code),
-            None => Death::Signal(status.signal().unwrap_or_default()),
-        };
-        self.feed(Event::Exited { pid: name(pid), death }, now, stage);
+        self.feed(Event::Exited { pid: name(pid), death: status.into() }, now, stage);
     }
 
     /// All of the backlog has been passed on, but for those that are lost.

@@ -13,19 +13,20 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use remuda_core::app::Tally;
+use remuda_core::order::Report;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::now;
 use remuda_core::worker::{Ledger, Listener, Scoreboard};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{self, Pid, WaitOptions, kill_process, wait};
+use rustix::process::{self, Pid, kill_process};
 use tracing::{debug, info, warn};
 
 use self::birth::Newborn;
 use self::hooked::Hooked;
 use self::open::{Opened, for_operators, open};
-use self::signals::{CHILD, death, send_signal, timespec};
+use self::signals::{CHILD, send_signal};
 use crate::backlog::{Backlog, abandon};
 use crate::control;
 use crate::control::server::ControlSocket;
@@ -35,11 +36,12 @@ use crate::listener::slots::Slots;
 use crate::listener::{self, Chosen, Listeners};
 use crate::notice::Notice;
 use crate::notify::Manager;
+use crate::obituary::{Obituaries, Stacks};
 use crate::orphans::Orphans;
 use crate::pidfile::Pidfile;
-use crate::plan::{Action, Event, Plan, Signal};
+use crate::plan::{Action, Alive, Event, Plan, Signal};
 use crate::status::resident;
-use crate::sys::{self, Signals, Title};
+use crate::sys::{self, Fork, Signals, Title};
 use crate::upgrade::{Upgrade, Word};
 use crate::{Load, Loaded, Outcome};
 
@@ -51,7 +53,7 @@ mod operators;
 mod signals;
 
 pub(crate) use self::open::shape;
-pub(crate) use self::signals::signal;
+pub(crate) use self::signals::{signal, timespec};
 
 /// Everything that the arbiter holds.
 pub(crate) struct Run {
@@ -71,6 +73,7 @@ pub(crate) struct Run {
     ledger: Ledger,
     /// Workers that were aborted, and so are counted as lost already.
     aborted: Vec<Pid>,
+    obituaries: Obituaries,
     /// Where operators ask for something.
     control: Option<ControlSocket>,
     /// Where the helper serves.
@@ -109,6 +112,8 @@ enum Leave {
     Born(Newborn),
     /// In a child: it is the helper from now on.
     Helper { parent: Pid, leash: PipeReader },
+    /// In a child: it writes this, and nothing else.
+    Scribe(Vec<Stacks>),
 }
 
 /// Handler threads that the scoreboard has room for at least, and workers that are replaced at a time: a reload may ask for
@@ -181,6 +186,7 @@ impl Run {
             board,
             ledger,
             aborted,
+            obituaries: Obituaries::new(),
             control,
             admin,
             helpers: Vec::new(),
@@ -206,12 +212,17 @@ impl Run {
         match leave {
             Leave::Born(newborn) => self.become_worker(newborn),
             Leave::Helper { parent, leash } => self.become_helper(parent, leash),
+            Leave::Scribe(stacks) => self.become_scribe(stacks),
             Leave::Finish(outcome) => {
+                if let Break(Leave::Scribe(stacks)) = self.write_stacks() {
+                    self.become_scribe(stacks);
+                }
                 // Before a new arbiter can know that this one is gone, and moves its own file there.
                 self.pidfile = None;
                 self.listeners.end();
                 self.slots.release_all().iter().for_each(listener::end);
                 self.end_helpers();
+                self.obituaries.end();
                 self.admin.end();
                 self.control.iter_mut().for_each(ControlSocket::end);
                 self.signals.restore();
@@ -296,7 +307,10 @@ impl Run {
         let Some(link) = self.link(pid) else { return Continue(()) };
         link.flush();
         for report in link.receive() {
-            self.feed(Event::Report { pid, report })?;
+            match report {
+                Report::Stack(stack) => self.obituaries.hear(pid, stack),
+                report => self.feed(Event::Report { pid, report })?,
+            }
         }
         Continue(())
     }
@@ -324,16 +338,20 @@ impl Run {
     /// includes orphans that never were ours.
     fn reap(&mut self) -> ControlFlow<Leave> {
         loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => {
+            match sys::reap() {
+                Ok(Some((pid, status, peak))) => {
+                    let death = status.into();
                     self.listen_to(pid)?;
                     self.listen_to_other()?;
                     self.links.retain(|(of, _)| *of != pid);
                     self.helpers.retain(|(of, _)| *of != pid);
-                    self.feed(Event::Exited { pid, death: death(status) })?;
+                    self.obituaries.died(pid, death, peak);
+                    self.keep_stacks(pid);
+                    self.feed(Event::Exited { pid, death })?;
+                    self.write_stacks()?;
                 }
-                Ok(None) | Err(Errno::CHILD) => return Continue(()),
-                Err(Errno::INTR) => {}
+                Ok(None) | Err(nix::Error::ECHILD) => return Continue(()),
+                Err(nix::Error::EINTR) => {}
                 Err(errno) => {
                     warn!("cannot reap children: {errno}");
                     return Continue(());
@@ -492,13 +510,42 @@ impl Run {
         }
     }
 
-    /// Says what the worker in `seat` is, or was, serving; nothing if that is nothing.
+    /// Says what the worker in `seat` is, or was, serving; nothing if that is nothing, and it has ended as workers do.
     fn describe(&self, slot: u16, seat: u16) {
-        if let Some(entry) = self.board.seat(seat).and_then(|seat| seat.read())
-            && !entry.busy.is_empty()
-        {
-            Notice::Serving { slot, pid: entry.pid, busy: entry.busy, at: now() }.log();
+        let Some(entry) = self.board.seat(seat).and_then(|seat| seat.read()) else { return };
+        let Some(pid) = i32::try_from(entry.pid).ok().and_then(Pid::from_raw) else { return };
+        if !entry.busy.is_empty() || self.obituaries.is_strange(pid) {
+            let memory = self.obituaries.memory(pid);
+            Notice::Serving { slot, pid, busy: entry.busy, at: now(), memory }.log();
         }
+    }
+
+    /// Keeps where the threads of a worker stood that is gone, if that has said so. What aborts by itself before it was ever
+    /// ready does so again, and is not looked into over and over.
+    fn keep_stacks(&mut self, pid: Pid) {
+        let stacks = self.obituaries.take_stacks(pid);
+        let is_told = |worker: &Alive| worker.ready.is_some() || self.aborted.contains(&pid);
+        let worker = self.plan.lives().find(|worker| worker.pid == pid).filter(is_told);
+        let Some(worker) = worker.filter(|_| !stacks.is_empty()) else { return };
+        let entry = self.board.seat(worker.seat).and_then(|seat| seat.read());
+        let busy = entry.map(|entry| entry.busy).unwrap_or_default();
+        if !self.obituaries.keep(Stacks { slot: worker.slot, pid, stacks, busy }) {
+            warn!(%pid, "where the worker stood is not said: too much is still to be said of others");
+        }
+    }
+
+    /// Has a process of its own write what was kept, if there is anything.
+    fn write_stacks(&mut self) -> ControlFlow<Leave> {
+        let stacks = self.obituaries.take_unwritten();
+        if stacks.is_empty() {
+            return Continue(());
+        }
+        match sys::fork() {
+            Ok(Fork::Parent { child }) => self.obituaries.written_by(child),
+            Ok(Fork::Child { .. }) => return Break(Leave::Scribe(stacks)),
+            Err(error) => warn!("where workers stood cannot be said: {error}"),
+        }
+        Continue(())
     }
 
     /// Also those that operators connect to.

@@ -9,13 +9,17 @@ use std::env;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::ptr;
 use std::slice;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -196,6 +200,24 @@ impl AsFd for Signals {
     }
 }
 
+/// Collects a child that has ended, if there is one: which it was, how it ended, and how many bytes of memory it had resident
+/// at most (wait4(2)).
+///
+/// # Errors
+///
+/// There is no child (`ECHILD`), or a signal came first (`EINTR`).
+pub(crate) fn reap() -> nix::Result<Option<(Pid, ExitStatus, u64)>> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel writes into both, which live through the call.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    // SAFETY: it is plain integers, of which zeros are valid ones.
+    let peak = unsafe { usage.assume_init() }.ru_maxrss;
+    let child = Pid::from_raw(Errno::result(pid)?);
+    let peak = u64::try_from(peak).unwrap_or_default() * 1024;
+    Ok(child.map(|pid| (pid, ExitStatus::from_raw(status), peak)))
+}
+
 /// Tells worker `pid` by when it is to have drained, so that its timer is armed even if it reads no order (D10). A deadline
 /// that an address has no room for, as it may where that has 32 bits, is not told.
 pub(crate) fn tell_deadline(pid: Pid, deadline: Time) {
@@ -340,7 +362,7 @@ pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
 /// How many connections wait in the queue of a listening TCP socket (tcp(7), `TCP_INFO`: of a listener, `tcpi_unacked` is
 /// that). None of any other socket.
 pub(crate) fn queued(listener: impl AsFd) -> Option<u32> {
-    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `info`, and how many into `len`; both live through the call.
     let result = unsafe {

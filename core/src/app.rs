@@ -27,6 +27,8 @@ pub use self::counters::{BUCKETS, Counter, Counters, Counts, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};
+#[cfg(feature = "worker")]
+pub(crate) use self::hands::busy_since;
 pub use self::hands::{Busy, Hand, Hands, Serving};
 pub use self::observer::{Answered, Observer};
 pub use self::overtime::Overtime;

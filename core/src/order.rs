@@ -4,6 +4,7 @@
 //! build or of two that meet in an upgrade: each message begins with a version byte, and an unknown one is
 //! refused, never guessed at. Numbers are little-endian; times are [`Time`], which crosses processes.
 
+use std::iter;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -16,6 +17,9 @@ pub const VERSION: u8 = 1;
 
 /// Bytes that hold any message.
 pub const MESSAGE_MAX: usize = 1024;
+
+/// Frames of a stack that a message has room for.
+pub const FRAMES_MAX: usize = 126;
 
 /// What the arbiter tells a worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +60,20 @@ pub enum Report {
         /// Why, for people; cut to fit a message.
         message: String,
     },
+    /// The worker is about to abort, and this is where one of its threads stands.
+    Stack(Stack),
+}
+
+/// Where a thread of a worker stands that was told to abort: the loop's, or one that runs a handler.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a message, which both ends write out")]
+pub struct Stack {
+    /// Whether it is the loop's.
+    pub on_loop: bool,
+    /// When the handler began that it runs, as its [`Busy`](crate::app::Busy) says; none if it runs none.
+    pub since: Option<Time>,
+    /// Addresses of code, the innermost first. Arbiter and workers have the program's at the same place.
+    pub frames: Vec<u64>,
 }
 
 /// How severe an event is, the most severe first.
@@ -140,6 +158,7 @@ const READY: u8 = 1;
 const BOOT_FAILED: u8 = 2;
 const RECYCLE: u8 = 3;
 const DRAINING: u8 = 4;
+const STACK: u8 = 5;
 
 impl Order {
     /// The message as bytes.
@@ -197,6 +216,9 @@ impl Report {
                 out.extend_from_slice(&message.as_bytes()[..end]);
                 out
             }
+            Self::Stack(Stack { on_loop, since, frames }) => {
+                encode_stack(*on_loop, *since, frames, &mut [0; MESSAGE_MAX]).to_vec()
+            }
         }
     }
 
@@ -217,10 +239,27 @@ impl Report {
                 Reason::from_u8(*reason).map(|reason| Self::Recycle { reason }).ok_or(malformed)
             }
             (DRAINING, []) => Ok(Self::Draining),
+            (STACK, body) => stack(body).ok_or(malformed),
             (READY | BOOT_FAILED | RECYCLE | DRAINING, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }
+}
+
+/// A [`Report::Stack`] as bytes, in `out`: nothing is allocated, so that a handler of a signal can send it. Frames that there
+/// is no room for are left out.
+pub fn encode_stack<'a>(
+    on_loop: bool,
+    since: Option<Time>,
+    frames: &[u64],
+    out: &'a mut [u8; MESSAGE_MAX],
+) -> &'a [u8] {
+    out[..3].copy_from_slice(&[VERSION, STACK, u8::from(on_loop)]);
+    let since = since.unwrap_or_default().as_nanos();
+    let (places, _) = out[3..].as_chunks_mut::<8>();
+    let words = iter::once(&since).chain(frames.iter().take(FRAMES_MAX));
+    let len = words.zip(places).map(|(word, place)| *place = word.to_le_bytes()).count();
+    &out[..3 + 8 * len]
 }
 
 impl PolicyId {
@@ -249,6 +288,21 @@ fn split(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
         [found, _, ..] => Err(DecodeError::Version { found: *found }),
         _ => Err(DecodeError::Malformed { len: bytes.len() }),
     }
+}
+
+fn stack(body: &[u8]) -> Option<Report> {
+    let (on_loop, words) = body.split_first()?;
+    let (words, []) = words.as_chunks::<8>() else { return None };
+    let (since, frames) = words.split_first()?;
+    Some(Report::Stack(Stack {
+        on_loop: match on_loop {
+            0 => false,
+            1 => true,
+            _ => return None,
+        },
+        since: Some(Time::from_nanos(u64::from_le_bytes(*since))).filter(|since| *since > Time::ZERO),
+        frames: frames.iter().map(|word| u64::from_le_bytes(*word)).collect(),
+    }))
 }
 
 fn drain(body: &[u8]) -> Option<Order> {

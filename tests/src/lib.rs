@@ -258,6 +258,8 @@ macro_rules! scenarios {
                 d1_an_idle_connection_in_a_drain_is_not_a_hang,
                 d1_hung_loop_is_found_in_a_drain,
                 d1_a_frozen_group_is_forgiven,
+                a_hang_is_told_with_where_each_thread_stands,
+                abrt_says_what_a_worker_is_doing_and_ends_it,
                 a_worker_that_does_not_boot_in_time_is_replaced,
                 d10_what_a_killed_worker_served_and_counted_is_known;
             logs:

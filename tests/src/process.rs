@@ -337,13 +337,20 @@ impl Server {
     /// The workers, once there are `n` of them.
     #[track_caller]
     pub fn workers(&self, n: usize) -> Vec<Process> {
-        until(PATIENCE, || Some(self.process.children()).filter(|workers| workers.len() == n))
+        until(PATIENCE, || Some(self.all_workers()).filter(|workers| workers.len() == n))
             .expect("there are as many workers as were asked for")
+    }
+
+    /// The workers that there are at this moment, and not who writes what became of others.
+    fn all_workers(&self) -> Vec<Process> {
+        let mut workers = self.process.children();
+        workers.retain(|worker| !worker.title().starts_with("remuda: obituary"));
+        workers
     }
 
     /// How many workers there are at this moment.
     pub fn processes(&self) -> usize {
-        self.process.children().len()
+        self.all_workers().len()
     }
 
     /// The only worker.

@@ -12,6 +12,7 @@ use tracing::error;
 use super::{Generation, Leave, Run};
 use crate::admin::{self, View};
 use crate::link::Link;
+use crate::obituary::Stacks;
 use crate::plan::Event;
 use crate::sys::{self, Fork};
 use crate::{ArbiterConfig, Loaded, activation, notify, upgrade};
@@ -143,8 +144,21 @@ impl Run {
         sys::exit(exit.status())
     }
 
-    /// In a child: serves the admin listener until it is killed, or retired by the end of its `leash`. It keeps nothing by which a worker could miss the
-    /// arbiter's death (D18).
+    /// In a child: writes `stacks`, and ends. It keeps nothing by which a worker could miss the arbiter's death (D18), or a
+    /// client the end of a listener.
+    pub(super) fn become_scribe(self, stacks: Vec<Stacks>) -> ! {
+        let Self { current, title, .. } = self;
+        drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
+        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next));
+        drop((self.listeners, self.slots, self.admin, self.helpers));
+        let config = &current.loaded.config;
+        title.into_iter().for_each(|mut title| title.set(&config.process.title("obituary")));
+        let _ = catch_unwind(AssertUnwindSafe(|| stacks.into_iter().for_each(Stacks::write)));
+        sys::exit(Exit::Clean.status())
+    }
+
+    /// In a child: serves the admin listener until it is killed, or retired by the end of its `leash`. It keeps nothing by which
+    /// a worker could miss the arbiter's death (D18).
     pub(super) fn become_helper(self, parent: Pid, leash: PipeReader) -> ! {
         let Self { current, listeners, slots, board, ledger, admin, .. } = self;
         let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;

@@ -5,9 +5,9 @@ use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
 use remuda_core::worker::sys::{QUICK_STOP, now};
 use rustix::event::Timespec;
-use rustix::process::{self, Pid, WaitStatus, kill_process};
+use rustix::process::{self, Pid, kill_process};
 
-use crate::plan::{Death, Signal};
+use crate::plan::Signal;
 use crate::sys;
 
 pub(crate) fn signal(number: i32) -> Option<Signal> {
@@ -43,15 +43,7 @@ impl Signal {
     }
 }
 
-/// wait(2) was asked for ended children only, so what is no exit is a signal.
-pub(super) fn death(status: WaitStatus) -> Death {
-    match status.exit_status() {
-        Some(status) => Death::Status(status),
-        None => Death::Signal(status.terminating_signal().unwrap_or_default()),
-    }
-}
-
-pub(super) fn timespec(at: Time, now: Time) -> Timespec {
+pub(crate) fn timespec(at: Time, now: Time) -> Timespec {
     let left = at - now;
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
 }

@@ -4,6 +4,7 @@
 //! the remains of a writer that was killed in one, gets the time without the request.
 
 use std::array;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::time::Time;
@@ -55,6 +56,18 @@ impl Hands {
     }
 }
 
+thread_local! {
+    /// When the handler began that this thread runs, in nanoseconds; 0: none. A handler of a signal reads it, so that it is
+    /// there without being made, and nothing is to be done at its end.
+    static BUSY: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Since when this thread is busy, as its hand says; none if it is not. Async-signal-safe.
+#[cfg(feature = "worker")]
+pub(crate) fn busy_since() -> Option<Time> {
+    Some(BUSY.get()).filter(|since| *since > 0).map(Time::from_nanos)
+}
+
 /// One handler that runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -73,6 +86,7 @@ pub struct Serving(&'static Hand);
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        BUSY.set(0);
         self.0.since.store(0, Ordering::Relaxed);
         self.0.taken.store(false, Ordering::Release);
     }
@@ -107,7 +121,9 @@ impl Hand {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        self.since.store(now.as_nanos().max(1), Ordering::Relaxed);
+        let since = now.as_nanos().max(1);
+        BUSY.set(since);
+        self.since.store(since, Ordering::Relaxed);
         self.len.store(text.len() as u32, Ordering::Relaxed);
         let (words, rest) = text.as_chunks::<8>();
         for (to, word) in self.text.iter().zip(words) {

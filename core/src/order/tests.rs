@@ -17,7 +17,11 @@ fn encode_then_decode_is_identity() {
     }
     let failed = Report::BootFailed { status: 4, message: "no such module".into() };
     let recycle = Report::Recycle { reason: Reason::RecycleRequests };
-    for report in [Report::Ready, failed, recycle, Report::Draining] {
+    let stack =
+        |since, frames| Report::Stack(Stack { on_loop: since, since: since.then_some(Time::MAX), frames });
+    let stacks = [stack(true, (1..=FRAMES_MAX as u64).collect()), stack(false, Vec::new())];
+    for report in [Report::Ready, failed, recycle, Report::Draining].into_iter().chain(stacks) {
+        assert!(report.encode().len() <= MESSAGE_MAX);
         assert_eq!(Report::decode(&report.encode()), Ok(report));
     }
 }
@@ -32,6 +36,18 @@ fn every_prefix_and_every_extension_of_an_order_is_refused() {
         bytes.push(0);
         assert!(Order::decode(&bytes).is_err(), "{order:?} with a byte too many");
     }
+}
+
+#[test]
+fn frames_that_have_no_room_are_left_out_and_half_a_frame_is_refused() {
+    let mut out = [0; MESSAGE_MAX];
+    let mut bytes = encode_stack(true, None, &[7; FRAMES_MAX + 1], &mut out).to_vec();
+    let frames = vec![7; FRAMES_MAX];
+    assert_eq!(Report::decode(&bytes), Ok(Report::Stack(Stack { on_loop: true, since: None, frames })));
+    bytes.pop();
+    assert!(Report::decode(&bytes).is_err());
+    assert!(Report::decode(&[VERSION, STACK]).is_err());
+    assert!(Report::decode(&[&[VERSION, STACK, 2][..], &[0; 8]].concat()).is_err());
 }
 
 #[test]

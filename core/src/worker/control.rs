@@ -36,7 +36,7 @@ impl Control {
     /// A system call failed; the process should exit with 3.
     pub fn install(orders: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&orders, true)?;
-        let signals = sys::install_signals()?;
+        let signals = sys::install_signals(&orders)?;
         let watch = Arc::new(Watch::new()?);
         sys::unblock_signals()?;
         let heard = Heard {

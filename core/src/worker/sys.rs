@@ -1,7 +1,8 @@
 //! Clocks, and the few system calls that have no safe wrapper: signal handlers, the kernel timer that ends a worker
 //! whose handlers do not return, and memory that processes share.
 //!
-//! Handlers write to a pipe, arm the timer or `_exit`, and nothing else (signal-safety(7)).
+//! Handlers write to a pipe, arm the timer or `_exit`, and nothing else (signal-safety(7)); but that of ABRT, whose process
+//! is lost, also reads the stacks of its threads and sends them to the arbiter.
 
 #![allow(unsafe_code, reason = "signal handlers, timers and raw descriptors of other crates")]
 
@@ -9,14 +10,16 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
+use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::pipe::PipeFlags;
 
-use crate::app::Hand;
+use crate::app::{Hand, busy_since};
+use crate::order::{FRAMES_MAX, MESSAGE_MAX, encode_stack};
 use crate::time::Time;
 use crate::worker::Exit;
 use crate::worker::ledger::Page;
@@ -114,21 +117,30 @@ static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
 static HAS_TIMER: AtomicBool = AtomicBool::new(false);
 /// When it is armed for; it only ever moves closer.
 static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The worker's end of its control socket, where a worker that aborts says where it stands. Never closed, as the pipe.
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
+/// A thread has been told to abort, and the others have been told by it.
+static ABORTING: AtomicBool = AtomicBool::new(false);
+/// How many of the others have said where they stand.
+static SAID: AtomicU32 = AtomicU32::new(0);
 /// The graceful timeout, for a TERM that finds the loop stuck.
 static GRACE: AtomicU64 = AtomicU64::new(30_000_000_000);
 
-/// Installs a worker's signal handlers and timer and gives the descriptor that signal numbers arrive on, a byte
+/// Installs a worker's signal handlers and timer, of which one writes to the control socket `orders`, and gives the descriptor that signal numbers arrive on, a byte
 /// each. All signals stay blocked as they were.
 ///
 /// # Errors
 ///
 /// As pipe2(2), timer_create(2) and sigaction(2).
-pub(super) fn install_signals() -> io::Result<OwnedFd> {
+pub(super) fn install_signals(orders: &OwnedFd) -> io::Result<OwnedFd> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     PIPE.store(write.into_raw_fd(), Ordering::Relaxed);
     TIMER.store(create_timer()?, Ordering::Relaxed);
     HAS_TIMER.store(true, Ordering::Relaxed);
     ARMED.store(u64::MAX, Ordering::Relaxed);
+    SOCKET.store(duplicate(orders)?.into_raw_fd(), Ordering::Relaxed);
+    // What the unwinder does once only, it has done before a handler needs it.
+    read_stack(&mut [0; FRAMES_MAX]);
 
     for signal in [libc::SIGTERM, libc::SIGINT] {
         handle(signal, on_stop)?;
@@ -136,6 +148,7 @@ pub(super) fn install_signals() -> io::Result<OwnedFd> {
     handle(LEAVE_BY, on_order)?;
     handle(libc::SIGUSR1, on_notice)?;
     handle(libc::SIGQUIT, on_quit)?;
+    handle(libc::SIGABRT, on_abort)?;
     handle(libc::SIGALRM, on_deadline)?;
     for signal in [libc::SIGHUP, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH, libc::SIGPIPE] {
         act(signal, libc::SIG_IGN)?;
@@ -255,6 +268,94 @@ extern "C" fn on_notice(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 extern "C" fn on_quit(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: _exit is async-signal-safe and does not return.
     unsafe { libc::_exit(i32::from(Exit::Clean.status())) }
+}
+
+/// ABRT: says where the loop and the threads that run handlers stand, and then dies of it. The first thread that gets it has
+/// all others get it, too. Whatever keeps it from that, the arbiter's SIGKILL comes a second after the signal.
+extern "C" fn on_abort(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if ABORTING.swap(true, Ordering::Relaxed) {
+        say_where();
+        SAID.fetch_add(1, Ordering::Release);
+        loop {
+            // SAFETY: pause is async-signal-safe.
+            unsafe { libc::pause() };
+        }
+    }
+    let others = tell_others();
+    say_where();
+    let patience = now() + ABORT_PATIENCE;
+    while SAID.load(Ordering::Acquire) < others && now() < patience {
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        // SAFETY: nanosleep is async-signal-safe, and `nap` lives through the call.
+        unsafe { libc::nanosleep(&raw const nap, ptr::null_mut()) };
+    }
+    if act(libc::SIGABRT, libc::SIG_DFL).is_ok() {
+        // SAFETY: raise is async-signal-safe. The signal is blocked until this handler returns, and then ends the process.
+        unsafe { libc::raise(libc::SIGABRT) };
+    }
+}
+
+/// How long the thread that aborts waits for the others.
+const ABORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Sends ABRT to all other threads of this process, as far as /proc names them; how many there are. Async-signal-safe.
+fn tell_others() -> u32 {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(c"/proc/self/task", flags, Mode::empty()) else { return 0 };
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut tasks = RawDir::new(directory, &mut buffer);
+    let mut told = 0;
+    while let Some(Ok(task)) = tasks.next() {
+        let digits = task.file_name().to_bytes();
+        let number = |n: libc::pid_t, digit: &u8| n * 10 + libc::pid_t::from(digit - b'0');
+        let tid = digits.iter().take_while(|digit| digit.is_ascii_digit()).fold(0, number);
+        // SAFETY: these only take and give numbers.
+        let sent = unsafe {
+            tid > 0
+                && tid != libc::gettid()
+                && libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, libc::SIGABRT) == 0
+        };
+        told += u32::from(sent);
+    }
+    told
+}
+
+/// Tells the arbiter where this thread stands, if it is the loop's or runs a handler. Async-signal-safe.
+fn say_where() {
+    // SAFETY: these only give numbers.
+    let on_loop = unsafe { libc::gettid() == libc::getpid() };
+    let since = busy_since();
+    if !on_loop && since.is_none() {
+        return;
+    }
+    let mut frames = [0; FRAMES_MAX];
+    let len = read_stack(&mut frames);
+    let mut message = [0; MESSAGE_MAX];
+    let message = encode_stack(on_loop, since, &frames[..len], &mut message);
+    // SAFETY: send is async-signal-safe; the descriptor stays open, and the message lives through the call.
+    unsafe {
+        libc::send(
+            SOCKET.load(Ordering::Relaxed),
+            message.as_ptr().cast(),
+            message.len(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        )
+    };
+}
+
+/// The addresses of code that this thread is in, the innermost first, and how many there are. It neither allocates nor, where
+/// the C library finds unwind tables without a lock as glibc has since 2.35 (`_dl_find_object`), waits for other threads.
+fn read_stack(frames: &mut [u64; FRAMES_MAX]) -> usize {
+    let mut len = 0;
+    // SAFETY: it is other systems whose unwinders need to be called by one thread at a time; that of Linux does not.
+    unsafe {
+        backtrace::trace_unsynchronized(|frame| {
+            frames[len] = frame.ip().addr() as u64;
+            len += 1;
+            len < FRAMES_MAX
+        });
+    }
+    len
 }
 
 extern "C" fn on_deadline(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -100,6 +100,38 @@ pub(crate) fn d1_a_frozen_group_is_forgiven(harness: &Harness) {
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
+pub(crate) fn a_hang_is_told_with_where_each_thread_stands(harness: &Harness) {
+    let server = harness.serve(&["--timeout", "1"]);
+    let mut first = server.connect();
+    server.begin(&mut first, get("/block?ms=60000"));
+    // Where that holds up a thread only, these hold up the loop or the other threads; elsewhere nobody reads them.
+    let mut others = [(); 4].map(|()| server.connect());
+    others.iter_mut().for_each(|other| other.send(get("/hang?ms=60000")));
+    assert_logged(&server, &["ERROR", "hangs"]);
+    assert_logged(&server, &["ended with signal 6"]);
+    let is_told = |line: &&str| line.contains("ERROR worker was serving");
+    let log = server.log();
+    let serving = log.lines().find(is_told).expect("what it was serving is told");
+    assert!(serving.contains("GET /block for") && serving.contains("MiB of memory"), "{serving}");
+    for (request, function) in [("GET /block", "remuda::demo::"), ("GET /hang", "fixture::hang")] {
+        if serving.contains(request) {
+            assert_named(&server, &["ERROR worker stood on", request, function]);
+        }
+    }
+}
+
+pub(crate) fn abrt_says_what_a_worker_is_doing_and_ends_it(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let worker = server.worker();
+    worker.signal(Signal::ABORT);
+    assert!(worker.wait_gone(PATIENCE), "it lives on");
+    let pid = format!("pid={}", worker.id());
+    assert_logged(&server, &["ended with signal 6", &pid]);
+    assert_logged(&server, &["WARN worker was serving nothing", &pid]);
+    assert_named(&server, &["ERROR worker stood on its loop", "remuda_core::worker::", &pid]);
+    replacement(&server, &[worker]);
+}
+
 pub(crate) fn a_worker_that_does_not_boot_in_time_is_replaced(harness: &Harness) {
     let server = harness.serve(&["-w", "2", "--boot-timeout", "1"]);
     let workers = server.workers(2);
@@ -127,7 +159,7 @@ pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Har
     server.connect().get("/");
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
-    assert_logged(&server, &["ERROR", "GET /hang"]);
+    assert_logged(&server, &["ERROR", "GET /hang", "MiB of memory at most", "memory_peak="]);
     // Seven, the one of the replacement, and the one that was never finished.
     assert_logged(&server, &["INFO", "8 of 9 requests", "aborted=1"]);
 }
@@ -135,7 +167,18 @@ pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Har
 /// A line of the log has all of `parts`.
 #[track_caller]
 fn assert_logged(server: &Server, parts: &[&str]) {
+    assert_logged_within(PATIENCE, server, parts);
+}
+
+/// The same of one with names of functions, which are read from all that a program without optimisation has of them.
+#[track_caller]
+fn assert_named(server: &Server, parts: &[&str]) {
+    assert_logged_within(seconds(90.0), server, parts);
+}
+
+#[track_caller]
+fn assert_logged_within(limit: Duration, server: &Server, parts: &[&str]) {
     let has_all = |line: &str| parts.iter().all(|part| line.contains(part));
-    let found = until(PATIENCE, || server.log().lines().any(has_all).then_some(()));
+    let found = until(limit, || server.log().lines().any(has_all).then_some(()));
     assert!(found.is_some(), "no line has all of {parts:?}");
 }

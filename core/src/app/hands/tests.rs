@@ -22,6 +22,17 @@ fn a_hand_is_busy_while_its_guard_lives() {
 }
 
 #[test]
+#[cfg(feature = "worker")]
+fn a_thread_knows_since_when_it_is_busy() {
+    let hands = hands(1);
+    assert_eq!(busy_since(), None);
+    let serving = hands.on_thread(b"GET /a", Time::from_nanos(7));
+    assert_eq!(busy_since(), Some(Time::from_nanos(7)));
+    drop(serving);
+    assert_eq!(busy_since(), None);
+}
+
+#[test]
 fn each_thread_takes_a_hand_of_its_own_and_gives_it_back() {
     let hands = hands(2);
     let first = hands.on_thread(b"GET /1", Time::from_nanos(1));
