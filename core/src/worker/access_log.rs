@@ -75,7 +75,7 @@ impl AccessLog {
         let waits = |state: &mut State| !state.is_idle;
         let waited = self.queue.changed.wait_timeout_while(self.queue.state(), limit, waits);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (dropped, left) = (mem::take(&mut state.dropped), !state.is_idle);
+        let (dropped, left) = (state.untold(), !state.is_idle);
         drop(state);
         if left {
             warn!("the access log was not written to its end within {limit:?}");
@@ -129,11 +129,21 @@ struct Queue {
 struct State {
     /// What waits, each line with its end.
     lines: Vec<u8>,
-    /// Lines that did not fit and nobody was told of yet.
+    /// Lines that did not fit.
     dropped: u64,
+    /// How many of them the error log was told of.
+    told: u64,
     reopen: bool,
     /// The thread has nothing to do, and waits.
     is_idle: bool,
+}
+
+impl State {
+    /// How many lines the error log is to be told of now.
+    fn untold(&mut self) -> u64 {
+        let told = mem::replace(&mut self.told, self.dropped);
+        self.dropped - told
+    }
 }
 
 impl Queue {
@@ -185,7 +195,7 @@ impl Writer {
             state.is_idle = true;
             self.queue.changed.notify_all(); // who waits for that
             let waits = |state: &mut State| state.is_idle && !state.reopen;
-            let limit = if state.dropped > 0 { COMPLAIN_EVERY } else { Duration::MAX };
+            let limit = if state.dropped > state.told { COMPLAIN_EVERY } else { Duration::MAX };
             let waited = self.queue.changed.wait_timeout_while(state, limit, waits);
             waited.unwrap_or_else(PoisonError::into_inner).0.is_idle = false;
         }
@@ -201,7 +211,7 @@ impl Writer {
                 Err(errno) => {
                     let mut state = self.queue.state();
                     state.dropped += memchr::memchr_iter(b'\n', now).count() as u64;
-                    let is_due = self.is_due(state.dropped);
+                    let is_due = self.is_due(&state);
                     drop(state);
                     if is_due {
                         error!("cannot write to the access log: {errno}");
@@ -226,7 +236,7 @@ impl Writer {
     fn attend(&mut self) {
         let mut state = self.queue.state();
         let reopen = mem::take(&mut state.reopen);
-        let dropped = if self.is_due(state.dropped) { mem::take(&mut state.dropped) } else { 0 };
+        let dropped = if self.is_due(&state) { state.untold() } else { 0 };
         drop(state);
         if reopen {
             self.file.reopen();
@@ -238,8 +248,8 @@ impl Writer {
     }
 
     /// Whether there is reason to complain, and the last time was long enough ago.
-    fn is_due(&self, dropped: u64) -> bool {
-        dropped > 0 && sys::now() >= self.complained + COMPLAIN_EVERY
+    fn is_due(&self, state: &State) -> bool {
+        state.dropped > state.told && sys::now() >= self.complained + COMPLAIN_EVERY
     }
 }
 

@@ -8,10 +8,15 @@ use super::*;
 /// What a test waits for at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log that writes to a pipe as small as there is, and the pipe's other end.
+/// A log that writes to a pipe as small as there is, and the pipe's other end. One write fills it: poll(2) calls a pipe of one
+/// page writable when it is empty.
 fn piped() -> (AccessLog, OwnedFd) {
     let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
     fcntl_setpipe_size(&writer, 4096).unwrap();
+    logging(reader, writer)
+}
+
+fn logging(reader: OwnedFd, writer: OwnedFd) -> (AccessLog, OwnedFd) {
     let format = Arc::new(Format::default());
     (AccessLog::start(Arc::new(LogFile::stream(writer)), format).unwrap(), reader)
 }
@@ -36,7 +41,8 @@ fn drain(reader: &OwnedFd) -> Vec<u8> {
 
 #[test]
 fn flush_waits_for_all_lines() {
-    let (log, reader) = piped();
+    let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+    let (log, reader) = logging(reader, writer);
     log.flush(PATIENCE);
     for n in 0..50 {
         log.note(&format!("line {n}\n"));
