@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 pub use self::blocking::{BodyReader, BodyWriter, Place, Responder, Turn, Upgraded};
 pub(crate) use self::blocking::{Inline, Unshared, answer};
-pub use self::counters::{BUCKETS, Counter, Counters, Counts, Tally};
+pub use self::counters::{BUCKETS, Counter, Counters, Counts, HELD, Held, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
 pub(crate) use self::future::{Exchange, Storage};

@@ -34,6 +34,8 @@ use crate::machine::{CloseReason, Cx, Interest, IoSlices, Step, Timer, Wire};
 use crate::shutdown::{Announce, ConnState, ConnView};
 use crate::time::Time;
 
+pub(crate) use self::deadline::sooner;
+
 mod buffer;
 mod deadline;
 mod record;
@@ -58,6 +60,10 @@ pub struct Connection {
     /// The peer has ended its side.
     eof: bool,
     upgraded: bool,
+    /// It could not be handed off, so that the fallback decides from here on.
+    stays: bool,
+    /// It could not be handed off for now, and is not asked to leave again before.
+    held_back: Time,
 
     /// Storage of the last head, for the next one.
     spare: Option<Box<RequestHead>>,
@@ -206,6 +212,8 @@ impl Connection {
             fate: Fate::Open,
             eof: false,
             upgraded: false,
+            stays: false,
+            held_back: Time::ZERO,
             spare: None,
             line_ended: true,
             request: Request {
@@ -248,14 +256,15 @@ impl Connection {
         }
     }
 
-    /// The record that lets another worker resume this connection; `None` when it cannot move, which it can only between
-    /// requests and with nothing queued.
-    pub fn hand_off(&self) -> Option<HandOff> {
-        self.is_movable().then(|| HandOff {
+    /// The record that lets another worker resume this connection, handed over `now`; `None` when it cannot move, which it
+    /// can only between requests and with nothing queued.
+    pub fn hand_off(&self, now: Time) -> Option<HandOff> {
+        (self.is_between_requests() && self.is_movable()).then(|| HandOff {
             version: HandOff::VERSION,
             listener: self.origin.listener,
             served: self.served,
             accepted: self.accepted,
+            handed: Some(now),
             idle_since: (self.served > 0).then_some(self.idle_since),
             head_since: self.head_since,
             draw: self.origin.draw,
@@ -601,6 +610,16 @@ impl Connection {
         self.fate = Fate::Flushing(reason);
     }
 
+    /// It could not be handed off for now, and does not ask for that again before `until`.
+    pub fn hold_back(&mut self, until: Time) {
+        self.held_back = until;
+    }
+
+    /// It cannot be handed off: the policy is told so from here on.
+    pub fn stay(&mut self) {
+        self.stays = true;
+    }
+
     /// Ends the connection at once: nothing more is sent.
     pub fn end(&mut self, reason: CloseReason) {
         if !matches!(self.fate, Fate::Ended(_)) {
@@ -758,9 +777,13 @@ impl Connection {
         }
     }
 
+    /// Whether it can move once it is between requests.
     fn is_movable(&self) -> bool {
-        let between = matches!(self.state(), ConnState::Fresh | ConnState::Head | ConnState::Idle);
-        between && self.fate == Fate::Open && !self.eof
+        self.fate == Fate::Open && !self.eof && !self.upgraded && !self.stays
+    }
+
+    fn is_between_requests(&self) -> bool {
+        matches!(self.state(), ConnState::Fresh | ConnState::Head | ConnState::Idle)
     }
 
     // Transitions.

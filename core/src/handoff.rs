@@ -6,8 +6,8 @@
 //! As bytes, numbers little-endian, after the version; sender and receiver may be of two builds that meet in an upgrade:
 //!
 //! ```text
-//! version u16 · listener u16 · served u32 · draw u32 · accepted u64 · idle_since? · head_since? · peer · proxied?
-//! · length u32 · unread          x?: 0, or 1 and x          peer: 0 unix, 4 ip port, 6 ip port flowinfo scope
+//! version u16 · listener u16 · served u32 · draw u32 · accepted u64 · handed? · idle_since? · head_since? · peer
+//! · proxied? · length u32 · unread          x?: 0, or 1 and x          peer: 0 unix, 4 ip port, 6 ip port flowinfo scope
 //! ```
 
 use core::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -69,6 +69,8 @@ pub struct HandOff {
     pub served: u32,
     /// When it was accepted.
     pub accepted: Time,
+    /// When the worker that had it handed it over; none if no worker has had it yet.
+    pub handed: Option<Time>,
     /// When its last response was flushed; none if it had none.
     pub idle_since: Option<Time>,
     /// When the first byte of an unfinished head arrived, so that D12 holds across owners.
@@ -105,6 +107,9 @@ impl HandOff {
     /// The version that this program writes.
     pub const VERSION: u16 = 1;
 
+    /// The versions that this program reads.
+    pub const READS: &[u16] = &[Self::VERSION];
+
     /// Bytes that hold any record.
     pub const MAX: usize = 128 + READ_BUFFER_MAX;
 
@@ -115,6 +120,7 @@ impl HandOff {
             listener: origin.listener,
             served: 0,
             accepted,
+            handed: None,
             idle_since: None,
             head_since: None,
             draw: origin.draw,
@@ -132,6 +138,7 @@ impl HandOff {
         out.extend_from_slice(&self.served.to_le_bytes());
         out.extend_from_slice(&self.draw.to_le_bytes());
         put_time(&mut out, self.accepted);
+        put_option(&mut out, self.handed, put_time);
         put_option(&mut out, self.idle_since, put_time);
         put_option(&mut out, self.head_since, put_time);
         put_peer(&mut out, self.peer);
@@ -202,6 +209,7 @@ impl Reader<'_> {
             served: self.u32()?,
             draw: self.u32()?,
             accepted: self.time()?,
+            handed: self.option(Self::time)?,
             idle_since: self.option(Self::time)?,
             head_since: self.option(Self::time)?,
             peer: self.peer()?,

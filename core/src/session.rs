@@ -12,11 +12,10 @@ use send_wrapper::SendWrapper;
 
 use crate::app::{self, Inline, Kind, Observer, Place, Service, Serving, Turn, Turns, Unshared, answer};
 use crate::config::STEP_BUDGET;
-use crate::conn::{Buffered, Connection, Event, Overdue};
+use crate::conn::{Buffered, Connection, Event, Overdue, sooner};
 use crate::handoff::HandOff;
 use crate::http1::RequestHead;
-use crate::machine::{CloseReason, Cx, IoSlices, Machine, Step, Wire};
-use crate::shutdown::Idle;
+use crate::machine::{CloseReason, Cx, Deadline, IoSlices, Machine, Step, Timer, Wire};
 use crate::time::Time;
 
 /// One connection, and at most one exchange on it.
@@ -25,8 +24,6 @@ pub struct Session {
     connection: Connection,
     service: Arc<Service>,
     exchange: Exchange,
-    /// It could not be handed off, so the fallback decides from here on.
-    stays: bool,
     /// Responses that the counters know of.
     counted: u32,
     /// When it last took a step.
@@ -65,7 +62,6 @@ impl Session {
             connection,
             service,
             exchange: Exchange::None,
-            stays: false,
             storage: app::Storage::default(),
         }
     }
@@ -118,17 +114,10 @@ impl Session {
         matches!(self.exchange, Exchange::Polling(..))
     }
 
-    /// The record that lets another worker go on with this session.
-    ///
-    /// # Errors
-    ///
-    /// The session itself, when it cannot move; the fallback policy decides about it from then on.
-    #[allow(clippy::result_large_err, reason = "the caller keeps the session that could not move")]
-    pub fn into_hand_off(mut self) -> Result<HandOff, Self> {
-        self.connection.hand_off().ok_or_else(|| {
-            self.stays = true;
-            self
-        })
+    /// The record that lets another worker go on with this session, handed over `now`; none if it cannot move. Once it was
+    /// sent, the session is to [end](Self::end).
+    pub fn hand_off(&self, now: Time) -> Option<HandOff> {
+        self.connection.hand_off(now)
     }
 
     /// The connection.
@@ -139,6 +128,16 @@ impl Session {
     /// The connection, for the handler that runs.
     pub fn connection_mut(&mut self) -> &mut Connection {
         &mut self.connection
+    }
+
+    /// It could not be handed off for now, and does not ask for that again before `until`.
+    pub fn hold_back(&mut self, until: Time) {
+        self.connection.hold_back(until);
+    }
+
+    /// It cannot be handed off, so that the fallback policy decides about it from here on.
+    pub fn stay(&mut self) {
+        self.connection.stay();
     }
 
     /// Ends the session at once, because the transport did.
@@ -280,15 +279,11 @@ impl Session {
 
     /// What to wait for, or what has become of the connection while there was nothing else to do.
     fn wait(&mut self, cx: &Cx<'_>) -> Step {
-        if !self.stays
-            && let Some(drain) = cx.draining_now().filter(|drain| drain.receiver)
-        {
-            let view = self.connection.view();
-            if view.movable && cx.policy.idle(drain, &view, cx.now) == Idle::HandOff {
-                return Step::HandOff;
-            }
+        let leaves = self.connection.leaves_at(cx).map(|at| Deadline { at, why: Timer::Drain });
+        if leaves.is_some_and(|leaves| leaves.at <= cx.now) {
+            return Step::HandOff;
         }
-        let deadline = self.connection.handle_time(cx);
+        let deadline = sooner(self.connection.handle_time(cx), leaves);
         match self.connection.ending(cx) {
             Some(step) => self.end_with(step),
             None => Step::Wait { interest: self.connection.interest(), deadline },

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
-pub use self::policies::{CloseIdle, Finish, Grace, Spread};
+pub use self::policies::{CloseIdle, Finish, Grace, Handoff, Spread};
 use crate::time::Time;
 
 mod policies;
@@ -209,7 +209,7 @@ pub struct ConnView {
     pub served: u32,
     /// A random number fixed for the life of the connection.
     pub draw: u32,
-    /// Whether it could be handed to another worker.
+    /// Whether it can be handed to another worker, now or once its request in flight is answered.
     pub movable: bool,
 }
 

@@ -507,7 +507,8 @@ impl Bench {
         u64::try_from(self.world.now.since(START).as_millis()).expect("small")
     }
 
-    fn go(&mut self, end: Time) {
+    /// Lets everything happen until `end`, or until it asks to be handed off.
+    pub(crate) fn go(&mut self, end: Time) {
         let Some(session) = &mut self.session else { return };
         for _ in 0..1_000_000 {
             if self.reason.is_some() || self.leaving {

@@ -30,7 +30,7 @@ pub use self::handoff::{Adopted, Inbox, Outbox};
 pub use self::ledger::{Account, Ledger, Loss, Stage};
 pub use self::log_file::{LogFile, Logs, WorkerLogs};
 pub use self::scoreboard::{Entry, Scoreboard, Seat};
-pub use self::socket::{Detach, Socket};
+pub use self::socket::Socket;
 pub use self::tokio_context::{Entered, TokioContext};
 pub use self::turn::{BlockingTurn, Shared, run_blocking};
 pub use self::watch::Watch;
@@ -46,6 +46,7 @@ pub mod alarm;
 mod clock;
 mod control;
 mod crew;
+mod departures;
 mod desk;
 mod draws;
 pub mod epoll;
@@ -79,6 +80,8 @@ mod watch;
 ///    last, and at least every [`beat_interval`](WorkerConfig::beat_interval) (D1). Where every handler has a thread,
 ///    that counts from when the last of them began, once all are busy ([`Seat::beat_since`]).
 /// 5. It does not decide about connections: it asks the machine, and waits for what the machine names.
+/// 6. While it serves it takes over what its [`Inbox`] has, and what its machines want handed off it sends to the
+///    [`Outbox`] (D19); such a socket it stops watching before it closes it, and never shuts down.
 pub trait Worker: fmt::Debug + Send + Sync + 'static {
     /// The name that `-k` selects it by.
     fn name(&self) -> &'static str;
@@ -196,7 +199,7 @@ impl WorkerCx {
     /// The same worker with both ends of the hand-off queue: it also takes over what arrives there.
     #[must_use]
     pub fn with_queue(self, outbox: Outbox, inbox: OwnedFd) -> Self {
-        let inbox = Inbox::new(inbox, self.control.watch().clone());
+        let inbox = Inbox::new(inbox, self.control.watch().clone(), self.seat.counters());
         Self { inbox, outbox: Some(outbox), ..self }
     }
 

@@ -112,8 +112,12 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Connections accepted.
+    /// Connections accepted, or passed on by who accepts for others.
     accepted,
+    /// Connections that came from another worker.
+    adopted,
+    /// Connections that have ended here, in whatever way but by moving.
+    ended,
     /// Requests whose head was complete.
     requests,
     /// Requests answered to the last byte.
@@ -138,7 +142,13 @@ counts! {
     rejected,
     /// Nanoseconds that all of the finished ones took together.
     took,
+    /// Messages of the hand-off queue that were no connection, or none that this program knows how to go on with.
+    unusable,
+    /// Nanoseconds that the adopted ones spent in the hand-off queue together.
+    queued,
     ;
+    /// Hand-offs that did not come about, by [`Held`].
+    held: HELD.len(),
     /// Finished and rejected requests, and those answered 503 because they took too long, by the class of their status:
     /// 1xx first, 5xx last.
     statuses: 5,
@@ -146,6 +156,24 @@ counts! {
     /// longer than, or behind them all.
     times: BUCKETS.len() + 1,
 }
+
+/// Why a connection was not handed off when it was to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[allow(clippy::exhaustive_enums, reason = "what sendmsg(2) may say, and for how long")]
+pub enum Held {
+    /// The queue was full, and was tried again.
+    Full = 0,
+    /// Too many descriptors were on their way, or memory was short; it was tried again.
+    Exhausted = 1,
+    /// One of these for so long that the connection has stayed.
+    Late = 2,
+    /// It could not be sent at all, and has stayed.
+    Failed = 3,
+}
+
+/// All of them.
+pub const HELD: [Held; 4] = [Held::Full, Held::Exhausted, Held::Late, Held::Failed];
 
 /// The upper bounds of the buckets that requests are counted in by the time they took. That is the time from the end of
 /// the head to the end of the response being queued, as the clock of the loop has it, which is read once a turn.
@@ -166,12 +194,24 @@ pub const BUCKETS: [Duration; 13] = [
 ];
 
 impl Tally {
+    /// Connections that have left workers through the hand-off queue, and that nobody has taken yet.
+    pub fn in_queue(&self) -> u64 {
+        self.handed.saturating_sub(self.adopted + self.unusable)
+    }
+
+    /// Connections that workers have taken on and that have neither ended nor been lost: those that are open, and those in the
+    /// hand-off queue.
+    pub fn in_hand(&self) -> u64 {
+        self.accepted.saturating_sub(self.ended + self.unusable)
+    }
+
     /// The worker has been ended: what it had neither finished nor aborted was aborted by that, or cut if it was
     /// draining.
     pub fn end(&mut self, draining: bool) {
         let lost = self.requests.saturating_sub(self.finished + self.aborted);
         self.aborted += lost;
         self.cut += if draining { lost } else { 0 };
+        self.ended = (self.accepted + self.adopted).saturating_sub(self.handed);
     }
 }
 
@@ -206,9 +246,16 @@ impl Counts {
         }
     }
 
-    /// Counts a connection that has ended.
+    /// Counts a hand-off that did not come about.
+    #[cfg(feature = "worker")]
+    pub(crate) fn held(&self, why: Held) {
+        self.held[why as usize].increment();
+    }
+
+    /// Counts a connection that has ended, or moved.
     pub fn closed(&self, reason: CloseReason) {
         match reason {
+            CloseReason::HandedOff => return self.handed.increment(),
             CloseReason::Drained => self.announced.increment(),
             CloseReason::Refused => self.refused.increment(),
             CloseReason::DrainIdle | CloseReason::DeadlineIdle => self.idle_closed.increment(),
@@ -222,6 +269,7 @@ impl Counts {
             | CloseReason::ApplicationFailed => self.aborted.increment(),
             _ => {}
         }
+        self.ended.increment();
     }
 }
 

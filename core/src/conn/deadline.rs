@@ -55,6 +55,15 @@ impl Connection {
         }
     }
 
+    /// When it is to be handed off, if that is what the policy wants: now, or once there may be room for it in the queue.
+    pub(crate) fn leaves_at(&self, cx: &Cx<'_>) -> Option<Time> {
+        let drain = cx.draining_now().filter(|drain| drain.receiver && !drain.is_over(cx.now))?;
+        let view = self.view();
+        let may_leave = self.is_between_requests() && view.movable;
+        let leaves = may_leave && cx.policy.idle(drain, &view, cx.now) == Idle::HandOff;
+        leaves.then(|| self.held_back.max(cx.now))
+    }
+
     fn write_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
         let waiting = !self.tx.is_empty();
         waiting.then(|| after(self.write_since, cx.limits.write_timeout, Timer::Write)).flatten()
@@ -137,7 +146,7 @@ fn after(since: Time, length: Duration, why: Timer) -> Option<Deadline> {
     (!length.is_zero()).then(|| Deadline { at: since + length, why })
 }
 
-fn sooner(a: Option<Deadline>, b: Option<Deadline>) -> Option<Deadline> {
+pub(crate) fn sooner(a: Option<Deadline>, b: Option<Deadline>) -> Option<Deadline> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.at < a.at { b } else { a }),
         (one, None) | (None, one) => one,

@@ -122,7 +122,7 @@ fn an_upgraded_connection_is_in_flight() {
     connection.upgrade(&ResponseHead::new(101).field("Upgrade", "x"), &cx).expect("it is a 101");
     sent(&mut connection);
     assert_eq!(connection.state(), ConnState::Upgraded);
-    assert!(connection.in_flight() && connection.hand_off().is_none());
+    assert!(connection.in_flight() && connection.hand_off(connection.idle_since).is_none());
 }
 
 /// Leaves everything open.

@@ -17,6 +17,7 @@ prop_compose! {
     fn record()(
         (listener, served, draw) in any::<(u16, u32, u32)>(),
         accepted in time(),
+        handed in prop::option::of(time()),
         idle_since in prop::option::of(time()),
         head_since in prop::option::of(time()),
         peer in peer(),
@@ -24,7 +25,7 @@ prop_compose! {
         unread in prop::collection::vec(any::<u8>(), 0..100),
     ) -> HandOff {
         let fresh = HandOff::fresh(Origin::new(listener, peer, draw), accepted);
-        HandOff { served, idle_since, head_since, proxied, unread: unread.into(), ..fresh }
+        HandOff { served, handed, idle_since, head_since, proxied, unread: unread.into(), ..fresh }
     }
 }
 
@@ -81,13 +82,14 @@ fn the_layout_is_what_version_1_says() {
     let peer = Peer::Inet(([127, 0, 0, 1], 0x1234).into());
     let record = HandOff {
         served: 1,
+        handed: Some(Time::from_nanos(6)),
         idle_since: Some(Time::from_nanos(2)),
         unread: Bytes::from_static(b"GE"),
         ..HandOff::fresh(Origin::new(3, peer, 4), Time::from_nanos(5))
     };
     #[rustfmt::skip]
     let bytes = [
-        1, 0, 3, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0,
+        1, 0, 3, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0,
         4, 127, 0, 0, 1, 0x34, 0x12, 0, 2, 0, 0, 0, b'G', b'E',
     ];
     assert_eq!(record.encode(), bytes);

@@ -6,7 +6,9 @@
 //! | [`CloseIdle`] | closed at once | lost, if it was on its way |
 //! | [`Grace`] | closed once idle for so long since its last response | served, close announced |
 //! | [`Spread`] | closed at its own moment of a window | served, close announced more and more often |
+//! | [`Handoff`] | moved to another worker | served there, nothing announced |
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Announce, ConnView, Drain, Idle, ShutdownPolicy};
@@ -90,6 +92,39 @@ impl ShutdownPolicy for Spread {
         // A share that is uniform lies in the part that has passed with just the probability that is wanted.
         let moment = self.moment(drain, chance).min(self.moment(drain, connection.draw));
         if now > moment || now >= drain.since + self.0 { Announce::Close } else { Announce::KeepAlive }
+    }
+}
+
+/// Moves connections to another worker, without a word to their clients (D19). What cannot move, and all of them where there
+/// is no other worker, this policy decides about.
+#[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a policy and nothing else")]
+pub struct Handoff(pub Arc<dyn ShutdownPolicy>);
+
+impl Handoff {
+    fn moves(drain: &Drain, connection: &ConnView) -> bool {
+        drain.receiver && connection.movable
+    }
+}
+
+impl Default for Handoff {
+    /// [`Finish`] decides about what does not move.
+    fn default() -> Self {
+        Self(Arc::new(Finish))
+    }
+}
+
+impl ShutdownPolicy for Handoff {
+    fn idle(&self, drain: &Drain, connection: &ConnView, now: Time) -> Idle {
+        if Self::moves(drain, connection) { Idle::HandOff } else { self.0.idle(drain, connection, now) }
+    }
+
+    fn announce(&self, drain: &Drain, connection: &ConnView, now: Time) -> Announce {
+        if Self::moves(drain, connection) {
+            Announce::KeepAlive
+        } else {
+            self.0.announce(drain, connection, now)
+        }
     }
 }
 

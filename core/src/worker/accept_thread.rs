@@ -22,8 +22,7 @@ use super::acceptor::{Accepted, Acceptor};
 use super::draws::Draws;
 use super::handoff::Outbox;
 use super::{Listener, sys};
-use crate::conn::Connection;
-use crate::handoff::Origin;
+use crate::handoff::{HandOff, Origin};
 
 /// What the epoll set calls the bell; it calls listeners by their numbers.
 const BELL: u64 = u64::MAX;
@@ -211,11 +210,7 @@ impl Thread {
     fn pass_on(&mut self) {
         let Some((outbox, accepted)) = self.outbox.as_ref().zip(self.desk.take_back()) else { return };
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        let sent = match Connection::new(origin, sys::now()).hand_off() {
-            Some(record) => outbox.send(accepted.socket.as_fd(), &record).map_err(|error| error.to_string()),
-            None => Err("it cannot be handed off".to_owned()),
-        };
-        match sent {
+        match outbox.send(accepted.socket.as_fd(), &HandOff::fresh(origin, sys::now())) {
             Ok(()) => {
                 tracing::debug!("the loop is busy: another worker is given the connection it asked for")
             }

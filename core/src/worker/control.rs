@@ -211,13 +211,14 @@ impl Ear {
             };
         }
         if heard.orphaned && !was_orphaned {
+            if !watch.has_begun() {
+                tracing::warn!("the arbiter has gone: draining");
+            }
+            // In a drain, too: all others drain from now on, and take nothing over.
+            let drain = Drain::new(Reason::ArbiterDied, now, now + heard.graceful_timeout);
+            heard.drain(drain, PolicyId::Stop, watch);
             watch.backlog_ends();
             changed = true;
-        }
-        if heard.orphaned && !watch.has_begun() {
-            tracing::warn!("the arbiter has gone: draining");
-            let drain = Drain::new(Reason::ArbiterDied, now, now + heard.graceful_timeout);
-            changed |= heard.drain(drain, PolicyId::Stop, watch);
         }
         if changed {
             self.changed.store(true, Ordering::Relaxed);

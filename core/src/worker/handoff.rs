@@ -4,12 +4,16 @@
 //! descriptor and its [`HandOff`] record. Every worker receives from the same end, so a connection that one does not
 //! live to take is taken by the next.
 //!
+//! Who serves takes what there is, in helpings that grow, as long as it has room and descriptors to spare. Who drains takes
+//! nothing, until nobody is left who would: each worker looks once more after it has sent its last, so that nothing is left
+//! behind that a worker has sent which lives.
+//!
 //! Nothing here blocks. What the queue does not take now is still the sender's, and what a worker has no descriptor
 //! free for stays in the queue.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +22,11 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
+use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 
 use super::watch::Watch;
+use crate::app::Counters;
 use crate::handoff::HandOff;
 use crate::time::Time;
 
@@ -28,8 +34,15 @@ use crate::time::Time;
 /// some hundreds of short ones.
 const QUEUE: usize = 256 * 1024;
 
-/// Connections taken before the worker's others have their turn. The siblings take theirs meanwhile.
+/// Connections taken at most before the worker's others have their turn. It begins with one and takes one more each time, so
+/// that siblings have their share of a few, and many do not take long.
 const TAKEN_A_TURN: u32 = 64;
+
+/// How long a worker that serves leaves the queue to its siblings then: those that are only just waking up get their share.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// Descriptors that a worker keeps for what else it may need.
+const HEADROOM: u64 = 16;
 
 /// How long a worker leaves the queue alone that has no descriptor free.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,12 +56,12 @@ pub fn queue() -> io::Result<(Outbox, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (send, receive) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     sockopt::set_socket_send_buffer_size(&send, QUEUE)?;
-    Ok((Outbox(send), receive))
+    Ok((send.into(), receive))
 }
 
 /// The sending end.
-#[derive(Debug)]
-pub struct Outbox(OwnedFd);
+#[derive(Clone, Debug)]
+pub struct Outbox(Arc<OwnedFd>);
 
 /// Why a connection is still the sender's.
 #[derive(Debug, Error)]
@@ -79,7 +92,7 @@ impl Outbox {
         debug_assert!(fits, "the space is that of one descriptor");
         let record = record.encode();
         loop {
-            return match sendmsg(&self.0, &[IoSlice::new(&record)], &mut control, SendFlags::NOSIGNAL) {
+            return match sendmsg(&*self.0, &[IoSlice::new(&record)], &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Err(SendError::Full),
@@ -93,7 +106,7 @@ impl Outbox {
 impl From<OwnedFd> for Outbox {
     /// The sending end of a queue that another process has made.
     fn from(queue: OwnedFd) -> Self {
-        Self(queue)
+        Self(Arc::new(queue))
     }
 }
 
@@ -120,8 +133,16 @@ pub struct Adopted {
 /// As recvmsg(2), `EMFILE` while no descriptor is free: the connection is still in the queue. `InvalidData`: a message
 /// was no connection; what came with it is closed.
 pub fn receive(queue: BorrowedFd<'_>) -> io::Result<Option<Adopted>> {
+    receive_with(queue, 0)
+}
+
+/// The same that leaves so many descriptors to others.
+fn receive_with(queue: BorrowedFd<'_>, headroom: u64) -> io::Result<Option<Adopted>> {
     // Without a free descriptor the kernel would drop the connection and deliver the rest.
-    drop(rustix::io::fcntl_dupfd_cloexec(queue, 0)?);
+    let first_free = rustix::io::fcntl_dupfd_cloexec(queue, 0)?.as_raw_fd() as u64;
+    if getrlimit(Resource::Nofile).current.is_some_and(|limit| first_free + headroom >= limit) {
+        return Err(Errno::MFILE.into());
+    }
     let mut record = vec![0; HandOff::MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -157,6 +178,13 @@ pub fn receive(queue: BorrowedFd<'_>) -> io::Result<Option<Adopted>> {
     }
 }
 
+/// Since when the connection waits that is first in `queue`; none if there is none. Takes nothing.
+pub fn waiting_since(queue: BorrowedFd<'_>) -> Option<Time> {
+    let mut record = vec![0; HandOff::MAX];
+    let (len, _) = rustix::net::recv(queue, &mut record, RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
+    HandOff::decode(&record[..len]).ok().map(|record| record.handed.unwrap_or(record.accepted))
+}
+
 /// A worker's receiving end, and what it knows of the queue.
 ///
 /// A backend waits on it for reading, says so to [`wake`](Self::wake), and in every turn takes what there is with
@@ -167,9 +195,12 @@ pub struct Inbox {
     /// None: this server has no queue.
     queue: Option<OwnedFd>,
     watch: Arc<Watch>,
+    counters: Arc<Counters>,
     /// There may be something in it.
     readable: bool,
     taken: u32,
+    /// How many may be taken in this turn.
+    helping: u32,
     paused_until: Option<Time>,
     exhaustion_logged: bool,
 }
@@ -177,13 +208,22 @@ pub struct Inbox {
 impl Inbox {
     /// The inbox of a worker that is handed nothing.
     pub(super) fn none(watch: Arc<Watch>) -> Self {
-        Self { queue: None, watch, readable: false, taken: 0, paused_until: None, exhaustion_logged: false }
+        Self {
+            queue: None,
+            watch,
+            counters: Arc::default(),
+            readable: false,
+            taken: 0,
+            helping: 1,
+            paused_until: None,
+            exhaustion_logged: false,
+        }
     }
 
     /// The inbox of a worker that receives from `queue`, and at a stop is not done before that has ended (D4).
-    pub(super) fn new(queue: OwnedFd, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(queue: OwnedFd, watch: Arc<Watch>, counters: Arc<Counters>) -> Self {
         watch.expect_backlog();
-        Self { queue: Some(queue), ..Self::none(watch) }
+        Self { queue: Some(queue), counters, ..Self::none(watch) }
     }
 
     /// The descriptor to wait on for reading, if there is one.
@@ -196,28 +236,33 @@ impl Inbox {
         self.readable = true;
     }
 
-    /// The next connection to adopt; none if there is none, or others are to have their turn first.
-    pub fn take(&mut self, now: Time) -> Option<Adopted> {
+    /// The next connection to adopt; none if there is none, if others are to have their turn first, or if it is for other
+    /// workers to take: this one has no room (`is_full`), or drains.
+    pub fn take(&mut self, now: Time, is_full: bool) -> Option<Adopted> {
         // Asked before the queue is: what is put in later is not there to be missed.
         let last_look = self.watch.backlog_has_ended();
-        let may_take = self.readable || last_look;
-        let queue =
-            self.queue.as_ref().filter(|_| may_take && self.paused_until.is_none_or(|at| at <= now))?;
+        let may_take = (self.readable || last_look) && self.is_open(is_full);
+        if !may_take || self.paused_until.is_some_and(|until| until > now) {
+            return None;
+        }
         self.paused_until = None;
-        if self.taken >= TAKEN_A_TURN {
-            self.taken = 0;
+        if self.taken >= self.helping {
+            (self.taken, self.helping) = (0, (self.helping + 1).min(TAKEN_A_TURN));
+            self.paused_until = (!self.watch.has_begun()).then(|| now + BREATH);
             return None;
         }
         self.taken += 1;
         loop {
-            match receive(queue.as_fd()) {
+            match receive_with(self.queue.as_ref()?.as_fd(), HEADROOM) {
                 Ok(Some(adopted)) => {
                     self.readable = true;
                     self.exhaustion_logged = false;
+                    self.count(&adopted.record, now);
                     return Some(adopted);
                 }
                 Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.counters.unusable.increment();
                     tracing::error!("a connection is lost: {error}");
                 }
                 Err(error) => {
@@ -234,7 +279,7 @@ impl Inbox {
             }
         }
         self.readable = false;
-        self.taken = 0;
+        (self.taken, self.helping) = (0, 1);
         if last_look {
             self.watch.backlog_is_empty();
         }
@@ -242,8 +287,28 @@ impl Inbox {
     }
 
     /// When [`take`](Self::take) should be called again if nothing happens before; [`Time::ZERO`] while there is more.
-    pub fn deadline(&self) -> Option<Time> {
-        self.readable.then(|| self.paused_until.unwrap_or(Time::ZERO))
+    pub fn deadline(&self, is_full: bool) -> Option<Time> {
+        let may_hold = self.readable || self.watch.backlog_has_ended();
+        (may_hold && self.is_open(is_full)).then(|| self.paused_until.unwrap_or(Time::ZERO))
+    }
+
+    /// Whether it is for this worker to take connections. One that drains takes what comes at the end of the server, however
+    /// full it is: nobody else has it any more.
+    fn is_open(&self, is_full: bool) -> bool {
+        match self.watch.current() {
+            None => !is_full,
+            Some((drain, _)) => !drain.receiver && self.watch.backlog_is_due(),
+        }
+    }
+
+    fn count(&self, record: &HandOff, now: Time) {
+        match record.handed {
+            Some(handed) => {
+                self.counters.adopted.increment();
+                self.counters.queued.add(now.since(handed).as_nanos() as u64);
+            }
+            None => self.counters.accepted.increment(),
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Active<M, T> {
     pub io: Io<T>,
 }
 
-/// A connection on its way to a thread that may block, or back.
+/// A connection on its way to a thread that may block or to another worker, or back.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Job<M, T> {
@@ -76,8 +76,8 @@ pub struct Job<M, T> {
 pub enum Work<M, T> {
     /// Run its handler where that may block, then [`Intake::restore`] it.
     Run(Job<M, T>),
-    /// Move it to another worker. Its place is free already.
-    HandOff(Box<Active<M, T>>),
+    /// Move it to another worker, then [`Intake::forget`] it; if that cannot be done, [`Intake::restore`] it.
+    HandOff(Job<M, T>),
     /// It has ended for this reason; closing the transport is all that is left.
     Closed(CloseReason, T),
 }
@@ -110,7 +110,7 @@ struct Slot<M, T> {
 
 enum State<M, T> {
     Here(Box<Active<M, T>>),
-    /// With a handler; what a wait has reported since.
+    /// With a handler, or about to leave; what a wait has reported since.
     Away(Readiness),
 }
 
@@ -179,6 +179,11 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         }
     }
 
+    /// A connection does not come back: another worker has it.
+    pub fn forget(&mut self, token: Token) {
+        self.remove(token);
+    }
+
     /// Gives every connection a turn, because the world has changed.
     pub fn wake_all(&mut self) {
         for (index, slot) in &mut self.slots {
@@ -232,14 +237,17 @@ impl<M: Machine, T: Transport> Intake<M, T> {
                     }
                 }
                 Outcome::Again => self.queue(token),
-                Outcome::Run => {
+                outcome @ (Outcome::Run | Outcome::HandOff) => {
                     if let State::Here(active) =
                         std::mem::replace(&mut slot.state, State::Away(Readiness::default()))
                     {
-                        return Some(Work::Run(Job { token, active }));
+                        let job = Job { token, active };
+                        return Some(match outcome {
+                            Outcome::Run => Work::Run(job),
+                            _ => Work::HandOff(job),
+                        });
                     }
                 }
-                Outcome::HandOff => return self.remove(token).map(Work::HandOff),
                 Outcome::Close(reason) => {
                     return self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()));
                 }

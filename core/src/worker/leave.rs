@@ -52,6 +52,8 @@ pub fn ask_again(drain: &Drain, backlog: Backlog, now: Time) -> Time {
 impl Backlog {
     fn is_awaited(self, drain: &Drain, now: Time) -> bool {
         match self {
+            // Whatever comes is for others.
+            _ if drain.receiver => false,
             Self::Unknown => drain.reason.is_stop() && now < drain.since + ORDER_PATIENCE,
             Self::Coming | Self::Ended => true,
             Self::Empty => false,

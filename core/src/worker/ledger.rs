@@ -83,6 +83,11 @@ impl Ledger {
         }
     }
 
+    /// A connection has waited in the hand-off queue for too long.
+    pub fn delayed(&self) {
+        self.0.delayed.increment();
+    }
+
     /// A worker is to be replaced that was not meant to be.
     pub fn lost(&self, loss: Loss) {
         self.0.lost[loss as usize].increment();
@@ -151,6 +156,7 @@ impl Ledger {
             lost: LOSSES.map(|loss| (loss, self.0.lost[loss as usize].get())).into(),
             drained: self.0.drains[0].get(),
             cut: self.0.drains[1].get(),
+            delayed: self.0.delayed.get(),
         }
     }
 }
@@ -185,6 +191,8 @@ pub struct Account {
     pub drained: u64,
     /// Workers whose drain was cut.
     pub cut: u64,
+    /// How often a connection was found to have waited in the hand-off queue for too long.
+    pub delayed: u64,
 }
 
 impl Account {
@@ -236,6 +244,7 @@ pub(super) struct Page {
     lost: [Counter; LOSSES.len()],
     /// Clean, and cut.
     drains: [Counter; 2],
+    delayed: Counter,
 }
 
 #[cfg(test)]

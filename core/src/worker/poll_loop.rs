@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use rustix::event::epoll;
+
 pub use self::handlers::{Handlers, InPlace, Job};
-use super::intake::{Intake, Token, Work};
+use super::departures::Departures;
+use super::intake::{self, Intake, Token, Work};
 use super::{
     Accepted, Acceptor, Clock, Control, Draws, Exit, Inbox, Seat, Shared, Socket, TokioContext, WorkerConfig,
     WorkerCx, alarm, block_on,
@@ -138,6 +141,9 @@ struct Loop<W, H> {
     control: Control,
     inbox: Inbox,
     acceptor: Acceptor,
+    departures: Departures,
+    /// The waiter's, to end a registration whose socket another process has as well.
+    epoll: OwnedFd,
     intake: Intake<Session, Socket>,
     handlers: H,
     service: Arc<Service>,
@@ -158,6 +164,8 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
     ) -> io::Result<Self> {
         let mut acceptor = Acceptor::new(cx.listeners, waiter.epoll()?, LISTENERS);
         acceptor.resume()?;
+        let departures = Departures::new(cx.outbox, service.counters.clone());
+        let epoll = waiter.epoll()?;
         let clock = Clock::new();
         cx.seat.beat(clock.now(), 0, &shared.watch);
         cx.control.report_ready()?;
@@ -167,6 +175,8 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
             control: cx.control,
             inbox: cx.inbox,
             acceptor,
+            departures,
+            epoll,
             intake: Intake::new(move || waker.wake_by_ref()),
             handlers,
             service,
@@ -198,7 +208,11 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
             alarm::ring(now);
             self.intake.begin_turn(now);
             self.drive()?;
-            if let Some(exit) = self.shared.watch.exit(self.intake.len(), &self.service.counters, now) {
+            // Whoever has sent its last connection looks whether there is still a receiver: an order that says otherwise came
+            // before the receivers looked for the last time.
+            if let Some(exit) = self.shared.watch.exit(self.intake.len(), &self.service.counters, now)
+                && !self.obey(now)
+            {
                 return Ok(exit);
             }
         }
@@ -206,7 +220,7 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
 
     fn take_in(&mut self, number: u64, readiness: Readiness, now: Time) -> io::Result<()> {
         match number {
-            ORDERS | SIGNALS => self.obey(now),
+            ORDERS | SIGNALS => drop(self.obey(now)),
             INBOX => self.inbox.wake(),
             WAKER => {
                 while let Some(job) = self.handlers.take_done() {
@@ -221,14 +235,17 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
         Ok(())
     }
 
-    /// Takes orders and signals. When a drain begins or changes, nothing more is accepted, and everybody gets a turn.
-    fn obey(&mut self, now: Time) {
-        if self.control.handle(now) {
+    /// Takes orders and signals. When a drain begins or changes, which is the answer, nothing more is accepted, and everybody
+    /// gets a turn.
+    fn obey(&mut self, now: Time) -> bool {
+        let changed = self.control.handle(now);
+        if changed {
             for last in self.acceptor.close() {
                 self.welcome(last, now);
             }
             self.intake.wake_all();
         }
+        changed
     }
 
     fn accept(&mut self, listener: u64, now: Time) -> io::Result<()> {
@@ -242,12 +259,13 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
 
     fn welcome(&mut self, accepted: Accepted, now: Time) {
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        self.service.counters.accepted.increment();
         self.begin(Connection::new(origin, now), accepted.socket);
     }
 
-    /// Takes over what other processes have accepted, however full the worker is: nobody else has it any more.
+    /// Takes over what other processes hand over.
     fn adopt(&mut self, now: Time) {
-        while let Some(adopted) = self.inbox.take(now) {
+        while let Some(adopted) = self.inbox.take(now, self.is_full()) {
             self.begin(Connection::resume(adopted.record, now), adopted.socket);
         }
     }
@@ -260,12 +278,14 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
     }
 
     fn begin(&mut self, connection: Connection, socket: OwnedFd) {
-        self.service.counters.accepted.increment();
         let session = Session::new(connection, self.service.clone());
         let token = self.intake.next_token();
         match self.waiter.register(socket.as_fd(), token.as_u64(), BOTH) {
             Ok(()) => drop(self.intake.insert(session, Socket::new(socket))),
-            Err(error) => tracing::error!("cannot wait for a connection, which is closed: {error}"),
+            Err(error) => {
+                self.service.counters.ended.increment();
+                tracing::error!("cannot wait for a connection, which is closed: {error}");
+            }
         }
     }
 
@@ -293,10 +313,17 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
                     self.service.counters.closed(reason);
                     drop(socket);
                 }
-                // Nobody receives connections yet.
-                Work::HandOff(active) => {
-                    self.service.counters.closed(CloseReason::TransportFailed);
-                    drop(active);
+                Work::HandOff(mut job) => {
+                    let intake::Active { machine, io, .. } = &mut *job.active;
+                    let socket = io.transport().as_fd();
+                    if self.departures.send(machine, socket, cx.now) {
+                        // Closing it would not end the registration: the socket lives on elsewhere.
+                        let _ = epoll::delete(&self.epoll, socket);
+                        self.intake.forget(job.token);
+                        self.service.counters.closed(CloseReason::HandedOff);
+                    } else {
+                        self.intake.restore(job);
+                    }
                 }
             }
         }
@@ -324,7 +351,7 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
     fn timeout(&self) -> Duration {
         let now = self.clock.now();
         let (intake, acceptor, inbox) =
-            (self.intake.deadline(), self.acceptor.deadline(), self.inbox.deadline());
+            (self.intake.deadline(), self.acceptor.deadline(), self.inbox.deadline(self.is_full()));
         let (drain, alarm) = (self.shared.watch.deadline(now), alarm::deadline());
         let overdue = self.handlers.desks().and_then(|desks| desks.next_look(now));
         let beat = now + self.config.beat_interval();

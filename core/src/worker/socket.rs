@@ -24,22 +24,6 @@ impl<F: AsFd> Socket<F> {
     }
 }
 
-/// A transport that can move to another process, which a plain socket can and TLS cannot.
-pub trait Detach: Transport + Sized {
-    /// The descriptor.
-    ///
-    /// # Errors
-    ///
-    /// The transport itself, when its state cannot move with the descriptor.
-    fn into_fd(self) -> Result<OwnedFd, Self>;
-}
-
-impl Detach for Socket {
-    fn into_fd(self) -> Result<OwnedFd, Self> {
-        Ok(self.0)
-    }
-}
-
 impl<F: AsFd> Transport for Socket<F> {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.0, buffer)?)

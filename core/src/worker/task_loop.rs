@@ -19,6 +19,7 @@ use slab::Slab;
 
 use self::connection::{Connection, Job, Open, run_handler};
 pub use self::lookout::{Lookout, Watched};
+use super::departures::Departures;
 use super::{
     AcceptThread, Accepted, Clock, Control, Crew, Draws, Exit, Inbox, Seat, Shared, TokioContext,
     WorkerConfig, WorkerCx, sys,
@@ -62,7 +63,8 @@ pub trait Runtime {
 }
 
 /// A connected socket that a runtime watches. It remembers what the runtime has reported; what is not ready is not
-/// tried. On a handler thread it is used by its descriptor, which poll(2) knows more of.
+/// tried. On a handler thread it is used by its descriptor, which poll(2) knows more of. Dropping it ends the watch, **then**
+/// closes it: another process may hold the same socket (D19).
 pub trait Stream: Transport + AsFd + Send + 'static {
     /// Whether something can be tried in a direction of `interest`; if nothing can, `task` is woken when that changes.
     fn poll_ready(&self, interest: Interest, task: &mut Context<'_>) -> Poll<()>;
@@ -118,6 +120,7 @@ impl<R: Runtime> Loop<R> {
         let caller = Arc::new(Caller::default());
         let (work, wake) = (run_handler(shared.clone(), runtime.context()), caller.clone());
         let crew = Crew::new(&cx.config, work, move || wake.call());
+        let departures = Departures::new(cx.outbox.clone(), service.counters.clone());
         let acceptor = AcceptThread::start(cx.listeners, cx.outbox)?;
         cx.seat.beat(sys::now(), 0, &shared.watch);
         cx.control.report_ready()?;
@@ -125,6 +128,7 @@ impl<R: Runtime> Loop<R> {
             clock: RefCell::default(),
             open: RefCell::default(),
             crew: RefCell::new(crew),
+            departures: RefCell::new(departures),
             service,
             shared,
             caller,
@@ -153,23 +157,31 @@ impl<R: Runtime> Loop<R> {
         self.adopt(now);
         self.restore(now);
         if let Some(exit) = self.drained(now).filter(|_| all_accepted) {
-            return Poll::Ready(Ok(exit));
+            // Whoever has sent its last connection looks whether there is still a receiver: an order that says otherwise came
+            // before the receivers looked for the last time.
+            self.lookout.take_in()?;
+            if !self.obey(now) {
+                return Poll::Ready(Ok(exit));
+            }
         }
         self.lookout.wake_by(self.deadline(now), now, task)?;
         Poll::Pending
     }
 
-    /// Takes orders and signals. When a drain begins or changes, nothing more is accepted, and everybody gets a turn.
-    fn obey(&mut self, now: Time) {
-        if self.lookout.told() && self.control.handle(now) {
+    /// Takes orders and signals. When a drain begins or changes, which is the answer, nothing more is accepted, and everybody
+    /// gets a turn.
+    fn obey(&mut self, now: Time) -> bool {
+        let changed = self.lookout.told() && self.control.handle(now);
+        if changed {
             self.acceptor.close();
             self.common.open.borrow().iter().for_each(|(_, open)| open.task.wake_by_ref());
         }
+        changed
     }
 
     /// Gives connections a task while there is room; whether the last one has come, as it does in a drain.
     fn accept(&mut self, now: Time, task: &Context<'_>) -> io::Result<bool> {
-        while !self.config.is_full(self.common.len()) || self.common.shared.watch.current().is_some() {
+        while !self.is_full() || self.common.shared.watch.current().is_some() {
             match self.acceptor.poll_accept(task) {
                 Poll::Ready(Some(accepted)) => {
                     // An order that came before the connection is obeyed before: the runtime may be late to tell.
@@ -184,12 +196,12 @@ impl<R: Runtime> Loop<R> {
         Ok(false)
     }
 
-    /// Takes over what other processes have accepted, however full the worker is: nobody else has it any more.
+    /// Takes over what other processes hand over.
     fn adopt(&mut self, now: Time) {
         if self.lookout.knocked() {
             self.inbox.wake();
         }
-        while let Some(adopted) = self.inbox.take(now) {
+        while let Some(adopted) = self.inbox.take(now, self.is_full()) {
             self.begin(conn::Connection::resume(adopted.record, now), adopted.socket);
         }
     }
@@ -218,22 +230,30 @@ impl<R: Runtime> Loop<R> {
     /// When the next turn is due, if nothing happens before: for the next beat at the latest.
     fn deadline(&self, now: Time) -> Time {
         let overdue = self.common.crew.borrow().desks().next_look(now);
-        let deadlines = [self.inbox.deadline(), self.common.shared.watch.deadline(now), overdue];
+        let (inbox, drain) = (self.inbox.deadline(self.is_full()), self.common.shared.watch.deadline(now));
+        let deadlines = [inbox, drain, overdue];
         deadlines.into_iter().flatten().fold(now + self.config.beat_interval(), Time::min)
+    }
+
+    fn is_full(&self) -> bool {
+        self.config.is_full(self.common.len())
     }
 
     fn take_in(&mut self, accepted: Accepted, now: Time) {
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        self.common.service.counters.accepted.increment();
         self.begin(conn::Connection::new(origin, now), accepted.socket);
     }
 
     fn begin(&self, connection: conn::Connection, socket: OwnedFd) {
-        self.common.service.counters.accepted.increment();
         match self.runtime.watch(socket, &self.lookout) {
             Ok(stream) => {
                 self.runtime.spawn(Connection::new(self.common.clone(), connection, stream).serve());
             }
-            Err(error) => tracing::error!("cannot wait for a connection, which is closed: {error}"),
+            Err(error) => {
+                self.common.service.counters.ended.increment();
+                tracing::error!("cannot wait for a connection, which is closed: {error}");
+            }
         }
     }
 }
@@ -244,6 +264,7 @@ struct Common<S> {
     /// All open connections: how many there are, and how to give each a turn.
     open: RefCell<Slab<Open<S>>>,
     crew: RefCell<Crew<Box<Job<S>>>>,
+    departures: RefCell<Departures>,
     service: Arc<Service>,
     shared: Shared,
     caller: Arc<Caller>,

@@ -141,6 +141,11 @@ impl Watch {
         self.backlog.fetch_max(Backlog::Ended as u8, Ordering::AcqRel);
     }
 
+    /// Whether the inbox brings what nobody else would take.
+    pub(super) fn backlog_is_due(&self) -> bool {
+        self.backlog() >= Backlog::Coming
+    }
+
     /// Whether what the inbox holds now is all there will be, and it has not been seen empty since.
     pub(super) fn backlog_has_ended(&self) -> bool {
         self.backlog() == Backlog::Ended

@@ -210,10 +210,7 @@ impl Process {
         }
         if self.orphaned {
             self.backlog = self.backlog.max(Backlog::Ended);
-            if self.drain().is_none() {
-                changed |=
-                    self.enter(Drain::new(Reason::ArbiterDied, now, now + self.graceful), PolicyId::Stop);
-            }
+            changed |= self.enter(Drain::new(Reason::ArbiterDied, now, now + self.graceful), PolicyId::Stop);
         }
         changed
     }

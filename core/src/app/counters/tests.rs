@@ -6,7 +6,7 @@ fn shared_counters_count_where_they_are_told_to() {
     let counters = Counters::shared(counts);
     counters.requests.increment();
     counters.closed(CloseReason::DeadlineCut);
-    let expected = Tally { requests: 1, aborted: 1, cut: 1, ..Tally::default() };
+    let expected = Tally { requests: 1, ended: 1, aborted: 1, cut: 1, ..Tally::default() };
     assert_eq!((counts.tally(), counters.tally()), (expected, expected));
     assert_eq!(Counters::default().tally(), Tally::default());
 }
@@ -19,6 +19,22 @@ fn what_an_ended_worker_left_is_aborted_and_in_a_drain_cut() {
     assert_eq!(killed, Tally { aborted: 4, ..left });
     drained.end(true);
     assert_eq!(drained, Tally { aborted: 4, cut: 3, ..left });
+}
+
+#[test]
+fn d19_whoever_has_left_is_in_the_queue_until_somebody_has_it() {
+    let counters = Counters::default();
+    (0..5).for_each(|_| counters.accepted.increment());
+    counters.closed(CloseReason::PeerClosed);
+    (0..3).for_each(|_| counters.closed(CloseReason::HandedOff));
+    let tally = counters.tally();
+    assert_eq!((tally.ended, tally.handed, tally.in_queue(), tally.in_hand()), (1, 3, 3, 4));
+    counters.adopted.increment();
+    counters.unusable.increment();
+    let mut tally = counters.tally();
+    assert_eq!((tally.in_queue(), tally.in_hand()), (1, 3));
+    tally.end(false);
+    assert_eq!((tally.in_queue(), tally.in_hand()), (1, 1), "those it had have ended with it");
 }
 
 #[test]

@@ -4,12 +4,12 @@ use super::*;
 use crate::conn::Connection;
 use crate::handoff::HandOff;
 use crate::machine::CloseReason;
-use crate::shutdown::ConnState;
-use crate::testing::Event;
+use crate::shutdown::{ConnState, Drain, Handoff, Reason};
+use crate::testing::{Event, START, ms};
 
 /// The record of `bench`'s connection, if it can move.
-fn record(bench: &mut Bench) -> Option<HandOff> {
-    bench.session.take().expect("it is there").into_hand_off().ok()
+fn record(bench: &Bench) -> Option<HandOff> {
+    bench.session.as_ref().expect("it is there").hand_off(bench.world.now)
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn a_connection_that_moves_between_any_two_bytes_answers_as_it_would_have() {
         let mut first = short_bench().bytes(0, &script[..cut]);
         first.until(10);
         let before = first.transcript();
-        let record = record(&mut first).expect("a short answer is never under way");
+        let record = record(&first).expect("a short answer is never under way");
 
         let tester = Tester { log: Log::default(), short: true };
         let log = tester.log.clone();
@@ -38,21 +38,21 @@ fn a_connection_that_moves_between_any_two_bytes_answers_as_it_would_have() {
 fn the_record_says_all_that_the_successor_needs() {
     let mut fresh = bench().bytes(0, "");
     fresh.until(100);
-    let fresh = record(&mut fresh).expect("a fresh connection moves");
+    let fresh = record(&fresh).expect("a fresh connection moves");
     assert_eq!((fresh.version, fresh.served, fresh.draw), (HandOff::VERSION, 0, 7));
     assert_eq!((fresh.idle_since, fresh.head_since, fresh.unread.len()), (None, None, 0));
 
     let mut head = bench().bytes(50, "GET / HT");
     head.until(100);
-    let head = record(&mut head).expect("part of a head moves");
-    assert_eq!(head.head_since, Some(crate::testing::START + crate::testing::ms(50)));
+    let head = record(&head).expect("part of a head moves");
+    assert_eq!(head.head_since, Some(START + ms(50)));
     assert_eq!(head.unread, "GET / HT");
 
     let mut idle = bench().bytes(50, get("/"));
     idle.until(100);
-    let idle = record(&mut idle).expect("an idle connection moves");
+    let idle = record(&idle).expect("an idle connection moves");
     assert_eq!((idle.served, idle.unread.len()), (1, 0));
-    assert_eq!(idle.idle_since, Some(crate::testing::START + crate::testing::ms(50)));
+    assert_eq!(idle.idle_since, Some(START + ms(50)));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_resumed_connection_is_what_it_was_and_has_the_time_it_had() {
     let resumed = |script: &str, until: u64| {
         let mut first = bench().bytes(0, script);
         first.until(until);
-        let (state, record) = (first.connection().state(), record(&mut first).expect("it moves"));
+        let (state, record) = (first.connection().state(), record(&first).expect("it moves"));
         let mut second = Bench::resuming(Tester::default(), |now| Connection::resume(record, now));
         second.world.now = first.world.now;
         assert_eq!(second.connection().state(), state);
@@ -88,6 +88,78 @@ fn what_is_under_way_or_over_cannot_move() {
         bench().at(0, Event::Eof),
     ] {
         bench.until(10);
-        assert!(record(&mut bench).is_none(), "{:?}", bench.transcript());
+        assert!(record(&bench).is_none(), "{:?}", bench.transcript());
     }
+}
+
+fn moving(bench: Bench) -> Bench {
+    let drain = Drain::new(Reason::RecycleAsked, START + ms(1000), START + ms(8000)).with_receiver();
+    bench.policy(Handoff::default()).at(1000, Event::Drain(drain))
+}
+
+/// Lets `bench` go on for as long as it is, told at each attempt that there is no room for `pause`.
+fn hold_back(bench: &mut Bench, pause: u64, until: u64) -> u32 {
+    let mut attempts = 0;
+    while bench.now() < until && bench.reason.is_none() {
+        bench.go(START + ms(until));
+        if !std::mem::take(&mut bench.leaving) {
+            break;
+        }
+        attempts += 1;
+        let now = bench.world.now;
+        bench.session.as_mut().expect("it is there").hold_back(now + ms(pause));
+    }
+    attempts
+}
+
+#[test]
+fn d19_what_is_in_flight_is_answered_without_a_word_and_moves_then() {
+    let body = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab";
+    for bench in [bench(), short_bench()] {
+        let mut bench = moving(bench).bytes(0, body).bytes(2000, "cd");
+        let transcript = bench.run();
+        assert!(transcript.out.ends_with("abcd") && !transcript.out.contains(CLOSE), "{}", transcript.out);
+        assert_eq!((bench.leaving, bench.now()), (true, 2000));
+    }
+}
+
+#[test]
+fn d19_complete_heads_are_answered_and_the_rest_moves() {
+    let bench = moving(short_bench()).bytes(999, get("/") + &get("/") + &get("/")[..9]);
+    bench.pipe.0.borrow_mut().room = 0;
+    let mut bench = bench.at(2000, Event::Room(100_000));
+    let transcript = bench.run();
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 0));
+    assert_eq!((bench.leaving, bench.now()), (true, 2000), "once that is flushed");
+    let record = record(&bench).expect("it moves");
+    assert_eq!((record.served, &record.unread[..]), (2, &b"GET / HTT"[..]));
+}
+
+#[test]
+fn d19_while_there_is_no_room_a_connection_is_served_where_it_is() {
+    let mut bench = moving(short_bench()).bytes(0, get("/")).bytes(1300, get("/")).bytes(1600, get("/"));
+    assert!(hold_back(&mut bench, 100, 1900) >= 7);
+    let transcript = bench.transcript();
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (3, 0));
+    let record = record(&bench).expect("it may still move");
+    assert_eq!(record.served, 3);
+}
+
+#[test]
+fn d19_who_stays_is_told_and_closed_as_the_fallback_says() {
+    let mut bench = moving(short_bench()).bytes(0, get("/")).bytes(2500, get("/"));
+    hold_back(&mut bench, 100, 2000);
+    bench.session.as_mut().expect("it is there").stay();
+    assert!(record(&bench).is_none());
+    let transcript = bench.run();
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 1));
+    assert_eq!(transcript.reason, Some(CloseReason::Drained));
+}
+
+#[test]
+fn d19_the_deadline_ends_what_never_had_room() {
+    let drain = Drain::new(Reason::RecycleAsked, START + ms(1000), START + ms(1500)).with_receiver();
+    let mut bench = short_bench().policy(Handoff::default()).at(1000, Event::Drain(drain)).bytes(0, get("/"));
+    hold_back(&mut bench, 100, 3000);
+    assert_eq!((bench.reason, bench.now()), (Some(CloseReason::DeadlineIdle), 1500));
 }

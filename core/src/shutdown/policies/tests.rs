@@ -119,3 +119,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn d19_handoff_moves_what_can_move_while_there_is_somebody_and_otherwise_asks_its_fallback() {
+    let handoff = Handoff(Arc::new(Grace(ms_of(500))));
+    let movable = ConnView { movable: true, ..connection(1000, 0, 1) };
+    let (with, without) = (drain().with_receiver(), drain());
+    let moved = (Idle::HandOff, Announce::KeepAlive);
+    let kept = (Idle::Keep { until: at(1500) }, Announce::Close);
+    for (drain, connection, expected) in [
+        (with, movable, moved),
+        (without, movable, kept),
+        (with, connection(1000, 0, 1), kept),
+        (without, connection(1000, 0, 1), kept),
+    ] {
+        let answers =
+            (handoff.idle(&drain, &connection, at(1000)), handoff.announce(&drain, &connection, at(1000)));
+        assert_eq!(answers, expected, "{drain:?} {connection:?}");
+    }
+}

@@ -64,3 +64,20 @@ fn d15_whoever_counts_the_last_request_can_tell_the_arbiter() {
     let reason = Reason::RecycleRequests;
     assert_eq!(Report::decode(&message[..len]), Ok(Report::Recycle { reason }));
 }
+
+#[test]
+fn d18_whoever_drains_has_no_receiver_without_an_arbiter() {
+    let (mut control, arbiter) = control();
+    control.watch.expect_backlog();
+    let drain = Drain::new(Reason::RecycleAsked, START, START + GRACE).with_receiver();
+    let order = Order::Drain { drain, policy: PolicyId::Recycle };
+    send(&arbiter, &order.encode(), SendFlags::empty()).unwrap();
+    assert!(control.handle(START));
+    assert!(control.watch.current().unwrap().0.receiver && !control.watch.backlog_has_ended());
+    drop(arbiter);
+    assert!(control.handle(START + GRACE / 2));
+    let (drain, policy) = control.watch.current().unwrap();
+    assert_eq!((drain.receiver, drain.reason, policy), (false, Reason::RecycleAsked, PolicyId::Recycle));
+    assert!(control.watch.backlog_has_ended(), "it looks into the queue once more");
+    assert!(!control.handle(START + GRACE / 2), "that is said once");
+}

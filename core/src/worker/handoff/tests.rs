@@ -6,6 +6,8 @@ use rustix::net::send;
 use super::*;
 use crate::config::READ_BUFFER_MAX;
 use crate::handoff::{Origin, Peer};
+use crate::order::PolicyId;
+use crate::shutdown::{Drain, Reason};
 
 fn record(draw: u32, unread: usize) -> HandOff {
     let fresh = HandOff::fresh(Origin::new(0, Peer::Unix, draw), Time::from_nanos(1));
@@ -19,7 +21,7 @@ fn connection() -> (UnixStream, UnixStream) {
 
 fn inbox(queue: OwnedFd) -> (Inbox, Arc<Watch>) {
     let watch = Arc::new(Watch::new().unwrap());
-    (Inbox::new(queue, watch.clone()), watch)
+    (Inbox::new(queue, watch.clone(), Arc::default()), watch)
 }
 
 #[test]
@@ -96,16 +98,19 @@ fn the_last_look_into_an_inbox_comes_after_the_end_of_the_backlog() {
     let (outbox, queue) = queue().unwrap();
     let (mut inbox, watch) = inbox(queue);
     let (_here, there) = connection();
+    watch.enter(Drain::new(Reason::Stop, now, now + PAUSE), PolicyId::Stop);
     watch.backlog_comes();
     inbox.wake();
-    assert!(inbox.take(now).is_none());
-    assert_eq!(inbox.deadline(), None);
+    assert!(inbox.take(now, false).is_none());
+    assert_eq!(inbox.deadline(false), None);
     outbox.send(there.as_fd(), &record(1, 0)).unwrap();
     watch.backlog_ends();
     assert!(watch.backlog_has_ended());
-    assert_eq!(inbox.take(now).unwrap().record.draw, 1, "no wake-up was needed");
+    assert_eq!(inbox.take(now, false).unwrap().record.draw, 1, "no wake-up was needed");
+    assert!(inbox.take(now, false).is_none(), "others have their turn");
     assert!(watch.backlog_has_ended(), "there may be another");
-    assert!(inbox.take(now).is_none());
+    assert_eq!(inbox.deadline(false), Some(Time::ZERO));
+    assert!(inbox.take(now, false).is_none());
     assert!(!watch.backlog_has_ended());
 }
 
@@ -116,19 +121,95 @@ fn a_turn_is_bounded_and_siblings_share_what_there_is() {
     let (mut one, _) = inbox(queue.try_clone().unwrap());
     let (mut other, _) = inbox(queue);
     let (_here, there) = connection();
-    let all = 2 * TAKEN_A_TURN + 10;
+    let all = 2 * TAKEN_A_TURN;
     (0..all).for_each(|draw| outbox.send(there.as_fd(), &record(draw, 0)).unwrap());
     let mut taken = BTreeSet::new();
-    let mut turn = |inbox: &mut Inbox| {
+    let mut turn = |inbox: &mut Inbox, now: Time| {
         inbox.wake();
-        std::iter::from_fn(|| inbox.take(now)).filter(|adopted| taken.insert(adopted.record.draw)).count()
+        std::iter::from_fn(|| inbox.take(now, false))
+            .filter(|adopted| taken.insert(adopted.record.draw))
+            .count()
     };
-    assert_eq!(turn(&mut one), TAKEN_A_TURN as usize);
-    assert_eq!(turn(&mut other), TAKEN_A_TURN as usize);
-    assert_eq!(turn(&mut one), 10);
-    assert_eq!(turn(&mut other), 0);
+    for (n, breath) in (1..=10).zip(0..) {
+        let now = now + breath * BREATH;
+        assert_eq!((turn(&mut one, now), turn(&mut other, now)), (n, n));
+        assert_eq!(
+            (turn(&mut one, now), one.deadline(false)),
+            (0, Some(now + BREATH)),
+            "others may have some"
+        );
+    }
+    let now = now + 10 * BREATH;
+    assert_eq!((turn(&mut one, now), turn(&mut other, now)), (11, 7));
+    let now = now + BREATH;
+    assert_eq!(turn(&mut one, now), 0);
     assert_eq!(taken.len(), all as usize);
-    assert_eq!((one.deadline(), other.deadline()), (None, None));
+    assert_eq!((one.deadline(false), other.deadline(false)), (None, None));
+    outbox.send(there.as_fd(), &record(all, 0)).unwrap();
+    outbox.send(there.as_fd(), &record(all, 0)).unwrap();
+    one.wake();
+    assert!(one.take(now, false).is_some() && one.take(now, false).is_none(), "it begins anew");
+}
+
+#[test]
+fn d19_a_full_worker_and_one_that_drains_leave_connections_to_others() {
+    let now = Time::from_nanos(1);
+    let (outbox, queue) = queue().unwrap();
+    let (_here, there) = connection();
+    let (mut full, _) = inbox(queue.try_clone().unwrap());
+    let (mut drains, watch) = inbox(queue.try_clone().unwrap());
+    outbox.send(there.as_fd(), &record(1, 0)).unwrap();
+    full.wake();
+    drains.wake();
+    let drain = Drain::new(Reason::RecycleAsked, now, now + PAUSE);
+    watch.enter(drain.with_receiver(), PolicyId::Recycle);
+    assert!(full.take(now, true).is_none() && drains.take(now, false).is_none());
+    assert_eq!(
+        (full.deadline(true), drains.deadline(false)),
+        (None, None),
+        "there is nothing to do for them"
+    );
+    assert_eq!(full.deadline(false), Some(Time::ZERO), "once it has room");
+    assert!(full.take(now, false).is_some());
+
+    // At the end of the server, nobody else is left.
+    outbox.send(there.as_fd(), &record(2, 0)).unwrap();
+    watch.backlog_ends();
+    assert!(drains.take(now, false).is_none(), "there is a receiver");
+    watch.enter(drain, PolicyId::Recycle);
+    assert_eq!(drains.deadline(true), Some(Time::ZERO));
+    assert_eq!(drains.take(now, true).unwrap().record.draw, 2, "however full it is");
+}
+
+#[test]
+fn d19_what_comes_is_counted_by_where_it_comes_from() {
+    let now = Time::from_nanos(1_000);
+    let (outbox, queue) = queue().unwrap();
+    let (_here, there) = connection();
+    let (mut inbox, _) = inbox(queue);
+    let moved = HandOff { handed: Some(Time::from_nanos(300)), ..record(1, 0) };
+    for record in [moved, record(1, 0), HandOff { version: 9, ..record(1, 0) }] {
+        outbox.send(there.as_fd(), &record).unwrap();
+    }
+    for turn in 0..4 {
+        inbox.wake();
+        while inbox.take(now + turn * BREATH, false).is_some() {}
+    }
+    let tally = inbox.counters.tally();
+    assert_eq!((tally.accepted, tally.adopted, tally.unusable, tally.queued), (1, 1, 1, 700));
+}
+
+#[test]
+fn d19_how_long_the_first_has_waited_is_seen_without_taking_it() {
+    let (outbox, queue) = queue().unwrap();
+    assert_eq!(waiting_since(queue.as_fd()), None);
+    let (_here, there) = connection();
+    let moved = HandOff { handed: Some(Time::from_nanos(3)), ..record(1, READ_BUFFER_MAX) };
+    outbox.send(there.as_fd(), &moved).unwrap();
+    outbox.send(there.as_fd(), &record(1, 0)).unwrap();
+    assert_eq!(waiting_since(queue.as_fd()), Some(Time::from_nanos(3)));
+    assert_eq!(receive(queue.as_fd()).unwrap().unwrap().record, moved);
+    assert_eq!(waiting_since(queue.as_fd()), Some(Time::from_nanos(1)), "since it was accepted");
 }
 
 #[test]

@@ -274,9 +274,30 @@ fn who_leaves_gives_its_place_up() {
     let mut stage = Stage::default();
     stage.insert(&Puppet::saying([Step::HandOff]));
     stage.insert(&Puppet::saying([Step::Close(CloseReason::PeerClosed)]));
-    let work = stage.turn();
+    let mut work = stage.turn();
     assert!(matches!(work[..], [Work::HandOff(_), Work::Closed(CloseReason::PeerClosed, _)]));
-    assert_eq!((stage.intake.len(), stage.intake.deadline()), (0, None));
+    let Work::HandOff(job) = work.swap_remove(0) else { unreachable!() };
+    assert_eq!((stage.intake.len(), stage.intake.deadline()), (1, None), "until it has left");
+    let token = job.token;
+    drop(job);
+    stage.intake.forget(token);
+    assert!(stage.intake.is_empty());
+    stage.intake.ready(token, Readiness { readable: true, ..Readiness::default() });
+    stage.insert(&Puppet::default());
+    stage.intake.ready(token, Readiness { readable: true, ..Readiness::default() });
+    stage.intake.forget(token);
+    assert_eq!(stage.intake.len(), 1, "what is still said of it is not said of who has its place");
+}
+
+#[test]
+fn who_cannot_leave_is_where_it_was() {
+    let mut stage = Stage::default();
+    let puppet = Puppet::saying([Step::HandOff]);
+    stage.insert(&puppet);
+    let Some(Work::HandOff(job)) = stage.turn().pop() else { panic!("it asks to leave") };
+    stage.intake.restore(job);
+    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "it has a turn");
+    assert!(stage.turn().is_empty() && puppet.steps() > 1);
 }
 
 #[test]

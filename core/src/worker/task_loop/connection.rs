@@ -40,8 +40,9 @@ impl<S: Stream> Connection<S> {
                 Outcome::Again => let_others().await,
                 Outcome::Run => self = self.run().await,
                 Outcome::Close(reason) => break reason,
-                // Nobody receives connections yet, and no application takes a transport over.
-                Outcome::HandOff => break CloseReason::TransportFailed,
+                // Its stream stops watching the socket before it closes it.
+                Outcome::HandOff if self.hand_off() => break CloseReason::HandedOff,
+                Outcome::HandOff => {} // it waits for room, or stays
             }
         };
         self.place.common.service.counters.closed(reason);
@@ -56,6 +57,13 @@ impl<S: Stream> Connection<S> {
         clock.tick();
         let cx = shared.cx(&clock, drain.as_ref()).waking(task.waker());
         drive(&mut self.session, &mut self.io, &cx)
+    }
+
+    /// Hands it over to another worker, if there is room for it in the queue.
+    fn hand_off(&mut self) -> bool {
+        let Common { clock, departures, .. } = &*self.place.common;
+        let now = clock.borrow().now();
+        departures.borrow_mut().send(&mut self.session, self.io.transport().as_fd(), now)
     }
 
     /// Waits for readiness, for the deadline, or to be woken: whatever it was, driving on finds out. While only its

@@ -85,3 +85,17 @@ fn a_lame_duck_shows_its_drain_and_has_not_begun_it() {
     assert!(watch.wait(Duration::ZERO));
     assert_eq!(exit(&watch, 0, START + GRACE), Some(Exit::Clean));
 }
+
+#[test]
+fn d19_who_has_a_receiver_waits_for_nothing_and_who_loses_it_looks_once_more() {
+    let watch = Watch::new().unwrap();
+    watch.expect_backlog();
+    let drain = Drain::new(Reason::Upgrade, START, START + GRACE);
+    watch.enter(drain.with_receiver(), PolicyId::Reload);
+    watch.backlog_ends();
+    assert_eq!(exit(&watch, 0, START), Some(Exit::Clean), "what comes is for others");
+    assert!(watch.enter(drain, PolicyId::Reload).is_some());
+    assert_eq!(exit(&watch, 0, START), None, "what it has sent itself may be there still");
+    watch.backlog_is_empty();
+    assert_eq!(exit(&watch, 0, START), Some(Exit::Clean));
+}
