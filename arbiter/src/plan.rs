@@ -174,8 +174,8 @@ pub(crate) enum Event {
     Launched { pid: Pid },
     /// It could not be.
     NotLaunched { error: String },
-    /// The new arbiter serves.
-    HeirReady,
+    /// The new arbiter serves, and its workers take connections over or not (D19).
+    HeirReady { receives: bool },
     /// The arbiter that has started this one is gone.
     ElderGone,
     /// Time has passed.
@@ -382,12 +382,13 @@ impl Plan {
             Event::NotLoaded { why } => self.not_loaded(why, &mut todo),
             Event::Launched { pid } => self.launched(pid, now, &mut todo),
             Event::NotLaunched { error } => self.not_launched(error, &mut todo),
-            Event::HeirReady => self.heir_ready(now, &mut todo),
+            Event::HeirReady { receives } => self.heir_ready(receives, now, &mut todo),
             Event::ElderGone => self.elder_gone(&mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
         self.look_for_orphans(&mut todo);
+        self.look_for_receivers(now, &mut todo);
         self.answer_waiting(&mut todo);
         todo
     }

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use self::birth::Newborn;
 use self::hooked::Hooked;
 use self::open::{Opened, for_operators, open};
+use self::queue::Vigil;
 use self::signals::{CHILD, send_signal};
 use crate::backlog::{Backlog, abandon};
 use crate::control;
@@ -50,6 +51,7 @@ mod change;
 mod hooked;
 mod open;
 mod operators;
+mod queue;
 mod signals;
 
 pub(crate) use self::open::shape;
@@ -86,6 +88,7 @@ pub(crate) struct Run {
     /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
     outbox: Outbox,
     inbox: OwnedFd,
+    vigil: Vigil,
     /// Connections that were accepted here or will be, until they have been passed on.
     backlog: Option<Backlog>,
     manager: Manager,
@@ -135,27 +138,27 @@ impl Run {
         let hooked = Hooked::starting(hooks, &loaded.config, upgrade.has_elder());
         sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
         loaded.preload()?; // while a signal still ends the process
-        let (outbox, inbox, heirlooms, for_operators) = match legacy {
-            Some(legacy) => (legacy.outbox, legacy.inbox, legacy.listeners, legacy.for_operators),
-            None => {
-                let queue = handoff::queue();
-                let (outbox, inbox) =
-                    queue.map_err(|error| Outcome::internal("make the hand-off queue", &error))?;
-                (outbox, inbox, Vec::new(), Vec::new())
-            }
+        let legacy = legacy.unwrap_or_default();
+        let (outbox, inbox) = match legacy.queue {
+            Some(queue) => queue,
+            None => handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?,
         };
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let mut listeners = Listeners::among(heirlooms);
+        let mut listeners = Listeners::among(legacy.listeners);
         let config = &loaded.config;
         let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
-        let Opened { pidfile, chosen, control, admin } =
-            match open(config, &mut listeners, &mut slots, upgrade.has_elder().then_some(for_operators)) {
-                Ok(opened) => opened,
-                Err(outcome) => {
-                    signals.restore();
-                    return Err(outcome);
-                }
-            };
+        let Opened { pidfile, chosen, control, admin } = match open(
+            config,
+            &mut listeners,
+            &mut slots,
+            upgrade.has_elder().then_some(legacy.for_operators),
+        ) {
+            Ok(opened) => opened,
+            Err(outcome) => {
+                signals.restore();
+                return Err(outcome);
+            }
+        };
         let replaced = REPLACED.max(config.replaced());
         let board = Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS));
         let (board, ledger) = match board.and_then(|board| Ok((board, Ledger::map()?))) {
@@ -194,6 +197,7 @@ impl Run {
             upgrade,
             outbox,
             inbox,
+            vigil: Vigil::default(),
             backlog,
             manager: Manager::of_process(),
             title,
@@ -238,6 +242,7 @@ impl Run {
     fn turn(&mut self) -> ControlFlow<Leave> {
         self.feed(Event::Tick)?;
         self.manager.reassure(now());
+        self.look_at_queue();
         let Ready { talking, operators } = self.wait()?;
         while let Some(number) = self.signals.next() {
             match signal(number) {
@@ -279,7 +284,14 @@ impl Run {
         let patience = control.and_then(ControlSocket::deadline);
         let backlog = backlog.and_then(Backlog::deadline);
         let orphans = self.orphans.deadline().filter(|_| self.backlog.is_none()); // they wait for it
-        let deadlines = [self.plan.deadline(), backlog, orphans, self.manager.deadline(), patience];
+        let deadlines = [
+            self.plan.deadline(),
+            backlog,
+            orphans,
+            self.manager.deadline(),
+            patience,
+            self.vigil.deadline(),
+        ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -319,10 +331,10 @@ impl Run {
     fn listen_to_other(&mut self) -> ControlFlow<Leave> {
         while let Some(word) = self.upgrade.hear() {
             let event = match word {
-                Word::Ready { kept } => {
+                Word::Ready { receives, kept } => {
                     self.all_listeners().for_each(|listeners| listeners.unshare_others(&kept));
                     self.slots.unshare_others(&kept);
-                    Event::HeirReady
+                    Event::HeirReady { receives }
                 }
                 Word::ElderGone => Event::ElderGone,
             };

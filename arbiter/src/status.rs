@@ -66,6 +66,8 @@ fn worker(alive: Alive, board: &Scoreboard, now: Time) -> Value {
         "age": seconds(born, now),
         "requests": counts.requests,
         "connections": entry.as_ref().map_or(0, |entry| entry.open),
+        "handed_out": counts.handed,
+        "handed_in": counts.adopted,
         "heartbeat_age": entry.as_ref().filter(|entry| entry.beat > Time::ZERO).map(|entry| seconds(entry.beat, now)),
         "rss": resident(pid.as_raw_nonzero().get()),
         "busy_handlers": busy.len(),

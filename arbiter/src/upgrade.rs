@@ -7,6 +7,9 @@
 //!
 //! Between the two is a socket. The new one says once that it serves, and with which of the listeners; its end of
 //! the socket ends with the old one. The old one learns of the other's end as a parent does.
+//!
+//! The workers of both use one hand-off queue if each reads what the others write (D19). If not, the new arbiter makes a queue
+//! of its own, and the old one's workers hand nothing over.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,6 +22,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use remuda_core::handoff::HandOff;
 use remuda_core::worker::handoff::Outbox;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -30,15 +34,19 @@ use crate::listener::slots::Slots;
 use crate::listener::{Heirloom, Identity, Listeners};
 use crate::sys::{self, Fork, Signals};
 
-/// What an arbiter inherits from another: a version, its own pid, the socket between the two, the ends of the hand-off
-/// queue, and listeners, those with a file followed by its device and inode; after a `+`, those for operators:
-/// `1 4711 9 5 6 7 8:64768:1311 + 10:64768:1312`.
+/// What an arbiter inherits from another: a version, its own pid, the versions of hand-off records that the other's workers
+/// read, the one that they write last, the socket between the two, the ends of the hand-off queue, and listeners, those with a
+/// file followed by its device and inode; after a `+`, those for operators: `1 4711 1,2 9 5 6 7 8:64768:1311 + 10:64768:1312`.
 pub(crate) const VARIABLE: &str = "REMUDA_UPGRADE";
 
 const VERSION: &str = "1";
 
 /// What listeners for operators come after.
 const FOR_OPERATORS: &str = " +";
+
+/// What an arbiter says that serves, and whether its workers use the queue that it was passed.
+const READY: &str = "ready";
+const HAND_OFF: &str = "handoff";
 
 /// For whom a service manager has meant what it passed on (sd_listen_fds(3), sd_watchdog_enabled(3)).
 const MEANT_FOR: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
@@ -52,6 +60,8 @@ pub(crate) struct Upgrade {
     start: Start,
     /// To the one that has started this one, and lives.
     elder: Option<OwnedFd>,
+    /// Its workers and this one's use one hand-off queue.
+    shares_queue: bool,
     heir: Option<Heir>,
 }
 
@@ -72,10 +82,10 @@ struct Start {
 }
 
 /// What another arbiter shares with this one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Legacy {
-    pub(crate) outbox: Outbox,
-    pub(crate) inbox: OwnedFd,
+    /// The hand-off queue, if both use it.
+    pub(crate) queue: Option<(Outbox, OwnedFd)>,
     pub(crate) listeners: Vec<Heirloom>,
     /// Those that operators connect to.
     pub(crate) for_operators: Vec<Heirloom>,
@@ -84,8 +94,8 @@ pub(crate) struct Legacy {
 /// What the other arbiter has said.
 #[derive(Debug)]
 pub(crate) enum Word {
-    /// It serves, with these of the listeners that it was passed.
-    Ready { kept: Vec<RawFd> },
+    /// It serves, with these of the listeners that it was passed, and its workers take connections over or not.
+    Ready { receives: bool, kept: Vec<RawFd> },
     /// The one that has started this one is gone.
     ElderGone,
 }
@@ -98,7 +108,7 @@ impl Upgrade {
     /// It was, and what it was passed is not what this version expects.
     pub(crate) fn of_process() -> Result<(Self, Option<Legacy>), String> {
         let start = Start::of_process().map_err(|error| format!("cannot find the executable: {error}"))?;
-        let mut upgrade = Self { start, elder: None, heir: None };
+        let mut upgrade = Self { start, elder: None, shares_queue: false, heir: None };
         let Some(value) = env::var(VARIABLE).ok() else { return Ok((upgrade, None)) };
         let refused = || format!("{VARIABLE} is {value:?}, which another version of this server has written");
         let passed = Passed::read(&value).ok_or_else(refused)?;
@@ -106,7 +116,7 @@ impl Upgrade {
             return Ok((upgrade, None)); // a program that a worker has started has it, too
         }
         let (socket, legacy) = passed.adopt().map_err(|error| format!("{}: {error}", refused()))?;
-        upgrade.elder = Some(socket);
+        (upgrade.elder, upgrade.shares_queue) = (Some(socket), legacy.queue.is_some());
         Ok((upgrade, Some(legacy)))
     }
 
@@ -168,7 +178,8 @@ impl Upgrade {
     /// Tells the one that has started this one that this one serves, with `kept` of the listeners.
     pub(crate) fn tell_ready(&self, kept: &[RawFd]) {
         let Some(elder) = &self.elder else { return };
-        let message = kept.iter().fold("ready".to_owned(), |message, fd| format!("{message} {fd}"));
+        let ready = if self.shares_queue { format!("{READY} {HAND_OFF}") } else { READY.to_owned() };
+        let message = kept.iter().fold(ready, |message, fd| format!("{message} {fd}"));
         if let Err(errno) = send(elder, message.as_bytes(), SendFlags::NOSIGNAL) {
             warn!("upgrade: cannot tell the old arbiter: {errno}"); // it is gone, which is told elsewhere
         }
@@ -190,14 +201,15 @@ impl Upgrade {
         match hear(socket.as_ref()?.as_fd()) {
             Heard::Nothing => None,
             Heard::Message(message) => {
-                let mut words = message.split(' ');
-                let kept: Option<_> = (words.next() == Some("ready"))
-                    .then(|| words.map(|word| word.parse().ok()).collect::<Option<_>>())
-                    .flatten();
+                let mut words = message.split(' ').peekable();
+                let is_ready = words.next() == Some(READY);
+                let receives = words.next_if_eq(&HAND_OFF).is_some();
+                let kept: Option<_> =
+                    is_ready.then(|| words.map(|word| word.parse().ok()).collect::<Option<_>>()).flatten();
                 if kept.is_none() {
                     warn!("upgrade: the new arbiter says {message:?}, which is not understood");
                 }
-                kept.map(|kept| Word::Ready { kept })
+                kept.map(|kept| Word::Ready { receives, kept })
             }
             Heard::End => {
                 *socket = None;
@@ -270,7 +282,8 @@ impl Start {
 
 /// Lets the next program of this process have these, and writes that down.
 fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2]) -> io::Result<String> {
-    let mut passed = format!("{VERSION} {}", getpid());
+    let records: Vec<_> = HandOff::READS.iter().map(u16::to_string).collect();
+    let mut passed = format!("{VERSION} {} {}", getpid(), records.join(","));
     [socket].into_iter().chain(queue).try_for_each(|fd| pass_on_one(fd, &mut passed))?;
     Ok(passed)
 }
@@ -298,6 +311,8 @@ fn pass_on_listeners(listeners: &Listeners, passed: &mut String) -> io::Result<(
 #[derive(PartialEq, Eq, Debug)]
 struct Passed<'a> {
     pid: &'a str,
+    /// Versions of records.
+    records: Vec<u16>,
     socket: RawFd,
     queue: [RawFd; 2],
     listeners: Vec<(RawFd, Option<Identity>)>,
@@ -310,6 +325,7 @@ impl<'a> Passed<'a> {
         let mut words = value.split(' ');
         words.next().filter(|version| *version == VERSION)?;
         let pid = words.next()?;
+        let records = words.next()?.split(',').map(|word| word.parse().ok()).collect::<Option<_>>()?;
         let mut number = || words.next()?.parse().ok();
         let (socket, queue) = (number()?, [number()?, number()?]);
         let listener = |word: &str| match *word.split(':').collect::<Vec<_>>() {
@@ -321,19 +337,22 @@ impl<'a> Passed<'a> {
         };
         let listeners = words.map(listener).collect::<Option<_>>()?;
         let for_operators = for_operators.split_whitespace().map(listener).collect::<Option<_>>()?;
-        Some(Self { pid, socket, queue, listeners, for_operators })
+        Some(Self { pid, records, socket, queue, listeners, for_operators })
     }
 
     fn adopt(self) -> io::Result<(OwnedFd, Legacy)> {
         let adopt = |fd| sys::adopt(fd, |fd| fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(io::Error::from));
         let [outbox, inbox] = self.queue;
+        let queue = (adopt(outbox)?, adopt(inbox)?);
+        let reads = |records: &[u16], written: Option<&u16>| written.is_some_and(|one| records.contains(one));
+        let is_shared =
+            reads(HandOff::READS, self.records.last()) && reads(&self.records, HandOff::READS.last());
         let heirlooms = |listeners: Vec<(RawFd, Option<Identity>)>| {
             let all = listeners.into_iter().map(|(fd, file)| Ok(Heirloom { socket: adopt(fd)?, file }));
             all.collect::<io::Result<_>>()
         };
         let legacy = Legacy {
-            outbox: adopt(outbox)?.into(),
-            inbox: adopt(inbox)?,
+            queue: is_shared.then(|| (queue.0.into(), queue.1)),
             listeners: heirlooms(self.listeners)?,
             for_operators: heirlooms(self.for_operators)?,
         };

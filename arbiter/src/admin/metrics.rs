@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use remuda_core::app::{BUCKETS, Tally};
+use remuda_core::app::{BUCKETS, HELD, Held, Tally};
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 use remuda_core::worker::sys::now;
@@ -36,6 +36,7 @@ fn render(account: &Account, queues: &[(String, u32)], now: Time) -> String {
     server(&mut page, account, now);
     requests(&mut page, &account.total());
     connections(&mut page, account, queues);
+    hand_offs(&mut page, account);
     replacements(&mut page, account);
     workers(&mut page, &account.living, now);
     page.0
@@ -109,6 +110,42 @@ fn connections(page: &mut Page, account: &Account, queues: &[(String, u32)]) {
     drained.of("outcome", "idle_closed", total.idle_closed);
     drained.of("outcome", "handed", total.handed);
     drained.of("outcome", "cut", total.cut);
+}
+
+fn hand_offs(page: &mut Page, account: &Account) {
+    let total = account.total();
+    let mut moved =
+        page.counter("handoff_connections_total", "Connections that have left workers for others, and come");
+    moved.of("direction", "out", total.handed);
+    moved.of("direction", "in", total.adopted);
+    page.gauge("handoff_queue", "Connections that are on their way").one(total.in_queue());
+    page.counter("handoff_queue_seconds_total", "Seconds that all who came were on their way")
+        .one(total.queued as f64 / 1e9);
+    let mut held = page
+        .counter("handoff_held_total", "Hand-offs that did not come about at once, or not at all, by why");
+    for (why, count) in HELD.into_iter().zip(total.held) {
+        let name = match why {
+            Held::Full => "full",
+            Held::Exhausted => "exhausted",
+            Held::Late => "late",
+            Held::Failed => "failed",
+        };
+        held.of("reason", name, count);
+    }
+    page.counter("handoff_lost_total", "Connections that came and could not be gone on with")
+        .one(total.unusable);
+    page.counter(
+        "handoff_delayed_total",
+        "How often a connection was found on its way for more than a second",
+    )
+    .one(account.delayed);
+    let open: u64 = account.living.iter().map(|entry| entry.open).sum();
+    let known = open + total.in_queue();
+    page.gauge(
+        "connections_unaccounted",
+        "Connections taken on, without those that ended, are open or on their way",
+    )
+    .one(i128::from(total.in_hand()) - i128::from(known));
 }
 
 fn replacements(page: &mut Page, account: &Account) {

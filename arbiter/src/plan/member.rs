@@ -1,5 +1,6 @@
 //! One worker, or the place of one that is to come: what it is there for, and how far it has come.
 
+use std::mem;
 use std::time::Duration;
 
 use remuda_core::order::{Order, PolicyId};
@@ -57,8 +58,9 @@ pub(super) enum Role {
     Holder,
     /// It takes the slot over from its holder once it is ready.
     Successor { reason: Reason },
-    /// It drains until then at most, and nobody is spawned in its place.
-    Leaver { reason: Reason, deadline: Time },
+    /// It drains until then at most, and nobody is spawned in its place. It may hand connections over as long as there is a
+    /// receiver (D19).
+    Leaver { reason: Reason, deadline: Time, receiver: bool },
 }
 
 #[derive(Debug)]
@@ -163,11 +165,20 @@ impl Member {
     /// What it has to hear, if it is leaving.
     pub(super) fn leave_order(&self, now: Time) -> Option<Action> {
         match (self.pid(), self.role) {
-            (Some(pid), Role::Leaver { reason, deadline }) => {
+            (Some(pid), Role::Leaver { reason, deadline, receiver }) => {
                 let (drain, policy) = (Drain::new(reason, now, deadline), PolicyId::of(reason));
+                let drain = if receiver { drain.with_receiver() } else { drain };
                 Some(Action::Send { pid, order: Order::Drain { drain, policy } })
             }
             _ => None,
+        }
+    }
+
+    /// There is nobody any more to hand connections over to; whether it has to hear of that.
+    pub(super) fn loses_receiver(&mut self) -> bool {
+        match &mut self.role {
+            Role::Leaver { receiver, .. } => mem::take(receiver),
+            _ => false,
         }
     }
 

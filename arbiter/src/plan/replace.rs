@@ -142,9 +142,27 @@ impl Plan {
             self.members.remove(index);
             return;
         }
+        let deadline = now + self.shape.graceful_timeout;
+        self.members[index].role = Role::Leaver { reason, deadline, receiver: false };
+        let receiver = self.has_receiver();
         let member = &mut self.members[index];
-        member.role = Role::Leaver { reason, deadline: now + self.shape.graceful_timeout };
+        member.role = Role::Leaver { reason, deadline, receiver };
         todo.extend(member.leave_order(now));
+    }
+
+    /// Tells those that leave once nobody is there any more to hand connections over to: the fallback decides from then on
+    /// (D19). Connections on their way wait for who comes next.
+    pub(super) fn look_for_receivers(&mut self, now: Time, todo: &mut Vec<Action>) {
+        if !self.is_stopping() && !self.has_receiver() {
+            let left = self.members.iter_mut().filter_map(|member| member.loses_receiver().then_some(member));
+            todo.extend(left.filter_map(|member| member.leave_order(now)));
+        }
+    }
+
+    /// Whether anybody takes connections over from those that leave: who accepts does, here or beside a new arbiter.
+    fn has_receiver(&self) -> bool {
+        let accepts = |member: &Member| member.is_holder() && member.accepts();
+        self.heir_receives() || (!self.is_at_rest() && self.members.iter().any(accepts))
     }
 
     fn add(&mut self, slot: u16, role: Role, now: Time) {

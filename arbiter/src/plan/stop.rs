@@ -1,5 +1,7 @@
 //! The end of the server: the time as a lame duck, the drain of all workers, and what becomes of the backlog (D3, D4).
 
+use std::mem;
+
 use remuda_core::order::{Order, PolicyId};
 use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
@@ -97,6 +99,16 @@ impl Plan {
         }
         let drain = Drain::new(Reason::QuickStop, now, now + self.shape.graceful_timeout.min(HURRY));
         self.enter_stop(drain, Outcome::BootFailed { status, message }, todo);
+    }
+
+    /// The new arbiter, whose workers took connections over, is gone.
+    pub(super) fn lose_receiver(&mut self, todo: &mut Vec<Action>) {
+        let Phase::Stopping(stop) = &mut self.phase else { return };
+        if mem::take(&mut stop.drain.receiver) {
+            for member in &self.members {
+                todo.extend(member.pid().map(|pid| stop.drain_order(pid, member.leaves_by())));
+            }
+        }
     }
 
     pub(super) fn backlog_over(&mut self, lost: usize, todo: &mut Vec<Action>) {

@@ -10,6 +10,7 @@ use super::*;
 mod boot;
 mod command;
 mod expiry;
+mod hand_off;
 mod heartbeat;
 mod lameduck;
 mod orphans;
@@ -512,7 +513,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
     let upgrades = [
         Event::Launched { pid: pid(99) },
         Event::NotLaunched { error: "no".into() },
-        Event::HeirReady,
+        Event::HeirReady { receives: true },
         Event::ElderGone,
         Event::Exited { pid: pid(103), death: Death::Status(1) },
         Event::Tick,
@@ -533,7 +534,7 @@ fn every_event_in_every_phase_keeps_the_promises() {
                 {
                     world.heir_dies(*death);
                 }
-                Event::HeirReady => world.heir_ready(),
+                Event::HeirReady { .. } => world.heir_ready(),
                 Event::Report { pid, report } => world.report(pid.as_raw_nonzero().get(), report.clone()),
                 other => drop(world.feed(other.clone())),
             }

@@ -41,6 +41,8 @@ pub(super) struct Heir {
     pid: Pid,
     born: Time,
     ready: bool,
+    /// Its workers take connections over.
+    receives: bool,
     /// It was told to end.
     told: bool,
     /// Because it was not ready in time.
@@ -74,7 +76,15 @@ impl Plan {
         }
         let bound = self.shape.patience.boot_timeout;
         let due = (!bound.is_zero()).then(|| now + bound);
-        self.other = Other::Heir(Heir { pid, born: now, ready: false, told: false, late: false, due });
+        self.other = Other::Heir(Heir {
+            pid,
+            born: now,
+            ready: false,
+            receives: false,
+            told: false,
+            late: false,
+            due,
+        });
         todo.push(Action::Log(Notice::Upgrading { pid }));
     }
 
@@ -86,17 +96,18 @@ impl Plan {
     }
 
     /// The new arbiter serves: this one drains its workers and ends, or waits for people to say so.
-    pub(super) fn heir_ready(&mut self, now: Time, todo: &mut Vec<Action>) {
+    pub(super) fn heir_ready(&mut self, receives: bool, now: Time, todo: &mut Vec<Action>) {
         let Other::Heir(heir) = &mut self.other else { return };
         if heir.told || heir.ready {
             return;
         }
-        (heir.ready, heir.due) = (true, None);
+        (heir.ready, heir.receives, heir.due) = (true, receives, None);
         let (pid, took, held) = (heir.pid, now - heir.born, self.shape.holds);
         todo.push(Action::Log(Notice::HeirReady { pid, took, held }));
         if !held {
             self.leave_helping(now, todo);
             let drain = Drain::new(Reason::Upgrade, now, now + self.shape.graceful_timeout);
+            let drain = if receives { drain.with_receiver() } else { drain };
             self.enter_stop(drain, Outcome::Stopped { reason: Reason::Upgrade, cut: false }, todo);
         }
     }
@@ -175,6 +186,11 @@ impl Plan {
         self.heir().filter(|heir| heir.ready).map(|heir| heir.pid)
     }
 
+    /// Whether the workers of a new arbiter take connections over.
+    pub(super) fn heir_receives(&self) -> bool {
+        self.heir().is_some_and(|heir| heir.receives)
+    }
+
     /// Whether an old arbiter is there still.
     pub(super) fn has_elder(&self) -> bool {
         matches!(self.other, Other::Elder)
@@ -222,6 +238,11 @@ impl Plan {
         }
     }
 
+    /// Whether workers were told to rest, and not to come back.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.resting.is_some()
+    }
+
     /// Whether workers were told to rest, or have not all come back.
     pub(super) fn is_resting(&self) -> bool {
         self.resting.is_some() || self.returning > 0
@@ -230,6 +251,7 @@ impl Plan {
     fn alone_again(&mut self, todo: &mut Vec<Action>) {
         self.other = Other::None;
         todo.push(Action::Reclaim);
+        self.lose_receiver(todo);
         match &mut self.phase {
             Phase::Stopping(stop) if stop.backlog == Backlog::Shared => {
                 stop.backlog = Backlog::Passing;

@@ -6,25 +6,33 @@ use super::*;
 
 #[test]
 fn the_variable_says_what_is_passed_on() {
-    let passed = Passed::read("1 4711 9 5 6 7 8:64768:1311 + 10").unwrap();
+    let passed = Passed::read("1 4711 1,2 9 5 6 7 8:64768:1311 + 10").unwrap();
     let listeners = vec![(7, None), (8, Some((64768, 1311)))];
     assert_eq!(
         passed,
-        Passed { pid: "4711", socket: 9, queue: [5, 6], listeners, for_operators: vec![(10, None)] }
+        Passed {
+            pid: "4711",
+            records: vec![1, 2],
+            socket: 9,
+            queue: [5, 6],
+            listeners,
+            for_operators: vec![(10, None)]
+        }
     );
-    assert_eq!(Passed::read("1 4711 9 5 6 +").unwrap().listeners, []);
+    assert_eq!(Passed::read("1 4711 1 9 5 6 +").unwrap().listeners, []);
 }
 
 #[test]
 fn what_another_version_has_written_or_nobody_is_refused() {
     for value in [
         "",
-        "2 4711 9 5 6",
-        "1 4711 9 5",
-        "1 4711 9 5 six",
-        "1 4711 9 5 6 7:1",
-        "1 4711 9 5 6 7:1:2:3",
-        "1 4711 9 5 6 + a",
+        "2 4711 1 9 5 6",
+        "1 4711 1 9 5",
+        "1 4711 1 9 5 six",
+        "1 4711 1 9 5 6 7:1",
+        "1 4711 1 9 5 6 7:1:2:3",
+        "1 4711 1 9 5 6 + a",
+        "1 4711 one 9 5 6",
     ] {
         assert_eq!(Passed::read(value), None, "{value}");
     }
@@ -49,14 +57,16 @@ fn words_are_heard_one_at_a_time_and_the_end_once() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let start = Start::of_process().unwrap();
-    let mut old = Upgrade { start, elder: None, heir: Some(Heir { socket: Some(elder) }) };
+    let mut old =
+        Upgrade { start, elder: None, shares_queue: false, heir: Some(Heir { socket: Some(elder) }) };
     let start = Start::of_process().unwrap();
-    let mut new = Upgrade { start, elder: Some(heir), heir: None };
+    let mut new = Upgrade { start, elder: Some(heir), shares_queue: true, heir: None };
     assert!(old.hear().is_none() && new.hear().is_none());
     new.tell_ready(&[7, 8]);
-    assert!(matches!(old.hear(), Some(Word::Ready { kept }) if kept == [7, 8]));
+    assert!(matches!(old.hear(), Some(Word::Ready { receives: true, kept }) if kept == [7, 8]));
+    new.shares_queue = false;
     new.tell_ready(&[]);
-    assert!(matches!(old.hear(), Some(Word::Ready { kept }) if kept.is_empty()));
+    assert!(matches!(old.hear(), Some(Word::Ready { receives: false, kept }) if kept.is_empty()));
     assert!(old.hear().is_none() && !old.is_alone());
 
     drop(old);
@@ -69,7 +79,8 @@ fn an_heir_that_closes_its_end_is_not_listened_to_any_more_and_not_gone() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let start = Start::of_process().unwrap();
-    let mut old = Upgrade { start, elder: None, heir: Some(Heir { socket: Some(elder) }) };
+    let mut old =
+        Upgrade { start, elder: None, shares_queue: false, heir: Some(Heir { socket: Some(elder) }) };
     assert_eq!(old.interests().count(), 1);
     drop(heir);
     assert!(old.hear().is_none());

@@ -74,6 +74,32 @@ fn the_living_and_the_gone_are_counted_together() {
 }
 
 #[test]
+fn d19_what_is_open_and_what_is_on_its_way_is_all_there_is() {
+    let mut account = account();
+    (account.gone.accepted, account.gone.handed, account.gone.ended) = (9, 6, 3);
+    let counts = &mut account.living[0].counts;
+    (counts.accepted, counts.adopted, counts.ended, counts.queued) = (1, 4, 2, 250_000_000);
+    account.living[0].open = 3;
+    let value = |account: &Account, series| value(&samples(&render(account, &[], now())), series);
+    for (series, expected) in [
+        ("remuda_connections_total", 10.0),
+        ("remuda_handoff_connections_total{direction=\"out\"}", 6.0),
+        ("remuda_handoff_connections_total{direction=\"in\"}", 4.0),
+        ("remuda_handoff_queue", 2.0),
+        ("remuda_handoff_queue_seconds_total", 0.25),
+        ("remuda_handoff_held_total{reason=\"late\"}", 0.0),
+        ("remuda_connections_unaccounted", 0.0),
+    ] {
+        assert_eq!(value(&account, series), expected, "{series}");
+    }
+    account.living[0].counts.unusable = 1;
+    assert_eq!(value(&account, "remuda_handoff_queue"), 1.0);
+    assert_eq!(value(&account, "remuda_connections_unaccounted"), 0.0, "lost, and known to be");
+    account.living[0].open = 2;
+    assert_eq!(value(&account, "remuda_connections_unaccounted"), 1.0);
+}
+
+#[test]
 fn a_histogram_counts_up_to_its_count() {
     let mut account = account();
     account.gone.times = std::array::from_fn(|bucket| bucket as u64);

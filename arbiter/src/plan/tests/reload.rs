@@ -65,7 +65,7 @@ fn d16_listeners_that_nobody_needs_end_after_the_last_old_worker_was_told() {
     world.signal(Signal::Hup);
     let ready = Event::Report { pid: pid(102), report: Report::Ready };
     let actions = world.plan.handle(ready, world.now);
-    let order = Drain::new(Reason::Reload, world.now, world.now + GRACEFUL);
+    let order = Drain::new(Reason::Reload, world.now, world.now + GRACEFUL).with_receiver();
     let order = Order::Drain { drain: order, policy: PolicyId::Reload };
     assert_eq!(
         actions[1..],
@@ -404,7 +404,7 @@ fn d10_deadlines_are_those_of_the_new_settings() {
     plan.handle(Event::Loaded { shape: Shape { graceful_timeout: SECOND, ..shape(1) } }, now);
     plan.handle(Event::Spawned { seat: 1, pid: pid(102) }, now);
     let actions = plan.handle(Event::Report { pid: pid(102), report: Report::Ready }, now);
-    let drain = Drain::new(Reason::Reload, now, now + SECOND);
+    let drain = Drain::new(Reason::Reload, now, now + SECOND).with_receiver();
     let order = Order::Drain { drain, policy: PolicyId::Reload };
     assert!(actions.contains(&Action::Send { pid: pid(101), order }));
 }

@@ -6,6 +6,7 @@ use super::*;
 /// What a worker that leaves now is told.
 fn leave(world: &World, raw: i32) -> Action {
     let drain = Drain::new(Reason::ScaleDown, world.now, world.now + GRACEFUL);
+    let drain = if world.has_receiver() { drain.with_receiver() } else { drain };
     Action::Send { pid: pid(raw), order: Order::Drain { drain, policy: PolicyId::Reload } }
 }
 

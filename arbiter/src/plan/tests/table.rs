@@ -44,7 +44,7 @@ fn no_kind_of_event_is_forgotten() {
         | Event::NotLoaded { .. }
         | Event::Launched { .. }
         | Event::NotLaunched { .. }
-        | Event::HeirReady
+        | Event::HeirReady { .. }
         | Event::ElderGone
         | Event::Tick => 18,
     };
@@ -176,7 +176,8 @@ fn every_event() -> Vec<Event> {
         Event::Listening,
         Event::Launched { pid: pid(900) },
         Event::NotLaunched { error: "no".into() },
-        Event::HeirReady,
+        Event::HeirReady { receives: false },
+        Event::HeirReady { receives: true },
         Event::ElderGone,
         Event::Tick,
     ]);

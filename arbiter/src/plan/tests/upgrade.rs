@@ -109,7 +109,7 @@ fn the_helper_that_tells_of_the_server_is_that_of_one_arbiter() {
     world.feed(Event::Tick);
     let helper = world.plan.helper().unwrap();
     world.signal(Signal::Usr2);
-    let todo = world.plan.handle(Event::HeirReady, world.now);
+    let todo = world.plan.handle(Event::HeirReady { receives: true }, world.now);
     let retired = todo.iter().position(|action| *action == Action::Retire { pid: helper });
     let told = todo.iter().position(|action| matches!(action, Action::Send { .. }));
     assert!(retired.is_some() && retired < told, "before any worker leaves");

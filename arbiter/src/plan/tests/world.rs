@@ -51,6 +51,10 @@ pub(super) struct World {
     spent: BTreeSet<i32>,
     /// Who has been ready.
     ready: BTreeSet<i32>,
+    /// Who drains because of a signal.
+    deaf: BTreeSet<i32>,
+    /// Who was told that there is somebody to hand connections over to (D19), and has heard nothing else since.
+    pub(super) promised: BTreeSet<i32>,
     /// Who was told that the server is to stop.
     pub(super) lame: BTreeSet<i32>,
     /// The living, by pid: slot and the deadline that they were told.
@@ -149,6 +153,8 @@ impl World {
             recycled: BTreeSet::new(),
             spent: BTreeSet::new(),
             ready: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            promised: BTreeSet::new(),
             lame: BTreeSet::new(),
             seats: BTreeMap::new(),
             living: BTreeMap::new(),
@@ -216,6 +222,8 @@ impl World {
             }
             todo.extend(self.plan.handle(Event::BacklogOver { lost: 0 }, self.now));
         }
+        let promised = self.living.keys().filter(|raw| self.promised.contains(raw)).count();
+        assert!(promised == 0 || self.has_receiver(), "{promised} hand connections over to nobody");
         assert!(self.plan.deadline().is_none_or(|at| at > self.now), "nothing that is due is left undone");
         all
     }
@@ -260,6 +268,16 @@ impl World {
             Action::Send { pid, order } => {
                 let pid = pid.as_raw_nonzero().get();
                 let (_, told) = self.living.get_mut(&pid).expect("orders go to the living");
+                let Order::Drain { drain, .. } = order else { return self.hear_other(pid, order) };
+                if drain.receiver {
+                    assert!(told.is_none() || self.stopping, "nobody is promised a receiver late");
+                    self.promised.insert(pid);
+                } else if self.promised.remove(&pid) && !drain.reason.is_stop() {
+                    assert_eq!(*told, Some(drain.deadline), "nothing else has changed");
+                    return None;
+                }
+                let mut own = *drain;
+                own.receiver = false;
                 match order {
                     Order::Drain { drain, policy: PolicyId::Stop } if drain.phase == LAMEDUCK => {
                         assert!(self.listening && told.is_none() && drain.reason == Reason::Stop);
@@ -267,7 +285,7 @@ impl World {
                     }
                     Order::Drain { drain, policy: PolicyId::Recycle } => {
                         assert!(drain.reason.is_recycle());
-                        assert_eq!(*drain, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
+                        assert_eq!(own, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         assert!(self.spent.contains(&pid), "nobody else is recycled");
                         *told = Some(drain.deadline);
@@ -295,7 +313,7 @@ impl World {
                         *told = Some(drain.deadline);
                     }
                     Order::Drain { drain, policy: PolicyId::Reload } if drain.reason == Reason::Reload => {
-                        assert_eq!(*drain, Drain::new(Reason::Reload, self.now, self.now + GRACEFUL));
+                        assert_eq!(own, Drain::new(Reason::Reload, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         *told = Some(drain.deadline);
                         self.reloaded.insert(pid);
@@ -313,17 +331,11 @@ impl World {
                     }
                     Order::Drain { drain, policy: PolicyId::Reload } => {
                         assert!([Reason::ScaleDown, Reason::Upgrade].contains(&drain.reason));
-                        assert_eq!(*drain, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
+                        assert_eq!(own, Drain::new(drain.reason, self.now, self.now + GRACEFUL));
                         assert!(self.listening && told.is_none(), "told to leave once, and not in a stop");
                         *told = Some(drain.deadline);
                         self.leaving.insert(pid);
                     }
-                    Order::BacklogEnd => {
-                        assert!(told.is_some() && !self.listening, "the backlog ends within a stop");
-                        assert!(!self.passing, "the backlog ends when it has been passed on");
-                        assert!(self.told_end.insert(pid), "the backlog ends once");
-                    }
-                    Order::ReopenLogs => {}
                     other => panic!("unexpected order {other:?}"),
                 }
             }
@@ -473,6 +485,27 @@ impl World {
         None
     }
 
+    fn hear_other(&mut self, pid: i32, order: &Order) -> Option<Event> {
+        match order {
+            Order::BacklogEnd => {
+                let (_, told) = self.living[&pid];
+                assert!(told.is_some() && !self.listening, "the backlog ends within a stop");
+                assert!(!self.passing, "the backlog ends when it has been passed on");
+                assert!(self.told_end.insert(pid), "the backlog ends once");
+            }
+            Order::ReopenLogs => {}
+            other => panic!("unexpected order {other:?}"),
+        }
+        None
+    }
+
+    /// Whether somebody takes connections over from those that leave: who accepts, here or beside a new arbiter.
+    pub(super) fn has_receiver(&self) -> bool {
+        let accepts = |raw: &i32| self.ready.contains(raw) && !self.deaf.contains(raw) && !self.leaves(*raw);
+        self.heir.as_ref().is_some_and(|heir| heir.ready)
+            || (!self.stopping && self.resting.is_none() && self.living.keys().any(accepts))
+    }
+
     pub(super) fn signal(&mut self, signal: Signal) -> Vec<Action> {
         self.quit |= signal == Signal::Quit;
         match signal {
@@ -511,6 +544,7 @@ impl World {
         match report {
             Report::Ready => drop(self.ready.insert(raw)),
             Report::Recycle { .. } => drop(self.spent.insert(raw)),
+            Report::Draining => drop(self.deaf.insert(raw)),
             _ => {}
         }
         self.feed(Event::Report { pid: pid(raw), report });
@@ -526,7 +560,7 @@ impl World {
         if let Some(heir) = self.heir.as_mut().filter(|heir| heir.told.is_empty()) {
             heir.ready = true;
         }
-        self.feed(Event::HeirReady);
+        self.feed(Event::HeirReady { receives: true });
     }
 
     pub(super) fn heir_dies(&mut self, death: Death) {
