@@ -37,7 +37,7 @@ pub use self::watch::Watch;
 use crate::app::{AppError, AppFactory, Boot, DrainSignal, Observer, Overtime, Quota, Service};
 use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
-use crate::shutdown::{Finish, Reason, ShutdownPolicy};
+use crate::shutdown::{Finish, Handoff, Reason, ShutdownPolicy};
 
 mod accept_thread;
 mod acceptor;
@@ -341,10 +341,10 @@ impl Policies {
 }
 
 impl Default for Policies {
-    /// [`Finish`] for everything.
+    /// [`Finish`] for a stop, and [`Handoff`] where other workers stay.
     fn default() -> Self {
-        let finish: Arc<dyn ShutdownPolicy> = Arc::new(Finish);
-        Self { stop: finish.clone(), reload: finish.clone(), recycle: finish }
+        let handoff = Arc::new(Handoff::default());
+        Self { stop: Arc::new(Finish), reload: handoff.clone(), recycle: handoff }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use remuda_core::shutdown::{CloseIdle, Finish, Grace, ShutdownPolicy, Spread};
+use remuda_core::shutdown::{CloseIdle, Finish, Grace, Handoff, ShutdownPolicy, Spread};
 
 use super::Settings;
 use super::kind::{Refusal, time};
@@ -10,19 +10,27 @@ use super::timeouts::ANY_TIME;
 
 /// What is allowed, besides the names of policies that the program brings.
 pub(super) const ALLOWED: &str =
-    "finish, close-idle, grace:TIME, spread:TIME with a time as in 500ms, 30s, 2m";
+    "finish, close-idle, grace:TIME, spread:TIME with a time as in 500ms, 30s, 2m, handoff, handoff,ANOTHER";
+
+const HANDOFF: &str = "handoff";
 
 /// The policy that `text` stands for.
 pub(super) fn parse(text: &str, settings: &Settings) -> Result<Arc<dyn ShutdownPolicy>, Refusal> {
+    if text == HANDOFF {
+        return Ok(Arc::new(Handoff::default()));
+    }
+    if let Some(fallback) = text.strip_prefix(HANDOFF).and_then(|rest| rest.strip_prefix(',')) {
+        return match fallback.starts_with(HANDOFF) {
+            true => Err(Refusal(Some(format!("but {HANDOFF} takes another policy to fall back to")))),
+            false => Ok(Arc::new(Handoff(parse(fallback, settings)?))),
+        };
+    }
     let (name, time) = text.split_once(':').map_or((text, None), |(name, time)| (name, Some(time)));
     Ok(match (name, time) {
         ("finish", None) => Arc::new(Finish),
         ("close-idle", None) => Arc::new(CloseIdle),
         ("grace", time) => Arc::new(Grace(length(name, time)?)),
         ("spread", time) => Arc::new(Spread(length(name, time)?)),
-        _ if text == "handoff" || text.starts_with("handoff,") => {
-            return Err(Refusal(Some("which is not built in yet".into())));
-        }
         _ => settings.custom_policies.get(text).ok_or_else(|| unknown(settings))?.clone(),
     })
 }

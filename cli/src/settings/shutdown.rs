@@ -41,18 +41,21 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "finish: each is kept until its client speaks, its keep-alive time runs out or the stop is over; \
                 the response to what the client says announces the close. close-idle: each is closed at once. \
                 grace:1s: each is closed once it has been idle for so long. spread:10s: each is closed at a moment \
-                of its own within that time. A program may have policies of its own, by their names.",
-        ..policy("drain", |s, policy| s.arbiter.policies.stop = policy)
+                of its own within that time. handoff: where another worker goes on, each moves there and its client \
+                notices nothing; that is so when a worker is replaced, and not at a stop. What cannot move, finish \
+                decides about, or the policy that is named behind a comma: handoff,grace:1s. A program may have \
+                policies of its own, by their names.",
+        ..policy("drain", "finish", |s, policy| s.arbiter.policies.stop = policy)
     },
     Setting {
         help: "What a worker that leaves does to idle connections, in a reload or when there are to be fewer",
         about: "As for drain.",
-        ..policy("drain-reload", |s, policy| s.arbiter.policies.reload = policy)
+        ..policy("drain-reload", "handoff", |s, policy| s.arbiter.policies.reload = policy)
     },
     Setting {
         help: "What a worker that is recycled does to idle connections",
         about: "As for drain.",
-        ..policy("drain-recycle", |s, policy| s.arbiter.policies.recycle = policy)
+        ..policy("drain-recycle", "handoff", |s, policy| s.arbiter.policies.recycle = policy)
     },
     Setting {
         name: "upgrade-drain",
@@ -75,13 +78,17 @@ const UPGRADE_DRAINS: &[Choice] = &[
 ];
 
 /// What the policies have in common; the texts are theirs to give.
-const fn policy(name: &'static str, set: fn(&mut Settings, Arc<dyn ShutdownPolicy>)) -> Setting {
+const fn policy(
+    name: &'static str,
+    default: &'static str,
+    set: fn(&mut Settings, Arc<dyn ShutdownPolicy>),
+) -> Setting {
     Setting {
         name,
         short: None,
         category: Category::Shutdown,
         kind: Kind::Policy { set },
-        default: "finish",
+        default,
         platform: None,
         reload: true,
         help: "",

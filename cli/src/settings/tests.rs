@@ -135,9 +135,9 @@ fn each_setting_sets_what_it_says() {
         let Policies { stop, reload, recycle, .. } = with(name, "close-idle").arbiter.policies;
         format!("{stop:?} {reload:?} {recycle:?}")
     };
-    assert_eq!(policies("drain"), "CloseIdle Finish Finish");
-    assert_eq!(policies("drain-reload"), "Finish CloseIdle Finish");
-    assert_eq!(policies("drain-recycle"), "Finish Finish CloseIdle");
+    assert_eq!(policies("drain"), "CloseIdle Handoff(Finish) Handoff(Finish)");
+    assert_eq!(policies("drain-reload"), "Finish CloseIdle Handoff(Finish)");
+    assert_eq!(policies("drain-recycle"), "Finish Handoff(Finish) CloseIdle");
 
     let limits = |name, text| worker(name, text).limits;
     assert_eq!(limits("keep-alive", "0.5").keep_alive, Duration::from_millis(500));

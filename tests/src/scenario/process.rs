@@ -67,7 +67,7 @@ pub(crate) fn a_worker_told_to_stop_drains_and_is_replaced(harness: &Harness) {
 }
 
 pub(crate) fn ttin_adds_a_worker_and_ttou_drains_one(harness: &Harness) {
-    let mut server = harness.serve(&[]);
+    let mut server = harness.serve(&["--drain-reload", "finish"]);
     let first = server.worker();
     server.arbiter().signal(Signal::TTIN);
     let added = newcomer(server.workers(2), slice::from_ref(&first)).expect("two workers are not one");

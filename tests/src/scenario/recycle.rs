@@ -25,7 +25,8 @@ fn successor(server: &Server, before: u64) -> (u64, Client) {
 }
 
 pub(crate) fn d15_requests_are_counted_and_not_connections(harness: &Harness) {
-    let mut server = harness.serve(&["--max-requests", "20", "--max-requests-jitter", "0"]);
+    let args = ["--max-requests", "20", "--max-requests-jitter", "0", "--drain-recycle", "finish"];
+    let mut server = harness.serve(&args);
     let first = server.worker();
     let silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
     let mut client = server.connect();

@@ -53,7 +53,7 @@ pub(crate) fn d16_old_workers_serve_on_until_new_ones_are_ready(harness: &Harnes
 }
 
 pub(crate) fn d16_new_settings_take_effect(harness: &Harness) {
-    let mut server = harness.serve_file(&settings(harness, "keep-alive = 60\n"));
+    let mut server = harness.serve_file(&settings(harness, "keep-alive = 60\ndrain-reload = \"finish\"\n"));
     let mut old = server.connect();
     assert_eq!(old.get("/info").number("generation"), 1);
     assert!(!server.log().contains("DEBUG"), "nobody has asked for that");
@@ -365,7 +365,7 @@ fn fail_to_reload(server: &Server, why: &str) {
 }
 
 /// Settings for the backend of `harness` on a port that the kernel chooses.
-fn settings(harness: &Harness, rest: &str) -> String {
+pub(super) fn settings(harness: &Harness, rest: &str) -> String {
     format!("worker-class = \"{}\"\nbind = \"127.0.0.1:0\"\n{rest}", harness.backend())
 }
 

@@ -160,10 +160,19 @@ pub(crate) fn the_old_arbiter_finishes_what_is_in_flight(harness: &Harness) {
     heir.signal(Signal::USR2);
     assert!(server.logs("no upgrade is begun", PATIENCE), "it is not refused");
     idle.get("/");
-    drop(idle);
-    busy.last_response(200);
-    drop(busy);
+    let mut half = server.connect();
+    half.send("GET /info HTTP/1.1\r\nHo");
+    let slept = busy.response();
+    assert!(slept.status == 200 && !slept.announces_close(), "{slept:?}");
     server.pass_to(heir);
+    // Whoever is connected stays so, and is served by the new one's workers (D19).
+    let worker = server.worker().id();
+    half.send("st: test\r\n\r\n");
+    let half = half.response();
+    for info in [half, busy.get("/info"), idle.get("/info")] {
+        assert_eq!((info.number("pid"), info.announces_close()), (worker, false));
+    }
+    drop((busy, idle));
     stop(server);
 }
 

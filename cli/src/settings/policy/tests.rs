@@ -19,6 +19,9 @@ fn each_policy_has_its_name_and_its_time() {
         ("spread:10", "Spread(10s)"),
         ("spread:2m", "Spread(120s)"),
         ("mine", "Grace(7s)"),
+        ("handoff", "Handoff(Finish)"),
+        ("handoff,spread:2s", "Handoff(Spread(2s))"),
+        ("handoff,mine", "Handoff(Grace(7s))"),
     ] {
         assert_eq!(read(text).as_deref(), Ok(policy), "{text}");
     }
@@ -34,8 +37,9 @@ fn what_is_wrong_is_said() {
         ("grace:-1s", grace),
         ("grace:1s,spread:1s", grace),
         ("spread:99999h", "but spread takes a time, as in spread:10s"),
-        ("handoff", "which is not built in yet"),
-        ("handoff,grace:1s", "which is not built in yet"),
+        ("handoff,", unknown),
+        ("handoff,grace", grace),
+        ("handoff,handoff", "but handoff takes another policy to fall back to"),
         ("handoffs", unknown),
         ("finish:1s", unknown),
         ("Finish", unknown),
