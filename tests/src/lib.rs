@@ -182,6 +182,19 @@ macro_rules! scenarios {
                 d16_reloads_leave_nothing_behind,
                 the_number_of_workers_follows_the_settings_and_otherwise_survives_a_reload,
                 a_stop_ends_a_reload;
+            hand_off:
+                d19_nobody_notices_a_recycling,
+                d19_nobody_notices_a_reload,
+                d19_nobody_notices_that_there_are_fewer_workers,
+                d19_many_idle_connections_move,
+                d19_a_client_keeps_its_connection_through_many_recyclings,
+                d19_connections_move_between_backends,
+                d19_at_a_stop_nothing_moves,
+                d19_finish_moves_nothing,
+                d19_who_is_killed_leaves_the_queue_to_the_next,
+                d19_a_full_worker_takes_over_once_it_has_room,
+                d19_what_finds_no_room_is_left_to_the_fallback,
+                d19_every_connection_is_accounted_for;
             deadline:
                 d9_server_without_connections_exits_at_once,
                 d9_exits_with_the_last_response,

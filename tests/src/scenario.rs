@@ -16,6 +16,7 @@ pub(crate) mod control;
 pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;
+pub(crate) mod hand_off;
 pub(crate) mod heartbeat;
 pub(crate) mod hooks;
 pub(crate) mod keep_alive;

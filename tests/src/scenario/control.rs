@@ -20,7 +20,7 @@ use crate::process::{Process, Server, until};
 const SOCKET: &str = "control.sock";
 
 /// A server with a control socket.
-fn serve(harness: &Harness, args: &[&str]) -> Server {
+pub(super) fn serve(harness: &Harness, args: &[&str]) -> Server {
     harness.serve(&[&["--control-socket", SOCKET], args].concat())
 }
 
@@ -34,7 +34,7 @@ fn run(harness: &Harness, server: &Server, args: &[&str]) -> Output {
 
 /// A sub-command is done, and this is what it says.
 #[track_caller]
-fn done(harness: &Harness, server: &Server, args: &[&str]) -> String {
+pub(super) fn done(harness: &Harness, server: &Server, args: &[&str]) -> String {
     let output = run(harness, server, args);
     let text = |bytes| String::from_utf8(bytes).expect("it is text");
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
