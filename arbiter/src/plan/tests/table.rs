@@ -465,12 +465,16 @@ impl Auditor {
     /// However long the list of what is still to come, a stop that people want ends: everything is answered, and who is
     /// killed dies.
     fn stop(mut self, after: &str) {
-        let start = self.now;
+        let (start, mut since) = (self.now, (self.now, 0));
         self.feed(Event::Signal(Signal::Term));
         while !self.finished {
-            while let Some(question) = self.questions.first().copied() {
+            since = if since.0 == self.now { (self.now, since.1 + 1) } else { (self.now, 0) };
+            assert!(since.1 < PATIENCE, "{after}: time stands still with {:?}", self.plan);
+            for _ in 0..PATIENCE {
+                let Some(question) = self.questions.first().copied() else { break };
                 self.answer(question, true);
             }
+            assert!(self.questions.is_empty(), "{after}: {:?} is asked without end", self.questions);
             let killed = self.living.keys().find(|raw| self.killed.contains(raw)).copied();
             if let Some(killed) = killed {
                 self.feed(Event::Exited { pid: pid(killed), death: Death::Signal(9) });
@@ -483,6 +487,9 @@ impl Auditor {
         assert!(self.tickets.is_empty(), "{after}: everybody is answered");
     }
 }
+
+/// More happens at no moment.
+const PATIENCE: usize = 1000;
 
 /// More workers than this there never are.
 const MOST: usize = ROOM + RECYCLED + RELOADED;
