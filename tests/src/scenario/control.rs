@@ -176,7 +176,7 @@ pub(crate) fn reload_waits_for_what_comes_of_it(harness: &Harness) {
 
     for (file, text, why) in [
         ("fail-boot", "", "the server goes on as before: the application failed to load"),
-        ("crash-boot", "", "ended before it was ready"),
+        ("crash-boot", "", "before it was ready"),
         ("remuda.toml", "workers = = 3\n", "remuda.toml line 1"),
     ] {
         let obstacle = server.dir().join(file);

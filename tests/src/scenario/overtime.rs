@@ -59,7 +59,8 @@ pub(crate) fn a_response_that_takes_too_long_is_cut(harness: &Harness) {
 pub(crate) fn a_handler_is_told_that_it_has_had_its_time(harness: &Harness) {
     for path in ["/overtime?ms=4000", "/overtime/begun?ms=4000"] {
         // A worker that is replaced stays for as long as it has a connection, and so its handler has time to hear of it.
-        let server = harness.serve(&limited(&["--graceful-timeout", "20", "--keep-alive", "20"]));
+        let patient = ["--drain-recycle", "finish", "--graceful-timeout", "20", "--keep-alive", "20"];
+        let server = harness.serve(&limited(&patient));
         let (mut idle, mut client) = (server.connect(), server.connect());
         idle.get("/");
         client.send(get(path));

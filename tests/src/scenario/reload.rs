@@ -128,7 +128,7 @@ pub(crate) fn d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old
     fs::write(&obstacle, "").expect("a file can be written");
     under_load(&server, || {
         for times in 1..=3 {
-            fail_to_reload(&server, "ended before it was ready");
+            fail_to_reload(&server, "before it was ready");
             assert_eq!(server.log().matches("worker ended with").count(), times, "nothing is tried again");
         }
     });
