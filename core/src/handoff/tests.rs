@@ -77,20 +77,52 @@ fn a_full_read_buffer_fits_and_one_byte_more_does_not() {
     assert_eq!(HandOff::decode(&bytes), Err(RecordError::Malformed { len: bytes.len() }));
 }
 
-#[test]
-fn the_layout_is_what_version_1_says() {
+/// Records and the bytes that version 1 makes of them, which builds that are in use send: they stay as they are, whatever the
+/// newest version is.
+fn version_1() -> [(HandOff, Vec<u8>); 2] {
+    let nanos = |nanos| Some(Time::from_nanos(nanos));
     let peer = Peer::Inet(([127, 0, 0, 1], 0x1234).into());
-    let record = HandOff {
+    let idle = HandOff {
+        version: 1,
         served: 1,
-        handed: Some(Time::from_nanos(6)),
-        idle_since: Some(Time::from_nanos(2)),
+        handed: nanos(6),
+        idle_since: nanos(2),
         unread: Bytes::from_static(b"GE"),
         ..HandOff::fresh(Origin::new(3, peer, 4), Time::from_nanos(5))
     };
+    let client = SocketAddrV6::new(1_u128.into(), 0x5678, 9, 10);
+    let proxied = HandOff {
+        version: 1,
+        served: 0x0102_0304,
+        head_since: nanos(0x0102_0304_0506_0708),
+        proxied: Some(Peer::Inet(client.into())),
+        ..HandOff::fresh(Origin::new(0x0b0c, Peer::Unix, 0x0d0e_0f10), Time::from_nanos(11))
+    };
     #[rustfmt::skip]
     let bytes = [
-        1, 0, 3, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0,
-        4, 127, 0, 0, 1, 0x34, 0x12, 0, 2, 0, 0, 0, b'G', b'E',
+        vec![
+            1, 0, 3, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0,
+            4, 127, 0, 0, 1, 0x34, 0x12, 0, 2, 0, 0, 0, b'G', b'E',
+        ],
+        vec![
+            1, 0, 0x0c, 0x0b, 4, 3, 2, 1, 0x10, 0x0f, 0x0e, 0x0d, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 8, 7, 6, 5, 4, 3, 2, 1,
+            0, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x78, 0x56, 9, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0,
+        ],
     ];
-    assert_eq!(record.encode(), bytes);
+    let [of_idle, of_proxied] = bytes;
+    [(idle, of_idle), (proxied, of_proxied)]
+}
+
+#[test]
+fn what_version_1_has_written_is_read() {
+    for (record, bytes) in version_1() {
+        assert_eq!(HandOff::decode(&bytes), Ok(record));
+    }
+}
+
+#[test]
+fn the_layout_is_what_version_1_says() {
+    for (record, bytes) in version_1() {
+        assert_eq!(record.encode(), bytes);
+    }
 }
