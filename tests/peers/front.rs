@@ -17,6 +17,16 @@ pub(crate) struct Front {
 impl Front {
     /// nginx in one process, with a pool of connections to `upstream` and no second try. One that it does not use it closes.
     pub(crate) fn nginx(upstream: &Address) -> Self {
+        Self::nginx_with(upstream, "keepalive 32; keepalive_timeout 1s;")
+    }
+
+    /// The same with a pool that holds a connection for each of so many clients, and closes none.
+    pub(crate) fn nginx_for(upstream: &Address, clients: usize) -> Self {
+        let pool = format!("keepalive {clients}; keepalive_timeout 60s; keepalive_requests 100000000;");
+        Self::nginx_with(upstream, &pool)
+    }
+
+    fn nginx_with(upstream: &Address, pool: &str) -> Self {
         let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
@@ -26,7 +36,7 @@ impl Front {
             http {{
                 access_log off;
                 {paths}
-                upstream app {{ server {upstream}; keepalive 32; keepalive_timeout 1s; }}
+                upstream app {{ server {upstream}; {pool} }}
                 server {{
                     listen unix:front.sock;
                     location / {{

@@ -12,7 +12,14 @@ use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::process::{Process, Server, until};
 use rustix::process::Signal;
 
-const CLIENTS: usize = 64;
+pub(crate) const CLIENTS: usize = 64;
+
+/// Connections to a server that a proxy may close in a second for reasons of its own; one that the server closed at a reload
+/// would be all of them.
+const GIVEN_UP: usize = CLIENTS / 8;
+
+/// The socket of the admin listener.
+pub(crate) const ADMIN: &str = "unix:admin.sock";
 
 /// How often a worker is told to leave and one is added and drained, and how long each has to be given work.
 const ROUNDS: usize = 5;
@@ -52,7 +59,7 @@ pub(crate) fn while_workers_are_recycled(front: &Address) {
 /// `RELOADS=30` in the environment makes that thirty seconds.
 #[track_caller]
 pub(crate) fn while_reloaded(server: &Server, front: &Address) {
-    let reloads: u32 = env::var("RELOADS").map_or(3, |number| number.parse().expect("RELOADS is a number"));
+    let reloads = reloads();
     let workers = under_load(front, || {
         let start = Instant::now();
         for n in 1..=reloads {
@@ -68,6 +75,27 @@ pub(crate) fn while_reloaded(server: &Server, front: &Address) {
         until(PATIENCE, over).expect("the last generation takes over");
     });
     assert!(workers > reloads as usize / 2, "only {workers} workers have served");
+}
+
+/// The same, and `server`, which has an admin listener, sees no more new connections than `front` needs anyway, however
+/// often it is reloaded.
+#[track_caller]
+pub(crate) fn on_the_same_connections_while_reloaded(server: &Server, front: &Address) {
+    while_reloaded(server, front);
+    let address = server.dir().join(ADMIN.trim_start_matches("unix:"));
+    let mut client = Address::Unix(address).connect(PATIENCE).expect("the admin listener is there");
+    client.send("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
+    let text = client.response().text();
+    let accepted = text.lines().find_map(|line| line.strip_prefix("remuda_connections_total "));
+    let accepted: usize = accepted.and_then(|number| number.parse().ok()).expect("it is a number");
+    report(&format!("over {accepted} connections"));
+    let seconds = reloads() as usize + 1;
+    assert!(accepted <= CLIENTS + GIVEN_UP * seconds, "{accepted} connections for {CLIENTS} clients");
+}
+
+/// How often a server is reloaded.
+fn reloads() -> u32 {
+    env::var("RELOADS").map_or(3, |number| number.parse().expect("RELOADS is a number"))
 }
 
 /// Nothing but 200 comes through `front` while `server`, which has a settings file, is to be reloaded and cannot be: the

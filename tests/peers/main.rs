@@ -48,6 +48,16 @@ fn nginx_in_front_sees_no_error_while_the_server_is_reloaded() {
 }
 
 #[test]
+fn nginx_in_front_keeps_its_connections_while_the_server_is_reloaded() {
+    for harness in servers() {
+        let server = harness.serve(&[BEHIND, COUNTED].concat());
+        let nginx = Front::nginx_for(server.address(), load::CLIENTS);
+        load::on_the_same_connections_while_reloaded(&server, nginx.address());
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+#[test]
 fn nginx_in_front_sees_no_error_while_reloads_fail() {
     for harness in servers() {
         let settings = format!(
@@ -82,17 +92,20 @@ fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
 }
 
 #[test]
-fn haproxy_in_front_sees_no_error_while_the_server_is_reloaded() {
+fn haproxy_in_front_keeps_its_connections_while_the_server_is_reloaded() {
     for harness in servers() {
-        let server = harness.serve(BEHIND);
+        let server = harness.serve(&[BEHIND, COUNTED].concat());
         let haproxy = Front::haproxy(server.address());
-        load::while_reloaded(&server, haproxy.address());
+        load::on_the_same_connections_while_reloaded(&server, haproxy.address());
         assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
 }
 
 /// It is the server's business when its connections end, but an idle one must not end while a request is on its way.
 const BEHIND: &[&str] = &["-w", "2", "--keep-alive", "60"];
+
+/// How many connections there were is asked.
+const COUNTED: &[&str] = &["--admin-bind", load::ADMIN];
 
 const RECYCLING: &[&str] = &["--max-requests", "300"];
 
