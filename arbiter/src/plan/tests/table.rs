@@ -52,7 +52,8 @@ fn no_kind_of_event_is_forgotten() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    // A failure is told within a minute, if not in the fewest words.
+    #![proptest_config(ProptestConfig { max_shrink_time: 60_000, ..ProptestConfig::with_cases(48) })]
     #[test]
     fn thousands_of_events_in_any_order_keep_the_promises_and_a_stop_finishes(
         which in 0..states().count(),
