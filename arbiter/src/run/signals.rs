@@ -48,8 +48,9 @@ pub(crate) fn timespec(at: Time, now: Time) -> Timespec {
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
 }
 
-/// Says by a signal what `order` says, if it is one to drain: a loop that is stuck reads no orders, but the handler arms its
-/// timer (D10). A stop's is the one that people would send, and counts once with the order (D11).
+/// Says by signals what `order` says, if it is one to drain: a loop that is stuck reads no orders, but the handlers arm its
+/// timer (D10). A stop comes with the one that people would send, too, and counts once with it (D11); how long that one leaves
+/// is counted from its arrival, and the deadline may be sooner.
 pub(super) fn send_signal(pid: Pid, order: &Order) {
     let Order::Drain { drain, .. } = order else { return };
     if drain.phase < Phase::Draining {
@@ -59,9 +60,8 @@ pub(super) fn send_signal(pid: Pid, order: &Order) {
         let hurried = drain.deadline <= now() + QUICK_STOP;
         let signal = if hurried { process::Signal::INT } else { process::Signal::TERM };
         let _ = kill_process(pid, signal);
-    } else {
-        sys::tell_deadline(pid, drain.deadline);
     }
+    sys::tell_deadline(pid, drain.deadline);
 }
 
 pub(super) const CHILD: i32 = process::Signal::CHILD.as_raw();

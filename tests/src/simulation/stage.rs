@@ -277,7 +277,8 @@ impl Stage for World {
         self.soon(Event::Turn(pid));
         if let Some(signal) = signal {
             self.signal(pid, signal);
-        } else if let Some(deadline) = leaves_by {
+        }
+        if let Some(deadline) = leaves_by {
             self.leave_by(pid, deadline);
         }
     }
