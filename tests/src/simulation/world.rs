@@ -401,7 +401,7 @@ impl World {
             (Fault::Kill, Some(pid)) => self.end(pid, ExitStatus::from_raw(signals::KILL)),
             (Fault::Hang(length), Some(pid)) => {
                 let process = self.processes.get_mut(&pid).expect("it was chosen");
-                process.hangs_until = now + length;
+                process.hangs_until = process.hangs_until.max(now + length);
             }
             (Fault::Freeze(length), _) => {
                 self.thaws = self.thaws.max(now + length);
