@@ -17,7 +17,7 @@ use super::reload::{reload, reloaded, under_load};
 use super::{admin, control, get, took};
 use crate::Harness;
 use crate::client::{Address, Client, End, PATIENCE};
-use crate::process::{Process, until};
+use crate::process::{Process, Server, until};
 
 const TWO: &[&str] = &["-w", "2", "--reuse-port"];
 
@@ -132,25 +132,14 @@ pub(crate) fn ttou_serves_the_queue_of_the_worker_that_leaves(harness: &Harness)
 }
 
 pub(crate) fn ttin_and_ttou_under_load_lose_no_request(harness: &Harness) {
-    const CLIENTS: usize = 8;
-    let mut server = harness.serve(TWO);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let address = server.address();
-        for _ in 0..CLIENTS {
-            scope.spawn(|| connect_until(address, &over));
-        }
+    under_connects(harness.serve(TWO), 8, |server| {
         for _ in 0..4 {
             server.arbiter().signal(Signal::TTOU);
             server.workers(1);
             server.arbiter().signal(Signal::TTIN);
             server.workers(2);
         }
-        over.store(true, Ordering::Relaxed);
     });
-    server.arbiter().signal(Signal::TERM);
-    assert_eq!(server.exit(PATIENCE), 0);
-    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
 }
 
 pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect(harness: &Harness) {
@@ -158,20 +147,9 @@ pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_conn
 }
 
 pub(crate) fn d16_reloads_with_reuse_port_lose_no_request_and_refuse_no_connect(harness: &Harness) {
-    const CLIENTS: usize = 4;
-    let mut server = harness.serve(TWO);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let address = server.address();
-        for _ in 0..CLIENTS {
-            scope.spawn(|| connect_until(address, &over));
-        }
-        under_load(&server, || (2..=5).for_each(|generation| reload(&server, generation)));
-        over.store(true, Ordering::Relaxed);
+    under_connects(harness.serve(TWO), 4, |server| {
+        under_load(server, || (2..=5).for_each(|generation| reload(server, generation)));
     });
-    server.arbiter().signal(Signal::TERM);
-    assert_eq!(server.exit(PATIENCE), 0);
-    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
 }
 
 pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is_there(harness: &Harness) {
@@ -207,6 +185,22 @@ pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is
         assert!(goes.connect(PATIENCE).is_err(), "one of them still listens");
         comes.connect(PATIENCE).expect("it is listening").get("/");
     }
+}
+
+/// Does `work` while so many clients connect anew for each request, and then stops the server. Nothing is lost.
+fn under_connects(mut server: Server, clients: usize, work: impl FnOnce(&Server)) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let address = server.address();
+        for _ in 0..clients {
+            scope.spawn(|| connect_until(address, &over));
+        }
+        work(&server);
+        over.store(true, Ordering::Relaxed);
+    });
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(!server.log().contains("backlog_lost"), "{}", server.log());
 }
 
 /// Opens a connection for each request until it is `over`. None may fail.
