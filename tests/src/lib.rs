@@ -174,6 +174,7 @@ macro_rules! scenarios {
                 d16_an_application_that_does_not_load_leaves_the_old_generation_serving,
                 d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old_generation_serving,
                 d16_an_application_that_does_not_load_in_time_leaves_the_old_generation_serving,
+                d16_a_changed_reuse_port_is_refused,
                 d16_an_address_that_is_added_is_served,
                 d16_an_address_that_is_removed_ends_and_its_backlog_is_served,
                 d16_an_address_that_cannot_be_bound_changes_nothing,

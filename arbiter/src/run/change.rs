@@ -17,6 +17,7 @@ impl Run {
         let prepared = (self.load)(&self.current.loaded).and_then(|mut loaded| {
             loaded.keep_preloaded(&self.current.loaded);
             has_room(&loaded.config, &self.board)?;
+            keeps_listening_alike(&loaded.config, &self.current.loaded.config)?;
             let chosen = listen(&loaded.config, &mut self.listeners, &mut self.slots)
                 .map_err(|error| error.to_string())?;
             Ok(Generation { number, loaded, chosen })
@@ -91,6 +92,16 @@ impl Run {
             info!("admin listener: {}/healthz, /readyz, /metrics", admin.bound);
         }
         self.hooked.ready();
+    }
+}
+
+/// Whether `config` has slots listen as they do `now`: a socket that all share cannot become several (D16).
+fn keeps_listening_alike(config: &ArbiterConfig, now: &ArbiterConfig) -> Result<(), String> {
+    match (config.reuse_port, now.reuse_port) {
+        (new, old) if new == old => Ok(()),
+        (new, old) => {
+            Err(format!("reuse-port is {new}, and this server runs with {old}; that needs upgrade"))
+        }
     }
 }
 

@@ -37,11 +37,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::Switch { set: |s, on| s.arbiter.reuse_port = on },
         default: "false",
         platform: None,
-        reload: false,
+        reload: true,
         help: "A TCP listener for each worker instead of one that all share",
         about: "The kernel then spreads connections by their addresses and ports (SO_REUSEPORT), however busy the workers \
                 are; shared, it gives each to a worker that waits. Unix sockets and inherited descriptors stay shared. An \
-                upgrade may turn it on or off.",
+                upgrade may turn it on or off; a reload that would is refused.",
     },
     Setting {
         name: "worker-connections",

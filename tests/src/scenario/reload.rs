@@ -149,6 +149,19 @@ pub(crate) fn d16_an_application_that_does_not_load_in_time_leaves_the_old_gener
     reload(&server, 3);
 }
 
+pub(crate) fn d16_a_changed_reuse_port_is_refused(harness: &Harness) {
+    for (old, new) in [(false, true), (true, false)] {
+        let text = |reuse: bool| settings(harness, &format!("reuse-port = {reuse}"));
+        let server = harness.serve_file(&text(old));
+        let worker = server.worker();
+        server.write_settings(&text(new));
+        under_load(&server, || fail_to_reload(&server, "needs upgrade"));
+        assert_eq!(server.worker().id(), worker.id());
+        server.write_settings(&text(old));
+        reload(&server, 2);
+    }
+}
+
 pub(crate) fn d16_an_address_that_is_added_is_served(harness: &Harness) {
     let server = harness.serve_file(&settings(harness, ""));
     let mut client = server.connect();
