@@ -1,7 +1,8 @@
 //! The connection by itself: commands out of turn, and answers to its questions.
 
 use super::*;
-use crate::shutdown::{ConnView, Drain, Idle, Reason, ShutdownPolicy};
+use crate::http1::{BodyLen, ResponseHead};
+use crate::shutdown::{Announce, ConnView, Drain, Idle, Reason, ShutdownPolicy};
 use crate::testing::{Bench, START, ms};
 
 /// A connection on which `script` has arrived, and the request that began with it.

@@ -1,0 +1,165 @@
+//! The request's half of an exchange: its body on the way to the application (RFC 9112 §6, §7.1), or away if nobody reads it.
+
+use super::{Connection, Fate, Input, Receiving, Sending};
+use crate::config::{DISCARD_MAX, READ_BUFFER_MAX};
+use crate::http1::{BodyError, Decoded};
+use crate::machine::{CloseReason, Cx};
+use crate::time::Time;
+
+/// What there is of a request body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a read has these outcomes")]
+pub enum BodyRead {
+    /// This many bytes.
+    Data(usize),
+    /// Its end.
+    End,
+    /// Nothing yet: bytes have to arrive first.
+    NeedInput,
+    /// No more of it, and not because it ended.
+    Aborted(BodyError),
+}
+
+/// Whether all of a request body has arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "there is no fourth case")]
+pub enum Buffered {
+    /// All of it is here, or no more of it will come.
+    Complete,
+    /// Not yet, but it would fit.
+    Partial,
+    /// It is larger than a read buffer may be.
+    TooLarge,
+}
+
+impl Connection {
+    /// Reads what has arrived of the request body into `buffer`, which must not be empty.
+    pub fn read_body(&mut self, buffer: &mut [u8], cx: &Cx<'_>) -> BodyRead {
+        if let Some(fault) = self.fault {
+            return BodyRead::Aborted(fault);
+        }
+        match (self.fate, self.receiving) {
+            (Fate::Open, Receiving::Done) => return BodyRead::End,
+            (Fate::Open, Receiving::Body) => {}
+            _ => return BodyRead::Aborted(BodyError::Closed),
+        }
+        match self.decoder.decode(self.rx.filled(), buffer.len()) {
+            Err(error) => return self.fail_body(error),
+            Ok(Decoded { skip, data }) => {
+                buffer[..data].copy_from_slice(&self.rx.filled()[skip..skip + data]);
+                self.rx.consume(skip + data);
+                self.body_read += data as u64;
+                if cx.limits.body > 0 && self.body_read > cx.limits.body && !self.upgraded {
+                    return self.fail_body(BodyError::TooLarge { limit: cx.limits.body });
+                }
+                if self.decoder.is_done() {
+                    self.enter(Input::BodyEnd);
+                }
+                if data > 0 {
+                    self.body_wanted = false;
+                    return BodyRead::Data(data);
+                }
+            }
+        }
+        if self.receiving == Receiving::Done || (self.eof && self.upgraded) {
+            return BodyRead::End;
+        }
+        if self.eof {
+            return self.fail_body(BodyError::Truncated);
+        }
+        self.want_body(cx);
+        BodyRead::NeedInput
+    }
+
+    /// Whether all of the request body is in the read buffer; asks for more of it if it is not and would fit.
+    pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
+        if self.receiving != Receiving::Body
+            || self.decoder.find_end(self.rx.filled()) != Ok(None)
+            || self.eof
+            || self.fault.is_some()
+        {
+            // Nobody waits for the peer any more, whoever is waited for next.
+            self.body_wanted = false;
+            return Buffered::Complete;
+        }
+        let room = READ_BUFFER_MAX as u64;
+        if self.rx.is_full() || self.decoder.remaining().is_some_and(|left| left > room) {
+            self.body_wanted = false;
+            return Buffered::TooLarge;
+        }
+        self.want_body(cx);
+        Buffered::Partial
+    }
+
+    /// Tells that nobody will read the rest of the request body.
+    pub fn discard_body(&mut self) {
+        if self.receiving == Receiving::Body && !self.upgraded {
+            self.receiving = Receiving::Discard;
+            self.body_wanted = false;
+        }
+    }
+
+    /// Whether the request has a body that has not been read to its end.
+    pub(crate) fn expects_body(&self) -> bool {
+        self.receiving == Receiving::Body
+    }
+
+    /// How much of the request body is still to come, if that is known.
+    pub(crate) fn body_len(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    /// Why the request body cannot be read any further, if so.
+    pub fn body_fault(&self) -> Option<BodyError> {
+        self.fault
+    }
+
+    // Transitions.
+
+    /// Whether the rest of a body that nobody wants is known to be more than is worth reading.
+    pub(super) fn discards_too_much(&self) -> bool {
+        self.receiving == Receiving::Discard
+            && self.decoder.remaining().is_some_and(|left| left > DISCARD_MAX)
+    }
+
+    /// Throws away what has arrived of a body that nobody reads, up to a bound.
+    pub(super) fn discard(&mut self, now: Time) {
+        loop {
+            match self.decoder.decode(self.rx.filled(), usize::MAX) {
+                Ok(Decoded { skip, data }) if skip + data > 0 => {
+                    self.rx.consume(skip + data);
+                    self.body_read += (skip + data) as u64;
+                }
+                Ok(_) => break,
+                Err(_) => return self.abort(CloseReason::Refused),
+            }
+        }
+        if self.decoder.is_done() {
+            self.enter(Input::BodyEnd);
+            self.idle_since = now;
+            self.begin_head(now);
+        } else if self.eof {
+            self.abort(CloseReason::PeerAborted);
+        } else if self.body_read > DISCARD_MAX || self.discards_too_much() {
+            self.abort(CloseReason::Finished);
+        }
+    }
+
+    fn want_body(&mut self, cx: &Cx<'_>) {
+        if self.request.expects_continue && self.sending == Sending::Awaiting {
+            self.begin_queueing(cx.now);
+            self.tx.push(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.request.expects_continue = false;
+        }
+        if !self.body_wanted {
+            self.body_wanted = true;
+            self.body_since = cx.now;
+        }
+    }
+
+    fn fail_body(&mut self, error: BodyError) -> BodyRead {
+        self.fault = Some(error);
+        self.body_wanted = false;
+        BodyRead::Aborted(error)
+    }
+}
