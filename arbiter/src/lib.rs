@@ -56,6 +56,7 @@ use std::time::Duration;
 
 use remuda_core::app::{AppError, AppFactory};
 use remuda_core::config::Jitter;
+use remuda_core::handoff::Records;
 use remuda_core::shutdown::Reason;
 use remuda_core::worker::{Logs, Policies, Worker, WorkerConfig};
 
@@ -72,6 +73,7 @@ pub struct Arbiter {
     loaded: Loaded,
     load: Box<Load>,
     hooks: Arc<dyn Hooks>,
+    records: Records,
 }
 
 /// Loads what is to replace what it is given.
@@ -86,7 +88,8 @@ impl Arbiter {
 
     /// A server of what was loaded.
     pub fn of(loaded: Loaded) -> Self {
-        Self { loaded, load: Box::new(|current| Ok(current.clone())), hooks: Arc::new(()) }
+        let load = Box::new(|current: &Loaded| Ok(current.clone()));
+        Self { loaded, load, hooks: Arc::new(()), records: Records::default() }
     }
 
     /// Has each reload (HUP) call `load` for what is to come in place of what there is, which it is given. The error says why
@@ -105,13 +108,21 @@ impl Arbiter {
         Self { hooks, ..self }
     }
 
+    /// Has its workers read and write these records of connections that move. Default: what this version does; others are for
+    /// tests of upgrades between versions.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn records(self, records: Records) -> Self {
+        Self { records, ..self }
+    }
+
     /// Binds, forks and looks after the workers until told to stop. Returns in the arbiter process only; a worker
     /// ends inside.
     ///
     /// The process must have one thread, because fork(2) copies only the calling one. While this runs, all children
     /// of the process are reaped, also those that it did not start.
     pub fn run(self) -> Outcome {
-        match Run::prepare(self.loaded, self.load, self.hooks) {
+        match Run::prepare(self.loaded, self.load, self.hooks, self.records) {
             Ok(run) => run.supervise(),
             Err(outcome) => outcome,
         }

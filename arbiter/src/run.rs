@@ -13,6 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use remuda_core::app::Tally;
+use remuda_core::handoff::Records;
 use remuda_core::order::Report;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{self, Outbox};
@@ -130,10 +131,12 @@ impl Run {
         mut loaded: Loaded,
         load: Box<Load>,
         hooks: Arc<dyn Hooks>,
+        records: Records,
     ) -> Result<Self, Outcome> {
         sys::only_thread()?;
         let _ = io::stdout().flush(); // or each child would write what is in it again
-        let (upgrade, legacy) = Upgrade::of_process().map_err(|message| Outcome::Internal { message })?;
+        let (upgrade, legacy) =
+            Upgrade::of_process(records).map_err(|message| Outcome::Internal { message })?;
         loaded.config.process.enter()?;
         let hooked = Hooked::starting(hooks, &loaded.config, upgrade.has_elder());
         sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
@@ -143,6 +146,7 @@ impl Run {
             Some(queue) => queue,
             None => handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?,
         };
+        let outbox = outbox.writing(upgrade.written());
         let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
         let mut listeners = Listeners::among(legacy.listeners);
         let config = &loaded.config;

@@ -8,8 +8,9 @@
 //! Between the two is a socket. The new one says once that it serves, and with which of the listeners; its end of
 //! the socket ends with the old one. The old one learns of the other's end as a parent does.
 //!
-//! The workers of both use one hand-off queue if each reads what the others write (D19). If not, the new arbiter makes a queue
-//! of its own, and the old one's workers hand nothing over.
+//! The workers of both use one hand-off queue if the new ones read the version of records that the old ones write (D19); they
+//! themselves write the newest that both read, as long as they live, so that the way back is open. If they do not, the new arbiter
+//! makes a queue of its own, and the old one's workers hand nothing over.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use remuda_core::handoff::HandOff;
+use remuda_core::handoff::Records;
 use remuda_core::worker::handoff::Outbox;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -62,6 +63,8 @@ pub(crate) struct Upgrade {
     elder: Option<OwnedFd>,
     /// Its workers and this one's use one hand-off queue.
     shares_queue: bool,
+    /// What this one's workers read and write there.
+    records: Records,
     heir: Option<Heir>,
 }
 
@@ -106,18 +109,35 @@ impl Upgrade {
     /// # Errors
     ///
     /// It was, and what it was passed is not what this version expects.
-    pub(crate) fn of_process() -> Result<(Self, Option<Legacy>), String> {
+    pub(crate) fn of_process(records: Records) -> Result<(Self, Option<Legacy>), String> {
         let start = Start::of_process().map_err(|error| format!("cannot find the executable: {error}"))?;
-        let mut upgrade = Self { start, elder: None, shares_queue: false, heir: None };
+        let mut upgrade = Self { start, elder: None, shares_queue: false, records, heir: None };
         let Some(value) = env::var(VARIABLE).ok() else { return Ok((upgrade, None)) };
         let refused = || format!("{VARIABLE} is {value:?}, which another version of this server has written");
         let passed = Passed::read(&value).ok_or_else(refused)?;
         if passed.pid != getpid().to_string() {
             return Ok((upgrade, None)); // a program that a worker has started has it, too
         }
-        let (socket, legacy) = passed.adopt().map_err(|error| format!("{}: {error}", refused()))?;
-        (upgrade.elder, upgrade.shares_queue) = (Some(socket), legacy.queue.is_some());
+        let beside = upgrade.records.beside(&passed.records);
+        if beside.is_none() {
+            let (ours, theirs) = (&upgrade.records, &passed.records);
+            warn!(
+                "upgrade: no connection moves to the new workers: they read records of versions {ours}, and the old ones write {}",
+                theirs.written()
+            );
+        }
+        let (socket, mut legacy) = passed.adopt().map_err(|error| format!("{}: {error}", refused()))?;
+        match beside {
+            Some(records) => (upgrade.records, upgrade.shares_queue) = (records, true),
+            None => legacy.queue = None,
+        }
+        upgrade.elder = Some(socket);
         Ok((upgrade, Some(legacy)))
+    }
+
+    /// The version of the records that workers write.
+    pub(crate) fn written(&self) -> u16 {
+        self.records.written()
     }
 
     /// Whether another arbiter was there before, and is so still.
@@ -160,7 +180,7 @@ impl Upgrade {
             Fork::Child { parent } => {
                 signals.hand_back();
                 let error = self.start.again(parent, || {
-                    let mut passed = pass_on(theirs.as_fd(), queue)?;
+                    let mut passed = pass_on(&self.records, theirs.as_fd(), queue)?;
                     pass_on_listeners(listeners, &mut passed)?;
                     slots.to_pass_on().try_for_each(|fd| pass_on_one(fd, &mut passed))?;
                     passed.push_str(FOR_OPERATORS);
@@ -281,9 +301,8 @@ impl Start {
 }
 
 /// Lets the next program of this process have these, and writes that down.
-fn pass_on(socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2]) -> io::Result<String> {
-    let records: Vec<_> = HandOff::READS.iter().map(u16::to_string).collect();
-    let mut passed = format!("{VERSION} {} {}", getpid(), records.join(","));
+fn pass_on(records: &Records, socket: BorrowedFd<'_>, queue: [BorrowedFd<'_>; 2]) -> io::Result<String> {
+    let mut passed = format!("{VERSION} {} {records}", getpid());
     [socket].into_iter().chain(queue).try_for_each(|fd| pass_on_one(fd, &mut passed))?;
     Ok(passed)
 }
@@ -311,8 +330,7 @@ fn pass_on_listeners(listeners: &Listeners, passed: &mut String) -> io::Result<(
 #[derive(PartialEq, Eq, Debug)]
 struct Passed<'a> {
     pid: &'a str,
-    /// Versions of records.
-    records: Vec<u16>,
+    records: Records,
     socket: RawFd,
     queue: [RawFd; 2],
     listeners: Vec<(RawFd, Option<Identity>)>,
@@ -325,7 +343,7 @@ impl<'a> Passed<'a> {
         let mut words = value.split(' ');
         words.next().filter(|version| *version == VERSION)?;
         let pid = words.next()?;
-        let records = words.next()?.split(',').map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        let records = words.next()?.parse().ok()?;
         let mut number = || words.next()?.parse().ok();
         let (socket, queue) = (number()?, [number()?, number()?]);
         let listener = |word: &str| match *word.split(':').collect::<Vec<_>>() {
@@ -344,15 +362,12 @@ impl<'a> Passed<'a> {
         let adopt = |fd| sys::adopt(fd, |fd| fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(io::Error::from));
         let [outbox, inbox] = self.queue;
         let queue = (adopt(outbox)?, adopt(inbox)?);
-        let reads = |records: &[u16], written: Option<&u16>| written.is_some_and(|one| records.contains(one));
-        let is_shared =
-            reads(HandOff::READS, self.records.last()) && reads(&self.records, HandOff::READS.last());
         let heirlooms = |listeners: Vec<(RawFd, Option<Identity>)>| {
             let all = listeners.into_iter().map(|(fd, file)| Ok(Heirloom { socket: adopt(fd)?, file }));
             all.collect::<io::Result<_>>()
         };
         let legacy = Legacy {
-            queue: is_shared.then(|| (queue.0.into(), queue.1)),
+            queue: Some((queue.0.into(), queue.1)),
             listeners: heirlooms(self.listeners)?,
             for_operators: heirlooms(self.for_operators)?,
         };

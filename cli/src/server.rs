@@ -10,6 +10,7 @@ use std::{env, fmt};
 
 use remuda_arbiter::{Arbiter, Hooks, Loaded};
 use remuda_core::app::{App, AppError, AppFactory, Boot};
+use remuda_core::handoff::Records;
 use remuda_core::order::PolicyId;
 use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::worker::Worker;
@@ -51,6 +52,7 @@ pub struct Server {
     decided: Vec<(PolicyId, Arc<dyn ShutdownPolicy>)>,
     backends: Vec<Arc<dyn Worker>>,
     hooks: Arc<dyn Hooks>,
+    records: Records,
 }
 
 enum Application {
@@ -100,6 +102,7 @@ impl Server {
             named: BTreeMap::new(),
             decided: Vec::new(),
             hooks: Arc::new(()),
+            records: Records::default(),
         }
     }
 
@@ -177,6 +180,13 @@ impl Server {
         Self { hooks: Arc::new(hooks), ..self }
     }
 
+    /// For tests of upgrades between versions: which records of connections that move it reads and writes.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn records(self, records: Records) -> Self {
+        Self { records, ..self }
+    }
+
     /// What `--version` says behind the program's name. Default: the version of remuda.
     #[must_use]
     pub fn version(self, version: impl Into<String>) -> Self {
@@ -186,9 +196,9 @@ impl Server {
     /// Serves until told to stop, or says on standard error why not. The exit status is as for
     /// [`run`](crate::run).
     pub fn run(self) -> ExitCode {
-        let hooks = self.hooks.clone();
+        let (hooks, records) = (self.hooks.clone(), self.records.clone());
         match self.prepare() {
-            Ok(ready) => ready.serve(hooks),
+            Ok(ready) => ready.serve(hooks, records),
             Err(status) => ExitCode::from(status),
         }
     }
@@ -196,7 +206,7 @@ impl Server {
     /// Everything that can be known before the start. The error is the exit status, once all there is to say has been
     /// said.
     fn prepare(self) -> Result<Ready, u8> {
-        let Self { application, settings, arguments, version, backends, named, decided, hooks: _ } = self;
+        let Self { application, settings, arguments, version, backends, named, decided, .. } = self;
         let Some(mut settings) = settings else {
             let arguments = arguments.unwrap_or_else(|| env::args_os().collect());
             let program = name(&arguments);
@@ -305,7 +315,7 @@ struct Ready {
 }
 
 impl Ready {
-    fn serve(self, hooks: Arc<dyn Hooks>) -> ExitCode {
+    fn serve(self, hooks: Arc<dyn Hooks>, records: Records) -> ExitCode {
         let Self { program, settings, app, again } = self;
         let log = match Log::start(&settings) {
             Ok(log) => log,
@@ -318,7 +328,7 @@ impl Ready {
                 return ExitCode::from(BAD_SETTINGS);
             }
         };
-        let mut arbiter = Arbiter::of(start).hooks(hooks);
+        let mut arbiter = Arbiter::of(start).hooks(hooks).records(records);
         if let Some((source, origins)) = again {
             arbiter = arbiter.reloading(move |_| {
                 let (settings, app) = source.again(&origins)?;

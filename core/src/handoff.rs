@@ -12,6 +12,8 @@
 
 use core::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -90,7 +92,7 @@ pub struct HandOff {
 #[non_exhaustive]
 pub enum RecordError {
     /// Another version wrote it.
-    #[error("record of version {found}, this program reads {}", HandOff::VERSION)]
+    #[error("record of version {found}, this program reads {}", Records::default())]
     Version {
         /// The version that it begins with.
         found: u16,
@@ -107,8 +109,9 @@ impl HandOff {
     /// The version that this program writes.
     pub const VERSION: u16 = 1;
 
-    /// The versions that this program reads.
-    pub const READS: &[u16] = &[Self::VERSION];
+    /// What a later version may be like, never given to one: version 1 with a number more, `u32`, behind `draw`. Written by
+    /// servers alone that are told to (see [`Records`]), to show what becomes of an upgrade between two versions.
+    pub const TRIAL: u16 = u16::MAX;
 
     /// Bytes that hold any record.
     pub const MAX: usize = 128 + READ_BUFFER_MAX;
@@ -132,11 +135,19 @@ impl HandOff {
 
     /// The record as bytes, at most [`MAX`](Self::MAX).
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(self.version)
+    }
+
+    /// The same for those who read `version`.
+    pub fn encode_as(&self, version: u16) -> Vec<u8> {
         let mut out = Vec::with_capacity(128 + self.unread.len());
-        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&self.listener.to_le_bytes());
         out.extend_from_slice(&self.served.to_le_bytes());
         out.extend_from_slice(&self.draw.to_le_bytes());
+        if version == Self::TRIAL {
+            out.extend_from_slice(&(!self.draw).to_le_bytes());
+        }
         put_time(&mut out, self.accepted);
         put_option(&mut out, self.handed, put_time);
         put_option(&mut out, self.idle_since, put_time);
@@ -157,10 +168,64 @@ impl HandOff {
         let malformed = RecordError::Malformed { len: bytes.len() };
         let mut reader = Reader(bytes);
         match reader.array().map(u16::from_le_bytes) {
-            Some(Self::VERSION) => reader.record().ok_or(malformed),
+            Some(version @ (Self::VERSION | Self::TRIAL)) => reader.record(version).ok_or(malformed),
             Some(found) => Err(RecordError::Version { found }),
             None => Err(malformed),
         }
+    }
+}
+
+/// Which versions of records a program reads, and which it writes; as text the numbers, the one that it writes last: `2,1`.
+///
+/// All who share a queue have to read what each of them writes. That of an upgrade is shared by two programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Records {
+    /// Never empty; the last is written.
+    reads: Vec<u16>,
+}
+
+impl Records {
+    /// Also [`HandOff::TRIAL`], and that is what is written.
+    pub fn trial() -> Self {
+        Self { reads: vec![HandOff::VERSION, HandOff::TRIAL] }
+    }
+
+    /// The version that is written.
+    pub fn written(&self) -> u16 {
+        self.reads.last().copied().unwrap_or(HandOff::VERSION)
+    }
+
+    /// What this program does beside another, which writes as `theirs` says whatever this one does: it writes the newest
+    /// version that both read. None if it does not read what the other writes.
+    pub fn beside(&self, theirs: &Self) -> Option<Self> {
+        let is_read = self.reads.contains(&theirs.written());
+        let common = self.reads.iter().filter(|version| theirs.reads.contains(version)).max();
+        let written = common.filter(|_| is_read)?;
+        let others = self.reads.iter().filter(|version| *version != written);
+        Some(Self { reads: others.chain([written]).copied().collect() })
+    }
+}
+
+impl Default for Records {
+    /// What this program reads and writes if nobody else is there.
+    fn default() -> Self {
+        Self { reads: vec![HandOff::VERSION] }
+    }
+}
+
+impl fmt::Display for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.reads.iter().map(u16::to_string).collect();
+        f.write_str(&words.join(","))
+    }
+}
+
+impl FromStr for Records {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let reads = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { reads })
     }
 }
 
@@ -202,12 +267,16 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     /// All that follows the version.
-    fn record(mut self) -> Option<HandOff> {
+    fn record(mut self, version: u16) -> Option<HandOff> {
+        let (listener, served, draw) = (self.u16()?, self.u32()?, self.u32()?);
+        if version == HandOff::TRIAL && self.u32()? != !draw {
+            return None;
+        }
         Some(HandOff {
-            version: HandOff::VERSION,
-            listener: self.u16()?,
-            served: self.u32()?,
-            draw: self.u32()?,
+            version,
+            listener,
+            served,
+            draw,
             accepted: self.time()?,
             handed: self.option(Self::time)?,
             idle_since: self.option(Self::time)?,

@@ -3,6 +3,7 @@
 use remuda_conformance::conformance;
 
 mod endurance;
+mod hand_off;
 mod preload;
 mod seams;
 mod supervision;

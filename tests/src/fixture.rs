@@ -18,6 +18,8 @@
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
 //!   called, and for each time that the application is built; the hooks that its value names panic then, and those
 //!   that it names as in `pre_fork:slow` take 1.2 s.
+//! - With `FIXTURE_RECORDS=trial` it is a newer version of itself: it reads and writes records of connections that move which
+//!   have a member more, and reads the others as well.
 //! - `FIXTURE_FAULT` makes whatever builds the application `fail`, `panic` or start a `thread`; `FIXTURE_MEGABYTES` has the
 //!   application hold so many.
 
@@ -43,6 +45,7 @@ use remuda::{
     Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit, WorkerInfo,
     WorkerPlace, demo, sleep,
 };
+use remuda_core::handoff::Records;
 
 /// The server, for the `main` of a binary. One with a backend of its own adds that.
 pub fn server() -> Server {
@@ -50,6 +53,10 @@ pub fn server() -> Server {
     let server = match is_tokio {
         true => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
         false => Server::new(build),
+    };
+    let server = match env::var("FIXTURE_RECORDS").as_deref() {
+        Ok("trial") => server.records(Records::trial()),
+        _ => server,
     };
     match env::var(HOOKS) {
         Ok(told) => server.hooks(Journal { told: told.split(',').map(str::to_owned).collect() }),

@@ -6,13 +6,13 @@ use super::*;
 
 #[test]
 fn the_variable_says_what_is_passed_on() {
-    let passed = Passed::read("1 4711 1,2 9 5 6 7 8:64768:1311 + 10").unwrap();
+    let passed = Passed::read("1 4711 2,1 9 5 6 7 8:64768:1311 + 10").unwrap();
     let listeners = vec![(7, None), (8, Some((64768, 1311)))];
     assert_eq!(
         passed,
         Passed {
             pid: "4711",
-            records: vec![1, 2],
+            records: "2,1".parse().unwrap(),
             socket: 9,
             queue: [5, 6],
             listeners,
@@ -52,15 +52,19 @@ fn the_executable_is_what_its_path_leads_to_when_it_is_run() {
     assert_eq!(find(Path::new("program"), dir.path()), None, "the directory is not searched");
 }
 
+fn alone() -> Upgrade {
+    let (upgrade, legacy) = Upgrade::of_process(Records::default()).unwrap();
+    assert!(legacy.is_none() && upgrade.is_alone());
+    upgrade
+}
+
 #[test]
 fn words_are_heard_one_at_a_time_and_the_end_once() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let start = Start::of_process().unwrap();
-    let mut old =
-        Upgrade { start, elder: None, shares_queue: false, heir: Some(Heir { socket: Some(elder) }) };
-    let start = Start::of_process().unwrap();
-    let mut new = Upgrade { start, elder: Some(heir), shares_queue: true, heir: None };
+    let (mut old, mut new) = (alone(), alone());
+    old.heir = Some(Heir { socket: Some(elder) });
+    (new.elder, new.shares_queue) = (Some(heir), true);
     assert!(old.hear().is_none() && new.hear().is_none());
     new.tell_ready(&[7, 8]);
     assert!(matches!(old.hear(), Some(Word::Ready { receives: true, kept }) if kept == [7, 8]));
@@ -78,9 +82,8 @@ fn words_are_heard_one_at_a_time_and_the_end_once() {
 fn an_heir_that_closes_its_end_is_not_listened_to_any_more_and_not_gone() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let start = Start::of_process().unwrap();
-    let mut old =
-        Upgrade { start, elder: None, shares_queue: false, heir: Some(Heir { socket: Some(elder) }) };
+    let mut old = alone();
+    old.heir = Some(Heir { socket: Some(elder) });
     assert_eq!(old.interests().count(), 1);
     drop(heir);
     assert!(old.hear().is_none());

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -60,7 +62,7 @@ proptest! {
 
 #[test]
 fn another_version_is_refused_whatever_follows() {
-    for found in [0, 2, u16::MAX] {
+    for found in [0, 2, u16::MAX - 1] {
         let bytes = HandOff { version: found, ..fresh() }.encode();
         assert_eq!(HandOff::decode(&bytes), Err(RecordError::Version { found }));
         assert_eq!(HandOff::decode(&bytes[..2]), Err(RecordError::Version { found }));
@@ -124,5 +126,48 @@ fn what_version_1_has_written_is_read() {
 fn the_layout_is_what_version_1_says() {
     for (record, bytes) in version_1() {
         assert_eq!(record.encode(), bytes);
+    }
+}
+
+#[test]
+fn a_record_of_a_version_with_a_member_more_is_read_if_that_is_right() {
+    let record = HandOff { version: HandOff::TRIAL, draw: 7, ..fresh() };
+    let mut bytes = record.encode();
+    assert_eq!(bytes.len(), fresh().encode().len() + 4);
+    assert_eq!(HandOff::decode(&bytes), Ok(record.clone()));
+    assert_eq!(HandOff::decode(&record.encode_as(1)), Ok(HandOff { version: 1, ..record }));
+    bytes[12] ^= 1;
+    assert_eq!(HandOff::decode(&bytes), Err(RecordError::Malformed { len: bytes.len() }));
+}
+
+#[test]
+fn two_programs_use_the_newest_version_that_both_read_unless_the_older_cannot_be_read() {
+    let records = |text: &str| text.parse::<Records>().unwrap();
+    for (ours, theirs, written) in [
+        ("1", "1", Some(1)),
+        ("1,2", "1", Some(1)),   // to a newer one
+        ("1", "2,1", Some(1)),   // and back
+        ("1,2", "2,1", Some(2)), // from then on all read it
+        ("1,2,3", "1,2", Some(2)),
+        ("1", "1,2", None), // what it writes stays, so it is not understood
+        ("2", "1", None),
+        ("1", "2", None),
+    ] {
+        let beside = records(ours).beside(&records(theirs));
+        assert_eq!(beside.as_ref().map(Records::written), written, "{ours} beside {theirs}");
+        // Whatever it writes, it reads what it did before.
+        let reads = |records: &Records| records.reads.iter().copied().collect::<BTreeSet<_>>();
+        assert!(beside.is_none_or(|beside| reads(&beside) == reads(&records(ours))));
+    }
+}
+
+#[test]
+fn records_are_written_down_with_the_one_that_is_written_last() {
+    assert_eq!((Records::default().to_string(), Records::default().written()), ("1".into(), 1));
+    assert_eq!(Records::trial().to_string(), "1,65535");
+    let records: Records = "2,1".parse().unwrap();
+    assert_eq!((records.to_string(), records.written()), ("2,1".into(), 1));
+    for text in ["", "one", "1,", "65536"] {
+        assert!(text.parse::<Records>().is_err(), "{text:?}");
     }
 }

@@ -61,7 +61,11 @@ pub fn queue() -> io::Result<(Outbox, OwnedFd)> {
 
 /// The sending end.
 #[derive(Clone, Debug)]
-pub struct Outbox(Arc<OwnedFd>);
+pub struct Outbox {
+    queue: Arc<OwnedFd>,
+    /// The version of its records.
+    version: u16,
+}
 
 /// Why a connection is still the sender's.
 #[derive(Debug, Error)]
@@ -79,6 +83,12 @@ pub enum SendError {
 }
 
 impl Outbox {
+    /// The same that sends records of this version.
+    #[must_use]
+    pub fn writing(self, version: u16) -> Self {
+        Self { version, ..self }
+    }
+
     /// Sends `connection` with its `record`. The sender then closes its own descriptor, and never shuts it down.
     ///
     /// # Errors
@@ -90,9 +100,9 @@ impl Outbox {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fits = control.push(SendAncillaryMessage::ScmRights(&descriptors));
         debug_assert!(fits, "the space is that of one descriptor");
-        let record = record.encode();
+        let record = record.encode_as(self.version);
         loop {
-            return match sendmsg(&*self.0, &[IoSlice::new(&record)], &mut control, SendFlags::NOSIGNAL) {
+            return match sendmsg(&*self.queue, &[IoSlice::new(&record)], &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Err(SendError::Full),
@@ -106,13 +116,13 @@ impl Outbox {
 impl From<OwnedFd> for Outbox {
     /// The sending end of a queue that another process has made.
     fn from(queue: OwnedFd) -> Self {
-        Self(Arc::new(queue))
+        Self { queue: Arc::new(queue), version: HandOff::VERSION }
     }
 }
 
 impl AsFd for Outbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.queue.as_fd()
     }
 }
 

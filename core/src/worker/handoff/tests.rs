@@ -77,7 +77,7 @@ fn what_is_no_connection_is_refused_and_closed() {
     send(&outbox, &record(0, 0).encode(), SendFlags::empty()).unwrap();
     assert!(refused(), "a record alone");
     let (here, there) = connection();
-    outbox.send(there.as_fd(), &HandOff { version: 9, ..record(0, 0) }).unwrap();
+    outbox.clone().writing(9).send(there.as_fd(), &record(0, 0)).unwrap();
     assert!(refused(), "a record of another version");
     outbox.send(there.as_fd(), &record(0, READ_BUFFER_MAX + 1000)).unwrap();
     assert!(refused(), "a record that is too long");
@@ -188,8 +188,8 @@ fn d19_what_comes_is_counted_by_where_it_comes_from() {
     let (_here, there) = connection();
     let (mut inbox, _) = inbox(queue);
     let moved = HandOff { handed: Some(Time::from_nanos(300)), ..record(1, 0) };
-    for record in [moved, record(1, 0), HandOff { version: 9, ..record(1, 0) }] {
-        outbox.send(there.as_fd(), &record).unwrap();
+    for (version, record) in [(1, moved), (1, record(1, 0)), (9, record(1, 0))] {
+        outbox.clone().writing(version).send(there.as_fd(), &record).unwrap();
     }
     for turn in 0..4 {
         inbox.wake();
