@@ -1,7 +1,6 @@
 //! The chunked transfer coding (RFC 9112 §7.1), both ways.
 //!
-//! Lines end with CRLF and nothing else. Extensions are read over, trailers are checked for their form and
-//! dropped; both are bounded together with all other padding, so that a body cannot consist of framing
+//! Lines end with CRLF and nothing else. Extensions and trailers are checked for their form and dropped; both are bounded together with all other padding, so that a body cannot consist of framing
 //! without end. An error is final: what comes behind it is never taken for a body.
 
 use super::framing::{BodyError, Decoded};
@@ -25,10 +24,8 @@ enum State {
     SizeStart,
     /// Within a size.
     Size(u64),
-    /// White space between a size and its extension or line end (RFC 9112 §7.1.1, "bad" but allowed).
-    SizeSpace(u64),
-    /// Within an extension, whose strings may be quoted.
-    Extension(u64, Quote),
+    /// Behind a size of a chunk, within its extensions.
+    Extension(u64, Extension),
     /// The line feed behind a size.
     SizeLf(u64),
     /// Within the data of a chunk, this many bytes before its end.
@@ -47,11 +44,23 @@ enum State {
     Failed(&'static str),
 }
 
+/// Where in `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )` a byte belongs (RFC 9112 §7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Quote {
-    Outside,
-    Inside,
+enum Extension {
+    /// In white space that only `;` may follow.
+    Gap,
+    /// Behind `;`.
+    NameStart,
+    Name,
+    /// In white space behind a name.
+    NameGap,
+    /// Behind `=`.
+    ValueStart,
+    Value,
+    Quoted,
     Escaped,
+    /// Behind a quoted value.
+    Unquoted,
 }
 
 impl ChunkDecoder {
@@ -95,9 +104,8 @@ impl ChunkDecoder {
                 Some(digit) => State::Size(u64::from(digit)),
                 None => return Err("a chunk size does not begin with a hexadecimal digit"),
             },
-            (State::Size(size) | State::SizeSpace(size) | State::Extension(size, Quote::Outside), b'\r') => {
-                State::SizeLf(size)
-            }
+            (State::Size(size), b'\r') => State::SizeLf(size),
+            (State::Extension(size, extension), b'\r') if extension.may_end() => State::SizeLf(size),
             (State::Size(size), _) if byte.is_ascii_hexdigit() => {
                 if size == 0 {
                     self.spend()?;
@@ -108,20 +116,15 @@ impl ChunkDecoder {
                     None => return Err("a chunk size does not fit into 64 bits"),
                 }
             }
-            (State::Size(size) | State::SizeSpace(size), b';') => State::Extension(size, Quote::Outside),
-            (State::Size(size) | State::SizeSpace(size), b' ' | b'\t') => {
+            (State::Size(size), b';') => State::Extension(size, Extension::NameStart),
+            (State::Size(size), b' ' | b'\t') => {
                 self.spend()?;
-                State::SizeSpace(size)
+                State::Extension(size, Extension::Gap)
             }
-            (State::Size(_) | State::SizeSpace(_), _) => {
-                return Err("a chunk size is followed by neither extension nor CRLF");
-            }
-            (State::Extension(size, quote), _) => {
+            (State::Size(_), _) => return Err("a chunk size is followed by neither extension nor CRLF"),
+            (State::Extension(size, extension), _) => {
                 self.spend()?;
-                if is_control(byte) {
-                    return Err("a control character in a chunk extension");
-                }
-                State::Extension(size, quote.next(byte))
+                State::Extension(size, extension.next(byte).ok_or("a malformed chunk extension")?)
             }
             (State::SizeLf(0), b'\n') => State::TrailerStart,
             (State::SizeLf(size), b'\n') => State::Data(size),
@@ -161,14 +164,27 @@ impl ChunkDecoder {
     }
 }
 
-impl Quote {
-    fn next(self, byte: u8) -> Self {
-        match (self, byte) {
-            (Self::Outside, b'"') | (Self::Escaped, _) => Self::Inside,
-            (Self::Inside, b'"') => Self::Outside,
-            (Self::Inside, b'\\') => Self::Escaped,
-            (quote, _) => quote,
-        }
+impl Extension {
+    fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Gap | Self::Name | Self::NameGap | Self::Value | Self::Unquoted, b';') => Self::NameStart,
+            (Self::Name | Self::NameGap, b'=') => Self::ValueStart,
+            (Self::Gap | Self::Value | Self::Unquoted, b' ' | b'\t') => Self::Gap,
+            (Self::Name | Self::NameGap, b' ' | b'\t') => Self::NameGap,
+            (Self::NameStart | Self::ValueStart, b' ' | b'\t') => self,
+            (Self::NameStart | Self::Name, _) if is_token(byte) => Self::Name,
+            (Self::ValueStart | Self::Value, _) if is_token(byte) => Self::Value,
+            (Self::ValueStart, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Unquoted,
+            (Self::Quoted, b'\\') => Self::Escaped,
+            (Self::Quoted | Self::Escaped, _) if !is_control(byte) => Self::Quoted,
+            _ => return None,
+        })
+    }
+
+    /// Whether a line may end here.
+    fn may_end(self) -> bool {
+        matches!(self, Self::Name | Self::Value | Self::Unquoted)
     }
 }
 

@@ -159,17 +159,26 @@ pub enum Refusal {
     /// Host is missing, repeated or malformed (RFC 9112 §3.2).
     #[error("host field missing, repeated or malformed")]
     BadHost,
-    /// Content-Length is not a number, or two that differ (RFC 9112 §6.3).
-    #[error("malformed content-length")]
+    /// Content-Length is not a number, or there are two (RFC 9112 §6.3).
+    #[error("malformed or repeated content-length")]
     BadContentLength,
-    /// Transfer-Encoding with Content-Length or in HTTP/1.0 (RFC 9112 §6.1), or without chunked as its last
-    /// coding and only there (§6.3).
+    /// Transfer-Encoding with Content-Length or in HTTP/1.0 (RFC 9112 §6.1), malformed, or with chunked elsewhere than as
+    /// its last coding (§6.3).
     #[error("ambiguous message framing")]
     AmbiguousFraming,
     /// A transfer coding other than chunked before it (RFC 9112 §6.1).
     #[error("transfer coding not implemented")]
     UnknownTransferCoding,
-    /// A version other than 1.0 and 1.1 (RFC 9110 §15.6.6).
+    /// An expectation other than of a 100 (RFC 9110 §10.1.1).
+    #[error("expectation not known")]
+    UnknownExpectation,
+    /// The method is longer than any request line may be (RFC 9112 §3).
+    #[error("method not implemented")]
+    UnknownMethod,
+    /// The target's scheme is not `http`: what it names is not to be had on this connection (RFC 9110 §7.4).
+    #[error("not the server for this target")]
+    Misdirected,
+    /// A major version other than 1 (RFC 9110 §15.6.6).
     #[error("version not supported")]
     UnknownVersion,
     /// The request line is over its limit (RFC 9112 §3).
@@ -205,8 +214,10 @@ impl Refusal {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,
+            Self::UnknownExpectation => 417,
+            Self::Misdirected => 421,
             Self::FieldsTooLarge => 431,
-            Self::UnknownTransferCoding => 501,
+            Self::UnknownMethod | Self::UnknownTransferCoding => 501,
             Self::UnknownVersion => 505,
         }
     }

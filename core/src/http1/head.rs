@@ -13,8 +13,9 @@ use std::str;
 use bytes::{Bytes, BytesMut};
 use httparse::Status;
 
+use super::chunked::is_token;
 use super::framing::{Decoder, Refusal};
-use super::target::{is_authority, is_target, path_and_query};
+use super::target::{is_authority, path_and_query};
 
 /// The two versions this machine speaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -125,9 +126,13 @@ impl RequestHead {
         let _ = request.parse(&buf);
         let span = |part: Option<&str>| part.map(|part| Span::of(part.as_bytes(), &buf)).unwrap_or_default();
         let (method, target) = (span(request.method), span(request.path));
-        let (path, query) = request.path.map(path_and_query).unzip();
+        let parts = request.path.map(|target| {
+            path_and_query(request.method.unwrap_or_default(), target).unwrap_or((target, None))
+        });
+        let (path, query) = parts.unzip();
         let (path, query) = (span(path), query.flatten().map(|query| span(Some(query))));
-        Self { buf, method, target, path, query, is_refused: true, ..Self::default() }
+        let is_head = request.method == Some("HEAD");
+        Self { buf, method, target, path, query, is_head, is_refused: true, ..Self::default() }
     }
 
     pub(crate) fn version(&self) -> Version {
@@ -276,6 +281,16 @@ const VERSION: &str = " HTTP/1.1";
 ///
 /// The answer is a matter of the bytes alone, never of how many of them arrived at once.
 pub(crate) fn parse_head(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
+    match parse(bytes, limits, out) {
+        Parsed::Refused(Refusal::UnknownVersion) => match as_http_1_1(bytes) {
+            Some(bytes) => parse(&bytes, limits, out),
+            None => Parsed::Refused(Refusal::UnknownVersion),
+        },
+        parsed => parsed,
+    }
+}
+
+fn parse(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
     // No field line is shorter than `a:` and its line ending, so that a generous limit costs nothing.
     let most = limits.fields.min(bytes.len() / 3 + 1);
     if most <= FIELDS_ON_STACK {
@@ -349,6 +364,19 @@ fn foreign_version(token: &[u8]) -> Parsed {
     }
 }
 
+/// The same head in HTTP/1.1, if its version is a higher minor one: then that is what it is processed as (RFC 9110 §2.5).
+#[cold]
+fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
+    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte))?;
+    let mut spaces = memchr::memchr_iter(b' ', &bytes[start..]);
+    let minor = start + spaces.nth(1)? + VERSION.len() - 1;
+    (bytes[..minor].ends_with(b"HTTP/1.") && matches!(bytes[minor], b'2'..=b'9')).then(|| {
+        let mut bytes = bytes.to_vec();
+        bytes[minor] = b'1';
+        bytes
+    })
+}
+
 /// The first line that is over its limit, if any: how many bytes it takes to see that, and the refusal.
 fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
     if bytes.len() <= limits.request_line.min(limits.field_size) {
@@ -360,7 +388,10 @@ fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
         let line = &bytes[start..];
         let feed = memchr::memchr(b'\n', line);
         if feed.unwrap_or(line.len()) > limit.saturating_add(1) {
-            return Some((start + limit + 2, refusal));
+            let seen = limit + 2;
+            // RFC 9112 §3: a method longer than any that is implemented.
+            let is_method = refusal == Refusal::UriTooLong && !line[..seen].contains(&b' ');
+            return Some((start + seen, if is_method { Refusal::UnknownMethod } else { refusal }));
         }
         start += feed? + 1;
         (limit, refusal) = (limits.field_size, Refusal::FieldsTooLarge);
@@ -379,6 +410,8 @@ fn understand(
     out.method = Span::of(method.as_bytes(), bytes);
     out.target = Span::of(target.as_bytes(), bytes);
     out.is_head = method == "HEAD";
+    // What follows a CONNECT that was not granted may have been meant for the tunnel (RFC 9110 §9.3.6).
+    let mut close = method == "CONNECT";
     out.keep_alive = out.version == Version::Http11;
     out.expects_continue = false;
     out.fields.clear();
@@ -388,10 +421,10 @@ fn understand(
     let empty_lines = &bytes[..out.method.range().start];
     let lines_end = bytes[out.target.range().end + VERSION.len()] == b'\r'
         && empty_lines.chunks(2).all(|line| line == b"\r\n");
-    if !lines_end || !is_target(method, target) {
+    if !lines_end {
         return Err(Refusal::BadRequestLine);
     }
-    let (path, query) = path_and_query(target);
+    let (path, query) = path_and_query(method, target)?;
     out.path = Span::of(path.as_bytes(), bytes);
     out.query = query.map(|query| Span::of(query.as_bytes(), bytes));
 
@@ -399,7 +432,7 @@ fn understand(
     let mut length: Option<u64> = None;
     let mut coding: Option<&[u8]> = None;
     let mut codings = 0;
-    let mut close = false;
+    let mut expects_other = false;
     let (mut names_protocol, mut upgrade) = (false, false);
     for field in request.headers.iter() {
         let (name, value) = (field.name.as_bytes(), field.value);
@@ -415,10 +448,13 @@ fn understand(
                     return Err(Refusal::BadHost);
                 }
             }
-            6 if name.eq_ignore_ascii_case(b"expect") => {
-                // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses.
-                out.expects_continue |= out.version == Version::Http11
-                    && tokens(value).any(|t| t.eq_ignore_ascii_case(b"100-continue"));
+            // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses, and no expectations that count.
+            6 if name.eq_ignore_ascii_case(b"expect") && out.version == Version::Http11 => {
+                for expectation in tokens(value).filter(|expectation| !expectation.is_empty()) {
+                    let is_continue = expectation.eq_ignore_ascii_case(b"100-continue");
+                    out.expects_continue |= is_continue;
+                    expects_other |= !is_continue;
+                }
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => names_protocol = true,
             10 if name.eq_ignore_ascii_case(b"connection") => {
@@ -429,8 +465,10 @@ fn understand(
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
+                // RFC 9110 §8.6 would have the same number repeated taken once, in a list or on lines of its own; but
+                // who repeats it is not one sender.
                 let n = decimal(value).ok_or(Refusal::BadContentLength)?;
-                if length.replace(n).is_some_and(|before| before != n) {
+                if length.replace(n).is_some() {
                     return Err(Refusal::BadContentLength);
                 }
             }
@@ -461,24 +499,31 @@ fn understand(
         (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => Decoder::chunked(),
         (Some(_), None) => return Err(foreign_coding(request.headers)),
     };
+    if expects_other {
+        return Err(Refusal::UnknownExpectation);
+    }
     Ok(())
 }
 
-/// Why a list of transfer codings is not one we speak. A chunked that is repeated or not the last leaves open
-/// where the body ends (RFC 9112 §6.3); any other list has a coding that is not implemented (§6.1). The
-/// connection ends with either answer.
+/// Why a list of transfer codings is not one we speak. Where chunked is repeated, has parameters or is not the last, or a
+/// member is no coding at all, nobody can tell where the body ends (RFC 9112 §6.3, §7.1); any other list has a coding that is
+/// not implemented (§6.1). The connection ends with either answer.
 fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
-    let mut codings = fields
+    let mut ended = false;
+    let members = fields
         .iter()
         .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
         .flat_map(|field| tokens(field.value));
-    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    let named = codings.clone().any(|coding| !coding.is_empty());
-    match codings.find(is_chunked) {
-        Some(_) if codings.next().is_some() => Refusal::AmbiguousFraming,
-        None if !named => Refusal::AmbiguousFraming,
-        _ => Refusal::UnknownTransferCoding,
+    for member in members {
+        let name = member.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
+        let is_coding = !name.is_empty() && name.iter().all(|&byte| is_token(byte));
+        let is_chunked = name.eq_ignore_ascii_case(b"chunked");
+        if ended || !is_coding || (is_chunked && name.len() < member.len()) {
+            return Refusal::AmbiguousFraming;
+        }
+        ended = is_chunked;
     }
+    Refusal::UnknownTransferCoding
 }
 
 /// The members of a comma-separated list, without the white space around them.

@@ -2,32 +2,38 @@
 
 use std::net::Ipv6Addr;
 
-/// Whether a target has one of the four forms that RFC 9112 §3.2 knows.
-pub(super) fn is_target(method: &str, target: &str) -> bool {
+use super::framing::Refusal;
+
+/// The path of a target, empty where an absolute form has none, and its query.
+///
+/// # Errors
+///
+/// It has none of the four forms that RFC 9112 §3.2 knows, or not the one that goes with `method`; or it names something
+/// that is not to be had on a connection like this (RFC 9110 §7.4).
+pub(super) fn path_and_query<'t>(
+    method: &str,
+    target: &'t str,
+) -> Result<(&'t str, Option<&'t str>), Refusal> {
+    let whole = |fits| if fits { Ok((target, None)) } else { Err(Refusal::BadRequestLine) };
     match method {
-        "CONNECT" => has_port(target) && is_authority(target.as_bytes()),
-        "OPTIONS" if target == "*" => true,
+        "CONNECT" => whole(has_port(target) && is_authority(target.as_bytes())),
+        "OPTIONS" if target == "*" => whole(true),
+        _ if target.starts_with('/') => origin(target).ok_or(Refusal::BadRequestLine),
         _ => {
-            target.bytes().all(|byte| class_of(byte) & TARGET != 0)
-                && (target.starts_with('/')
-                    || absolute(target).is_some_and(|(authority, _)| {
-                        !authority.is_empty() && is_authority(authority.as_bytes())
-                    }))
+            let (scheme, authority, rest) = absolute(target).ok_or(Refusal::BadRequestLine)?;
+            let parts = origin(rest).filter(|_| is_authority(authority.as_bytes()));
+            // What is secured by something that this connection does not have is not answered without it.
+            match parts.ok_or(Refusal::BadRequestLine)? {
+                parts if scheme.eq_ignore_ascii_case("http") => Ok(parts),
+                _ => Err(Refusal::Misdirected),
+            }
         }
     }
 }
 
-/// A target's path, empty where an absolute form has none, and its query.
-pub(super) fn path_and_query(target: &str) -> (&str, Option<&str>) {
-    let origin = absolute(target).map_or(target, |(_, rest)| rest);
-    match memchr::memchr(b'?', origin.as_bytes()) {
-        Some(mark) => (&origin[..mark], Some(&origin[mark + 1..])),
-        None => (origin, None),
-    }
-}
-
 /// Whether this is a host, and behind it perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2): no user and no password, which
-/// RFC 9110 §4.2.4 takes for an attempt to deceive. Empty is fine: that is how a Host says that there is none.
+/// RFC 9110 §4.2.4 takes for an attempt to deceive. Without a name it is none: the scheme asks for one (§4.2.1), and a server
+/// may refuse to guess (RFC 9112 §3.3).
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
         [b'[', literal @ ..] => {
@@ -38,24 +44,35 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
             }
             literal.split_at(end + 1)
         }
-        name => name.split_at(name_len(name)),
+        name => name.split_at(run_of(NAME, name)),
     };
     match port {
+        _ if host.is_empty() => false,
         [] => true,
-        [b':', digits @ ..] => !host.is_empty() && is_port(digits),
+        [b':', digits @ ..] => is_port(digits),
         _ => false,
     }
 }
 
-/// The authority of a target in absolute form, and what follows it.
-fn absolute(target: &str) -> Option<(&str, &str)> {
-    if target.starts_with('/') {
-        return None;
+/// The path and the query of what an origin has.
+fn origin(text: &str) -> Option<(&str, Option<&str>)> {
+    let (path, rest) = text.split_at(run_of(PATH, text.as_bytes()));
+    match rest.as_bytes() {
+        [] => Some((path, None)),
+        [b'?', query @ ..] if query.iter().all(|byte| class_of(*byte) & QUERY != 0) => {
+            Some((path, Some(&rest[1..])))
+        }
+        _ => None,
     }
+}
+
+/// The scheme and the authority of a target in absolute form, and what follows them.
+fn absolute(target: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = target.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    is_scheme.then(|| rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    is_scheme.then_some((scheme, authority, rest))
 }
 
 /// Whether an authority has a port that is not left empty.
@@ -72,12 +89,12 @@ fn is_port(digits: &[u8]) -> bool {
     digits.iter().try_fold(0, add).is_some()
 }
 
-/// How many bytes of `text` are the name of a host.
-fn name_len(text: &[u8]) -> usize {
+/// How many bytes at the beginning of `text` are of `class`, or such as are escaped (RFC 3986 §2.1).
+fn run_of(class: u8, text: &[u8]) -> usize {
     let mut len = 0;
     loop {
         let rest = &text[len..];
-        len += rest.iter().position(|&byte| class_of(byte) & NAME == 0).unwrap_or(rest.len());
+        len += rest.iter().position(|&byte| class_of(byte) & class == 0).unwrap_or(rest.len());
         match text[len..] {
             [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => len += 3,
             _ => return len,
@@ -85,11 +102,14 @@ fn name_len(text: &[u8]) -> usize {
     }
 }
 
-/// It may stand in the name of a host as it is.
+/// It may stand in the name of a host as it is. Of what RFC 3986 §3.2.2 lets stand there the comma may not: to whoever reads
+/// a list, it would be two names.
 const NAME: u8 = 1;
-/// It may stand in a target. Some of these should have been escaped (RFC 3986 §2); what is taken is what
-/// [`http::Uri`] takes, so that no application sees another target than was sent.
-const TARGET: u8 = 2;
+/// It may stand in a path as it is: what RFC 3986 §3.3 lets stand there, and what browsers do not escape.
+const PATH: u8 = 2;
+/// It may stand in a query. Browsers escape even less of it, nor every `%`; what is taken is what [`http::Uri`] takes of
+/// ASCII, so that no application sees another target than was sent.
+const QUERY: u8 = 4;
 
 /// Every request asks for some dozens of bytes.
 fn class_of(byte: u8) -> u8 {
@@ -99,12 +119,15 @@ fn class_of(byte: u8) -> u8 {
         while byte < 256 {
             let b = byte as u8;
             if b.is_ascii_alphanumeric()
-                || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=')
+                || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b'+' | b';' | b'=')
             {
-                classes[byte] |= NAME;
+                classes[byte] |= NAME | PATH;
             }
-            if b > b' ' && b != 0x7f && !matches!(b, b'"' | b'#' | b'<' | b'>' | b'`') {
-                classes[byte] |= TARGET;
+            if matches!(b, b'/' | b',' | b':' | b'@' | b'[' | b']' | b'|') {
+                classes[byte] |= PATH;
+            }
+            if b.is_ascii_graphic() && !matches!(b, b'"' | b'#' | b'<' | b'>' | b'`') {
+                classes[byte] |= QUERY;
             }
             byte += 1;
         }

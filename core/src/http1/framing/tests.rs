@@ -71,7 +71,10 @@ fn every_refusal_has_the_status_its_rule_asks_for() {
         (Refusal::BodyTimeout, 408),
         (Refusal::BodyTooLarge, 413),
         (Refusal::UriTooLong, 414),
+        (Refusal::UnknownExpectation, 417),
+        (Refusal::Misdirected, 421),
         (Refusal::FieldsTooLarge, 431),
+        (Refusal::UnknownMethod, 501),
         (Refusal::UnknownTransferCoding, 501),
         (Refusal::UnknownVersion, 505),
     ] {
