@@ -363,6 +363,8 @@ fn respond(
         // A body that nobody will see is not made: it may be without end.
         Ok(()) if connection.swallows_body() => send(connection, None, cx),
         Ok(()) => false,
+        // The peer's fault, which it has been told.
+        Err(_) if connection.is_ending() => true,
         Err(error) => {
             tracing::error!("the application's response cannot be sent: {error}");
             internal_error(connection, false, cx);

@@ -78,6 +78,12 @@ impl Connection {
         if (100..200).contains(&head.status()) {
             return Err(RespondError::Interim(head.status()));
         }
+        if let Err(fault) = self.decoder.find_end(self.rx.filled()) {
+            // Nobody would read it, but whoever else reads this connection may take it for something.
+            self.fault = Some(fault);
+            fault.refusal().into_iter().for_each(|refusal| self.refuse(refusal, cx));
+            return Err(RespondError::Closed);
+        }
         let framing = frame(head, len, self.request.is_head, self.request.version);
         self.last = self.decide_close(head, framing, cx);
         let connection = match (self.last, self.request.version) {
@@ -217,16 +223,16 @@ impl Connection {
         if self.fate != Fate::Open {
             return;
         }
-        if let Some(record) = &mut self.record
-            && self.sending == Sending::Quiet
-        {
+        let unread = (self.sending == Sending::Quiet).then(|| RequestHead::of_refused(self.rx.filled()));
+        let is_head = unread.as_ref().map_or(self.request.is_head, |head| head.is_head);
+        if let (Some(record), Some(head)) = (&mut self.record, unread) {
             record.begin(self.head_since.unwrap_or(cx.now));
-            record.refused = Some(Box::new(RequestHead::of_refused(self.rx.filled())));
+            record.refused = Some(Box::new(head));
         }
         if self.sending != Sending::Body {
             let head = ResponseHead::new(refusal.status()).field("Content-Type", "text/plain");
             let text = format!("{refusal}\n");
-            let body = if self.request.is_head && self.sending == Sending::Awaiting { "" } else { &text };
+            let body = if is_head { "" } else { &text };
             self.queue_head(&head, Framing::Length(text.len() as u64), ConnectionField::Close, cx);
             self.tx.push(body.as_bytes());
             self.account_for(body.len());

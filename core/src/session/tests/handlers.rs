@@ -82,6 +82,32 @@ fn a_truncated_request_body_is_an_unexpected_end_and_never_a_short_one() {
 }
 
 #[test]
+fn rfc9110_9_3_2_a_head_request_is_refused_without_content() {
+    for (request, body) in [("HEAD / HTTP/1.1\r\n\r\n", false), ("HEADS / HTTP/1.1\r\n\r\n", true)] {
+        let out = bench().bytes(0, format!("\r\n{request}")).run().out;
+        assert!(out.starts_with("HTTP/1.1 400 ") && out.contains("\r\nContent-Length: "), "{out}");
+        assert_eq!(!out.ends_with("\r\n\r\n"), body, "{out}");
+    }
+}
+
+#[test]
+fn a_body_whose_fault_has_arrived_is_refused_even_if_nobody_reads_it() {
+    let request = |target: &str, chunks: &str| {
+        format!("POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")
+    };
+    for bench in [bench, short_bench] {
+        for target in ["/", "/stream?3", "/fail"] {
+            let transcript = bench().bytes(0, request(target, "1\r\nab\r\n0\r\n\r\n") + &get("/")).run();
+            assert!(transcript.out.starts_with("HTTP/1.1 400 "), "{target}: {transcript:?}");
+            assert_eq!(transcript.out.matches("HTTP/").count(), 1, "{target}: {transcript:?}");
+            assert_eq!(transcript.reason, Some(CloseReason::Refused), "{target}");
+        }
+        let fine = bench().bytes(0, request("/", "1\r\na\r\n0\r\n\r\n") + &get("/")).run();
+        assert_eq!(fine.out.matches("HTTP/1.1 200 ").count(), 2, "{fine:?}");
+    }
+}
+
+#[test]
 fn a_malformed_body_is_refused_at_once() {
     for short in [false, true] {
         let script = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfourX";
