@@ -1,11 +1,16 @@
 //! Hand-off (D19) where it takes more than one server of one kind: two versions of it, or deaths, or a system that refuses.
 
-use std::path::{Path, absolute};
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf, absolute};
 
 use remuda_conformance::Harness;
-use remuda_conformance::client::{Client, PATIENCE, Response};
-use remuda_conformance::process::{Server, until};
+use remuda_conformance::client::{Address, Client, PATIENCE, Response};
+use remuda_conformance::process::{Process, Server, allow_descriptors, until};
 use rustix::process::Signal;
+
+const BACKENDS: [&str; 5] = ["sync", "threaded", "mio", "smol", "tokio"];
 
 const INFO: &str = "GET /info HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -88,6 +93,129 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
     }
 }
 
+/// Who dies in the middle of a hand-off.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Victim {
+    Receiver,
+    Sender,
+    Arbiter,
+}
+
+#[test]
+fn d19_a_receiver_that_is_killed_takes_its_own_connections_along_and_no_others() {
+    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Receiver));
+}
+
+#[test]
+fn d19_a_sender_that_is_killed_takes_its_own_connections_along_and_no_others() {
+    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Sender));
+}
+
+#[test]
+fn d19_an_arbiter_that_is_killed_takes_no_connection_along() {
+    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Arbiter));
+}
+
+/// One worker hands 2,000 connections over to another, and somebody is killed when some have arrived, some are in the queue
+/// and some have not left. All three are seen to stand still then: the receiver may open no more descriptors, and the queue is full.
+fn killed_in_the_middle(backend: &str, victim: Victim) {
+    const CONNECTIONS: usize = 2000;
+    const RECEIVED: u64 = 300;
+    allow_descriptors(4 * CONNECTIONS as u64);
+    let server = harness(backend).serve(&["--keep-alive", "60", "--worker-connections", "0"]);
+    let sender = server.worker();
+    let mut clients = connect(&server, CONNECTIONS);
+
+    server.arbiter().limit_descriptors_for_now(Some(RECEIVED));
+    server.arbiter().signal(Signal::HUP);
+    assert!(server.logs("cannot take connections over", PATIENCE), "{backend}: the receiver takes all");
+    let receiver = server.workers(2).into_iter().find(|worker| worker.id() != sender.id()).unwrap();
+    wait_idle(&sender);
+    for worker in [&sender, &receiver] {
+        worker.signal(Signal::STOP);
+        assert!(worker.wait_frozen(PATIENCE), "SIGSTOP stops a process");
+    }
+    let all = accepted(server.address());
+    let [left, arrived] = [&sender, &receiver].map(|worker| sockets(worker).intersection(&all).count());
+    let queued = all.len() - left - arrived;
+    assert_eq!(all.len(), CONNECTIONS, "{backend}");
+    assert!(
+        left > 0 && arrived > 0 && queued > 0,
+        "{backend}: {left} left, {queued} queued, {arrived} arrived"
+    );
+
+    for process in [server.arbiter(), &receiver] {
+        process.limit_descriptors_for_now(None);
+    }
+    let (dead, lost) = match victim {
+        Victim::Receiver => (&receiver, arrived),
+        Victim::Sender => (&sender, left),
+        Victim::Arbiter => (server.arbiter(), 0),
+    };
+    dead.signal(Signal::KILL);
+    assert!(dead.wait_gone(PATIENCE), "it outlives SIGKILL");
+    for worker in [&sender, &receiver] {
+        worker.signal(Signal::CONT);
+    }
+    let answers: Vec<_> = clients.iter_mut().filter_map(answered).collect();
+    report(&format!(
+        "{backend}: {victim:?} killed while {left} of {CONNECTIONS} connections had not left, {queued} were in the queue and \
+         {arrived} had arrived: {} lost",
+        CONNECTIONS - answers.len()
+    ));
+    assert_eq!(CONNECTIONS - answers.len(), lost, "{backend}, {victim:?}");
+    let by = |process: &Process| answers.iter().filter(|info| info.number("pid") == process.id()).count();
+    assert_eq!(by(dead), 0);
+    if victim == Victim::Sender {
+        assert_eq!(by(&receiver), queued + arrived, "what it had sent has arrived");
+    }
+    assert!(answers.iter().all(|info| info.status == 200 && info.number("connection_requests") == 2));
+}
+
+/// So many connections to the only worker, which has answered on each.
+fn connect(server: &Server, n: usize) -> Vec<Client> {
+    let mut clients: Vec<_> = (0..n).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(INFO));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().status, 200));
+    clients
+}
+
+/// What comes of another request; none if the connection is lost.
+fn answered(client: &mut Client) -> Option<Response> {
+    client.try_send(INFO).ok()?;
+    client.try_response().ok()
+}
+
+/// The accepting ends of connections at `address`, by their inodes (proc(5), /proc/net/tcp).
+fn accepted(address: &Address) -> HashSet<u64> {
+    const ESTABLISHED: &str = "01";
+    let Address::Inet(SocketAddr::V4(address)) = address else { panic!("it listens at {address:?}") };
+    let here = format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1] == here && row[3] == ESTABLISHED).map(|row| row[9].parse().unwrap()).collect()
+}
+
+/// The sockets that `process` has, by their inodes.
+fn sockets(process: &Process) -> HashSet<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let inode = |link: PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    descriptors.filter_map(|entry| inode(fs::read_link(entry.unwrap().path()).ok()?)).collect()
+}
+
+/// Waits until `process` has nothing more to do, and opens and closes nothing.
+fn wait_idle(process: &Process) {
+    let (mut before, mut times) = (0, 0);
+    let is_idle = || {
+        let now = process.descriptors();
+        let same = now == before && process.status("State").starts_with('S');
+        times = if same { times + 1 } else { 0 };
+        before = now;
+        (times == 4).then_some(())
+    };
+    until(PATIENCE, is_idle).expect("it comes to rest");
+}
+
 /// Asks and is answered.
 #[track_caller]
 fn ask(client: &mut Client) -> Response {
@@ -103,4 +231,9 @@ fn half_a_request(server: &Server) -> Client {
     client.send("GET /info HTTP/1.1\r\nHo");
     server.catch_up();
     client
+}
+
+#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+fn report(text: &str) {
+    println!("{text}");
 }

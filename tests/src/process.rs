@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
-    prlimit, set_child_subreaper, waitid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getrlimit, pidfd_open,
+    pidfd_send_signal, prlimit, set_child_subreaper, setrlimit, waitid,
 };
 use tempfile::TempDir;
 
@@ -467,6 +467,13 @@ impl Process {
         prlimit(Some(self.pid), Resource::Nofile, limit).expect("a limit can be lowered");
     }
 
+    /// Lets it open at most `n` descriptors for now, or as many as it may. Children that it has then begin with the same.
+    pub fn limit_descriptors_for_now(&self, n: Option<u64>) {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: n.or(maximum), maximum };
+        prlimit(Some(self.pid), Resource::Nofile, limit).expect("a limit can be raised to its maximum");
+    }
+
     /// How many descriptors it has open.
     #[track_caller]
     pub fn descriptors(&self) -> usize {
@@ -584,6 +591,16 @@ impl Log {
 
 fn private_dir() -> TempDir {
     tempfile::Builder::new().prefix("remuda-").tempdir().expect("a directory can be made")
+}
+
+/// Lets this process open at least `n` descriptors, as far as it may.
+pub fn allow_descriptors(n: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let enough = limit.maximum.map_or(n, |maximum| maximum.min(n));
+    if limit.current.is_some_and(|current| current < enough) {
+        let raised = Rlimit { current: Some(enough), ..limit };
+        setrlimit(Resource::Nofile, raised).expect("a limit can be raised to its maximum");
+    }
 }
 
 /// Asks `find` again and again, for what gives no event; none after `limit`.

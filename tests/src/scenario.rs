@@ -6,9 +6,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::client::{Client, End, PATIENCE, Response};
+use crate::process::allow_descriptors;
 
 pub(crate) mod admin;
 pub(crate) mod backlog;
@@ -55,16 +54,6 @@ fn post(path: &str, len: usize) -> String {
 /// The head of a request that sends chunks to `path`.
 fn post_chunks(path: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
-}
-
-/// Lets this process open at least `n` descriptors, as far as it may.
-fn allow_descriptors(n: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    let enough = limit.maximum.map_or(n, |maximum| maximum.min(n));
-    if limit.current.is_some_and(|current| current < enough) {
-        let raised = Rlimit { current: Some(enough), ..limit };
-        setrlimit(Resource::Nofile, raised).expect("a limit can be raised to its maximum");
-    }
 }
 
 fn seconds(seconds: f64) -> Duration {
