@@ -20,6 +20,12 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a closed connection is read from and discarded (D7). Default 2 s; zero closes at once.
     pub linger: Duration,
+    /// Bytes a second that a request body has to arrive with on average while it is waited for, beyond its timeout. Default 240;
+    /// zero: no such limit.
+    pub body_rate: u64,
+    /// Bytes a second that a response has to be taken with on average while bytes of it are queued, beyond its timeout.
+    /// Default 240; zero: no such limit.
+    pub write_rate: u64,
     /// How long a handler may take from being called to the end of its response. Default zero: no limit.
     pub request_timeout: Duration,
     /// Bytes of a request line, without its line ending. Default 8190; past it 414.
@@ -40,6 +46,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(2),
+            body_rate: 240,
+            write_rate: 240,
             request_timeout: Duration::ZERO,
             request_line: 8190,
             fields: 100,

@@ -18,6 +18,7 @@
 use bytes::Bytes;
 
 use self::buffer::{OutQueue, ReadBuffer};
+use self::pace::Pace;
 use self::record::Record;
 use self::response::Encoder;
 use self::state::{Fate, Input, Receiving, Sending};
@@ -37,6 +38,7 @@ pub use self::response::RespondError;
 mod body;
 mod buffer;
 mod deadline;
+mod pace;
 mod record;
 mod response;
 mod state;
@@ -92,6 +94,10 @@ pub struct Connection {
     body_since: Time,
     /// When the queue was last empty or made progress.
     write_since: Time,
+    /// How fast the body under way arrives.
+    body_pace: Pace,
+    /// How fast the queue is taken, from the first response on that it began with.
+    write_pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +167,8 @@ impl Connection {
             idle_since: now,
             body_since: now,
             write_since: now,
+            body_pace: Pace::default(),
+            write_pace: Pace::default(),
         }
     }
 
@@ -451,6 +459,7 @@ impl Connection {
         self.fault = None;
         self.last = None;
         self.rx.split_storage(len, &mut head.buf);
+        self.body_pace = Pace::with(self.rx.filled().len());
         if let Some(record) = &mut self.record {
             record.begin(cx.now);
         }
@@ -511,6 +520,7 @@ impl Wire for Connection {
         }
         self.rx.filled_up(n);
         self.body_since = now;
+        self.body_pace.advance(n, now);
     }
 
     fn handle_eof(&mut self, _: Time) {
@@ -532,6 +542,7 @@ impl Wire for Connection {
             self.begin_head(now);
         }
         self.write_since = now;
+        self.write_pace.advance(n, now);
         if self.tx.is_empty() {
             self.idle_since = now;
         }

@@ -144,6 +144,8 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(limits("header-timeout", "1").header_timeout, Duration::from_secs(1));
     assert_eq!(limits("body-timeout", "2").body_timeout, Duration::from_secs(2));
     assert_eq!(limits("write-timeout", "3").write_timeout, Duration::from_secs(3));
+    assert_eq!(limits("min-body-rate", "1K").body_rate, 1024);
+    assert_eq!(limits("min-write-rate", "0").write_rate, 0);
     assert_eq!(limits("request-timeout", "3").request_timeout, Duration::from_secs(3));
     assert_eq!(limits("linger", "4").linger, Duration::from_secs(4));
     assert_eq!(limits("limit-request-line", "64K").request_line, 65536);

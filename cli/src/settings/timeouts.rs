@@ -25,9 +25,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..timeout("body-timeout", "30", |s, t| s.arbiter.worker.limits.body_timeout = t)
     },
     Setting {
+        help: "Bytes a second that a request body has to make; 0: any progress will do",
+        about: "On average, while it is waited for: a body of n bytes has body-timeout and n divided by this, in seconds. One \
+                that takes longer is answered with 408, as if it had stopped. Off if body-timeout is.",
+        ..rate("min-body-rate", |s, n| s.arbiter.worker.limits.body_rate = n)
+    },
+    Setting {
         help: "Seconds that a response may make no progress; 0: no limit",
         about: "Counted only while bytes of it wait for the client.",
         ..timeout("write-timeout", "30", |s, t| s.arbiter.worker.limits.write_timeout = t)
+    },
+    Setting {
+        help: "Bytes a second that a client has to take of a response; 0: any progress will do",
+        about: "On average, while bytes of it wait for the client: n bytes have write-timeout and n divided by this, in \
+                seconds. A response that takes longer is cut, as if the client had stopped. Off if write-timeout is, and for \
+                connections that changed the protocol.",
+        ..rate("min-write-rate", |s, n| s.arbiter.worker.limits.write_rate = n)
     },
     Setting {
         help: "Seconds that a handler may take; 0: no limit",
@@ -59,6 +72,21 @@ const fn timeout(name: &'static str, default: &'static str, set: fn(&mut Setting
         category: Category::Timeouts,
         kind: Kind::Time { allowed: ANY_TIME, set },
         default,
+        platform: None,
+        reload: true,
+        help: "",
+        about: "",
+    }
+}
+
+/// What transfers have to make, in bytes a second: by default what Kestrel demands of them.
+const fn rate(name: &'static str, set: fn(&mut Settings, u64)) -> Setting {
+    Setting {
+        name,
+        short: None,
+        category: Category::Timeouts,
+        kind: Kind::Size { allowed: 0..=1 << 30, set },
+        default: "240",
         platform: None,
         reload: true,
         help: "",

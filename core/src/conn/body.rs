@@ -35,6 +35,7 @@ pub enum Buffered {
 impl Connection {
     /// Reads what has arrived of the request body into `buffer`, which must not be empty.
     pub fn read_body(&mut self, buffer: &mut [u8], cx: &Cx<'_>) -> BodyRead {
+        self.resume_work(cx.now);
         if let Some(fault) = self.fault {
             return BodyRead::Aborted(fault);
         }
@@ -143,6 +144,12 @@ impl Connection {
         } else if self.body_read > DISCARD_MAX || self.discards_too_much() {
             self.abort(CloseReason::Finished);
         }
+    }
+
+    /// The application is at work, so that nobody waits for the peer until it asks for more.
+    pub(super) fn resume_work(&mut self, now: Time) {
+        self.body_pace.pause(now);
+        self.write_pace.pause(now);
     }
 
     fn want_body(&mut self, cx: &Cx<'_>) {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::pace::Pace;
 use super::{Connection, Fate, Receiving, Sending};
-use crate::config::{HIGH_WATER, LINGER_AT_DEADLINE};
+use crate::config::{HIGH_WATER, LINGER_AT_DEADLINE, Limits};
 use crate::http1::{BodyError, Refusal};
 use crate::machine::{CloseReason, Cx, Deadline, Timer};
 use crate::shutdown::{ConnState, Drain, Idle, Phase};
@@ -32,6 +33,12 @@ impl Connection {
 
     /// Ends or refuses what has reached its deadline, and gives the nearest that is still to come.
     pub fn handle_time(&mut self, cx: &Cx<'_>) -> Option<Deadline> {
+        if !self.tx.is_empty() {
+            self.write_pace.wait(cx.now);
+        }
+        if self.awaits_body() {
+            self.body_pace.wait(cx.now);
+        }
         loop {
             let nearest = self.deadline(cx);
             let Some(Deadline { why, .. }) = nearest.filter(|deadline| deadline.at <= cx.now) else {
@@ -65,8 +72,39 @@ impl Connection {
     }
 
     fn write_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
-        let waiting = !self.tx.is_empty();
-        waiting.then(|| after(self.write_since, cx.limits.write_timeout, Timer::Write)).flatten()
+        let Limits { write_timeout, write_rate, .. } = *cx.limits;
+        let (last, pace) = (self.write_since, &self.write_pace);
+        (!self.tx.is_empty())
+            .then(|| self.progress(last, pace, write_timeout, write_rate, Timer::Write))
+            .flatten()
+    }
+
+    fn body_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
+        let Limits { body_timeout, body_rate, .. } = *cx.limits;
+        self.progress(self.body_since, &self.body_pace, body_timeout, body_rate, Timer::Body)
+    }
+
+    /// The end of a transfer that makes no progress, or too little: the first as seen from the `last`, the second by its pace.
+    /// On a connection that has changed the protocol nobody but the application knows what is too little.
+    fn progress(
+        &self,
+        last: Time,
+        pace: &Pace,
+        timeout: Duration,
+        rate: u64,
+        why: Timer,
+    ) -> Option<Deadline> {
+        let floor = if self.upgraded { None } else { pace.deadline(timeout, rate) };
+        sooner(after(last, timeout, why), floor.map(|at| Deadline { at, why }))
+    }
+
+    /// Whether nothing but the peer keeps a request body from going on.
+    fn awaits_body(&self) -> bool {
+        match self.receiving {
+            Receiving::Body => self.body_wanted && !self.upgraded,
+            Receiving::Discard => self.sending == Sending::Quiet,
+            Receiving::Head | Receiving::Done => false,
+        }
     }
 
     fn read_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
@@ -85,11 +123,7 @@ impl Connection {
                 }
                 (None, _) => after(self.idle_since, limits.keep_alive, Timer::KeepAlive),
             },
-            (Receiving::Discard, Sending::Quiet) => after(self.body_since, limits.body_timeout, Timer::Body),
-            (Receiving::Body, _) if self.body_wanted && !self.upgraded => {
-                after(self.body_since, limits.body_timeout, Timer::Body)
-            }
-            _ => None,
+            _ => self.awaits_body().then(|| self.body_deadline(cx)).flatten(),
         }
     }
 

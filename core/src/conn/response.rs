@@ -6,6 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::buffer::OutQueue;
+use super::pace::Pace;
 use super::{Connection, Fate, Input, Receiving, Sending};
 use crate::config::HIGH_WATER;
 use crate::http1::{
@@ -129,6 +130,7 @@ impl Connection {
     ///
     /// See [`RespondError`].
     pub fn write(&mut self, bytes: &[u8], now: Time) -> Result<usize, RespondError> {
+        self.resume_work(now);
         let room = HIGH_WATER.saturating_sub(self.tx.len());
         let taken = self.admit(bytes.len(), bytes.len().min(room))?;
         if taken > 0 && self.encoder != Encoder::Swallow {
@@ -145,6 +147,7 @@ impl Connection {
     ///
     /// See [`RespondError`].
     pub fn write_shared(&mut self, bytes: Bytes, now: Time) -> Result<(), RespondError> {
+        self.resume_work(now);
         let taken = self.admit(bytes.len(), bytes.len())?;
         if taken > 0 && self.encoder != Encoder::Swallow {
             self.begin_queueing(now);
@@ -182,6 +185,7 @@ impl Connection {
             return Ok(());
         }
         self.enter(Input::ResponseEnd);
+        self.resume_work(now);
         self.idle_since = now;
         self.body_since = now;
         self.body_read = 0;
@@ -379,6 +383,9 @@ impl Connection {
         cx: &Cx<'_>,
     ) {
         self.request.status = head.status();
+        if self.tx.is_empty() {
+            self.write_pace = Pace::default();
+        }
         self.begin_queueing(cx.now);
         let Self { tx, record, .. } = self;
         tx.push_with(|out| {

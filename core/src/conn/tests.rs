@@ -1,5 +1,7 @@
 //! The connection by itself: commands out of turn, and answers to its questions.
 
+use std::time::Duration;
+
 use super::*;
 use crate::http1::{BodyLen, ResponseHead};
 use crate::shutdown::{Announce, ConnView, Drain, Idle, Reason, ShutdownPolicy};
@@ -167,4 +169,24 @@ fn ending_twice_keeps_the_first_reason() {
     connection.refuse(Refusal::BadField, &cx);
     assert_eq!(connection.ending(&cx), Some(Step::Close(CloseReason::ApplicationFailed)));
     assert_eq!((connection.unsent(), connection.deadline(&cx)), (0, None));
+}
+
+#[test]
+fn the_time_in_which_an_application_computes_is_not_the_peers() {
+    let mut bench = bench().limits(|limits| limits.write_timeout = ms(5000));
+    let mut connection = with(GET, &bench.world.cx());
+    let piece = [b'x'; HIGH_WATER];
+    connection.respond(&ResponseHead::new(200), BodyLen::Unknown, &bench.world.cx()).expect("the first");
+    for _ in 0..10 {
+        let queued = connection.write(&piece, bench.world.now);
+        assert!(queued.is_ok_and(|n| n > 0));
+        // The peer takes some of it at once, and more when it is offered more: after an hour.
+        connection.handle_written(HIGH_WATER / 2, bench.world.now);
+        let deadline = connection.handle_time(&bench.world.cx());
+        assert!(deadline.is_some_and(|deadline| deadline.at > bench.world.now), "{deadline:?}");
+        assert!(connection.write(b"and it goes on", bench.world.now).is_ok());
+        bench.world.now = bench.world.now + Duration::from_secs(3600);
+        connection.handle_written(HIGH_WATER / 2 - 1000, bench.world.now);
+    }
+    assert!(!connection.is_ending());
 }

@@ -17,6 +17,7 @@ mod hand_off;
 mod handlers;
 mod observer;
 mod overtime;
+mod pace;
 mod policies;
 mod quota;
 mod splits;

@@ -73,6 +73,7 @@ fn d8_keep_alive_counts_from_the_last_flushed_byte() {
 fn a_body_has_its_time_for_each_step_it_makes() {
     for short in [false, true] {
         let mut bench = bench_of(short)
+            .limits(|limits| limits.body_rate = 0)
             .bytes(0, post("/echo", "1234567890").trim_end_matches("234567890"))
             .bytes(25_000, "2")
             .bytes(50_000, "3");
@@ -107,8 +108,10 @@ fn a_piece_of_a_body_that_has_arrived_by_its_deadline_is_in_time() {
 
 #[test]
 fn a_body_that_nobody_reads_has_the_body_timeout() {
-    let mut bench =
-        bench().bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").bytes(20_000, "half");
+    let mut bench = bench()
+        .limits(|limits| limits.body_rate = 0)
+        .bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        .bytes(20_000, "half");
     assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Body)));
     assert_eq!(bench.now(), 52_000, "30 s after its last step, and the linger");
 }
@@ -116,7 +119,10 @@ fn a_body_that_nobody_reads_has_the_body_timeout() {
 #[test]
 fn a_response_has_its_time_for_each_step_it_makes() {
     for (short, target) in [(false, "/flood?200"), (true, "/sized?200000")] {
-        let mut bench = bench_of(short).bytes(0, get(target)).at(20_000, Event::Room(1000));
+        let mut bench = bench_of(short)
+            .limits(|limits| limits.write_rate = 0)
+            .bytes(0, get(target))
+            .at(20_000, Event::Room(1000));
         bench.pipe.0.borrow_mut().room = 1000;
         assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Write)));
         assert_eq!((bench.now(), bench.out().len()), (50_000, 2000), "short: {short}");
