@@ -140,7 +140,7 @@ impl<H: Handler> Handler for Short<H> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The other end of the socket.
+    /// The other end of the socket or, if a PROXY header has named it, whoever is at the other end of the proxy's.
     pub peer: Peer,
     /// Requests on this connection so far, this one included.
     pub requests: u32,

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crate::draw::scatter;
+use crate::handoff::Peer;
+use crate::proxy::ProxyProtocol;
+use crate::trust::Trusted;
 
 /// What one connection may take, in time and in size.
 ///
@@ -36,6 +39,8 @@ pub struct Limits {
     pub field_size: usize,
     /// Bytes of a request body. Default 0: no limit; past it 413.
     pub body: u64,
+    /// Who stands in front of the server, and what is believed of what they say.
+    pub front: Front,
 }
 
 impl Default for Limits {
@@ -53,7 +58,33 @@ impl Default for Limits {
             fields: 100,
             field_size: 8190,
             body: 0,
+            front: Front::default(),
         }
+    }
+}
+
+/// Who stands in front of the server, and what is believed of what they say of clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Front {
+    /// The header that every connection must begin with. Default [`ProxyProtocol::Off`].
+    pub proxy_protocol: ProxyProtocol,
+    /// Who may send such a header; all others are refused. Default `None`: those that are believed in `forwarded`.
+    pub proxy_allow_from: Option<Trusted>,
+    /// Whose fields about forwarding are believed. Default: this host.
+    pub forwarded: Trusted,
+}
+
+impl Front {
+    /// Whether `peer` may send a header of the PROXY protocol.
+    pub(crate) fn may_proxy(&self, peer: Peer) -> bool {
+        self.proxy_allow_from.as_ref().unwrap_or(&self.forwarded).has(peer)
+    }
+}
+
+impl Default for Front {
+    fn default() -> Self {
+        Self { proxy_protocol: ProxyProtocol::Off, proxy_allow_from: None, forwarded: Trusted::local() }
     }
 }
 

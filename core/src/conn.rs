@@ -38,6 +38,7 @@ pub use self::response::RespondError;
 mod body;
 mod buffer;
 mod deadline;
+mod front;
 mod pace;
 mod record;
 mod response;
@@ -47,6 +48,7 @@ mod state;
 #[derive(Debug)]
 pub struct Connection {
     origin: Origin,
+    /// The client as a PROXY header has named it; the peer if that named none.
     proxied: Option<Peer>,
     accepted: Time,
     /// Heads completed.
@@ -222,6 +224,9 @@ impl Connection {
         }
         if (self.receiving, self.sending) != (Receiving::Head, Sending::Quiet) || self.tx.len() >= HIGH_WATER
         {
+            return None;
+        }
+        if self.awaits_proxy_header(cx) && !self.take_proxy_header(cx) {
             return None;
         }
         self.skip_empty_lines();

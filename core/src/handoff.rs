@@ -81,7 +81,8 @@ pub struct HandOff {
     pub draw: u32,
     /// The other end of the socket.
     pub peer: Peer,
-    /// The client as a trusted PROXY header named it.
+    /// The client as a trusted PROXY header named it, and `peer` once more if that named none: there is something here as
+    /// soon as there was a header, which may still be to come where there is nothing.
     pub proxied: Option<Peer>,
     /// What has been read and not used, at most [`READ_BUFFER_MAX`] bytes.
     pub unread: Bytes,

@@ -79,11 +79,13 @@ pub mod handoff;
 pub mod http1;
 pub mod machine;
 pub mod order;
+pub mod proxy;
 pub mod pump;
 pub mod session;
 pub mod shutdown;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod trust;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -150,6 +150,13 @@ impl BodyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// No header of the PROXY protocol where there has to be one. Whoever has set that up on one side only reads of it
+    /// where the answer ends up, which is why there is one.
+    #[error("missing or malformed PROXY header")]
+    BadProxyHeader,
+    /// The peer may not send such a header.
+    #[error("peer not allowed to send a PROXY header")]
+    ForeignProxy,
     /// Not a request line (RFC 9112 §3).
     #[error("malformed request line")]
     BadRequestLine,
@@ -205,12 +212,14 @@ impl Refusal {
     /// The status that a refused peer is told. No other place chooses one.
     pub fn status(self) -> u16 {
         match self {
-            Self::BadRequestLine
+            Self::BadProxyHeader
+            | Self::BadRequestLine
             | Self::BadField
             | Self::BadHost
             | Self::BadContentLength
             | Self::AmbiguousFraming
             | Self::BadChunked => 400,
+            Self::ForeignProxy => 403,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,

@@ -12,6 +12,7 @@ mod budgets;
 mod deadlines;
 mod drain;
 mod ends;
+mod front;
 mod futures;
 mod hand_off;
 mod handlers;

@@ -1,0 +1,179 @@
+//! What whoever stands in front of the server says of its clients: believed if it may say that, and refused if it is wrong.
+
+use super::*;
+use crate::conn::Connection;
+use crate::handoff::{HandOff, Origin, Peer};
+use crate::machine::CloseReason;
+use crate::proxy::ProxyProtocol;
+use crate::shutdown::ConnState;
+use crate::testing::{Event, START, Transcript, ms};
+use crate::trust::Trusted;
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\r\n";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x12\x34\0\x50";
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// Answers with who asks.
+fn who(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    let peer = out.connection().peer;
+    Ok(out.send(ResponseHead::new(200), format!("<{peer}>"))?)
+}
+
+fn at(text: &str) -> Peer {
+    Peer::Inet(text.parse().unwrap())
+}
+
+/// A connection from `peer`.
+fn from(peer: Peer) -> Bench {
+    Bench::resuming(who, |now| Connection::new(Origin::new(0, peer, 7), now))
+}
+
+fn proxied(wanted: ProxyProtocol) -> Bench {
+    from(at("127.0.0.1:9")).limits(|limits| limits.front.proxy_protocol = wanted)
+}
+
+/// Who has asked, request by request.
+fn askers(transcript: &Transcript) -> Vec<&str> {
+    let parts = transcript.out.split('<').skip(1);
+    parts.map(|part| part.split('>').next().unwrap()).collect()
+}
+
+fn twice(header: &[u8]) -> Vec<u8> {
+    [header, get("/1").as_bytes(), get("/2").as_bytes()].concat()
+}
+
+#[test]
+fn a_header_says_who_sends_all_requests_of_its_connection() {
+    for (header, wanted) in [
+        (V1, ProxyProtocol::V1),
+        (V2, ProxyProtocol::V2),
+        (V1, ProxyProtocol::Auto),
+        (V2, ProxyProtocol::Auto),
+    ] {
+        let transcript = proxied(wanted).bytes(0, twice(header)).at(1, Event::Eof).run();
+        assert_eq!(askers(&transcript), ["192.0.2.1:4660"; 2]);
+        assert_eq!(transcript.reason, Some(CloseReason::PeerClosed));
+    }
+}
+
+#[test]
+fn a_header_may_come_byte_by_byte() {
+    for header in [V1, V2] {
+        let mut bench = proxied(ProxyProtocol::Auto);
+        for (n, byte) in (0..).zip(twice(header)) {
+            bench = bench.bytes(n, [byte]);
+        }
+        assert_eq!(askers(&bench.at(500, Event::Eof).run()), ["192.0.2.1:4660"; 2]);
+    }
+}
+
+#[test]
+fn a_proxy_that_speaks_for_itself_is_the_client() {
+    for header in [LOCAL, b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN ::2 ::1 1 2\r\n"] {
+        let transcript = proxied(ProxyProtocol::Auto).bytes(0, twice(header)).at(1, Event::Eof).run();
+        assert_eq!(askers(&transcript), ["127.0.0.1:9"; 2]);
+    }
+    // As balancers do to see whether the server is there.
+    let transcript = proxied(ProxyProtocol::Auto).bytes(0, LOCAL).at(1, Event::Eof).run();
+    assert_eq!((&*transcript.out, transcript.reason), ("", Some(CloseReason::PeerClosed)));
+}
+
+#[test]
+fn what_is_no_header_is_refused() {
+    for bytes in [
+        get("/").into_bytes(),
+        b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n".to_vec(),
+        [b"\r\n", V1].concat(),
+        [LOCAL, V2].concat(),
+    ] {
+        let transcript = proxied(ProxyProtocol::Auto).bytes(0, bytes).at(1, Event::Eof).run();
+        assert!(transcript.out.starts_with("HTTP/1.1 400 "), "{}", transcript.out);
+        assert_eq!(count(&transcript.out, "HTTP/1.1"), 1);
+        assert!(transcript.out.contains(CLOSE) && askers(&transcript).is_empty());
+        assert_eq!(transcript.reason, Some(CloseReason::Refused));
+    }
+}
+
+#[test]
+fn where_none_is_wanted_a_header_is_no_request() {
+    for header in [V1, V2] {
+        let transcript = from(Peer::Unix).bytes(0, twice(header)).at(1, Event::Eof).run();
+        assert!(transcript.out.starts_with("HTTP/1.1 400 ") && askers(&transcript).is_empty());
+    }
+}
+
+#[test]
+fn whoever_may_not_send_a_header_is_refused() {
+    let asked_by = |peer: Peer, allowed: Option<&str>| {
+        let bench = from(peer).limits(|limits| {
+            limits.front.proxy_protocol = ProxyProtocol::V1;
+            limits.front.proxy_allow_from = allowed.map(|list| Trusted::parse([list]).unwrap());
+        });
+        bench.bytes(0, twice(V1)).at(1, Event::Eof).run().out[9..12].to_owned()
+    };
+    assert_eq!(asked_by(at("127.0.0.1:9"), None), "200");
+    assert_eq!(asked_by(at("[::1]:9"), None), "200");
+    assert_eq!(asked_by(at("10.0.0.1:9"), None), "403");
+    assert_eq!(asked_by(at("10.0.0.1:9"), Some("10.0.0.0/8")), "200");
+    assert_eq!(asked_by(at("127.0.0.1:9"), Some("10.0.0.0/8")), "403");
+    assert_eq!(asked_by(at("127.0.0.1:9"), Some("unix")), "403");
+    assert_eq!(asked_by(Peer::Unix, Some("unix")), "200");
+}
+
+#[test]
+fn d12_a_header_is_part_of_the_first_head() {
+    let after = |times: [(u64, &[u8]); 2]| {
+        let bench = proxied(ProxyProtocol::V1);
+        let mut bench = times.into_iter().fold(bench, |bench, (at, part)| bench.bytes(at, part));
+        let transcript = bench.run();
+        (transcript.out.get(9..12).map(str::to_owned), transcript.reason, bench.now())
+    };
+    let linger = 2000;
+    let (status, _, end) = after([(0, &V1[..9]), (9000, &V1[9..12])]);
+    assert_eq!((status.as_deref(), end), (Some("408"), 10_000 + linger));
+    let (status, _, end) = after([(3000, V1), (9000, b"GET / HT")]);
+    assert_eq!((status.as_deref(), end), (Some("408"), 19_000 + linger), "nothing of the request had come");
+    let (status, _, end) = after([(3000, &V1[..20]), (9000, &[&V1[20..], b"GET / HT"].concat())]);
+    assert_eq!((status.as_deref(), end), (Some("408"), 13_000 + linger));
+    // Nobody has asked for anything.
+    assert_eq!(after([(0, &V1[..9]), (1, &V1[9..])]), (None, Some(CloseReason::IdleTimeout), 10_000));
+}
+
+/// The connection of `bench` with its next owner, after 10 ms.
+fn moved(bench: &mut Bench) -> Bench {
+    bench.until(10);
+    let record = bench.session.as_ref().unwrap().hand_off(bench.world.now).expect("it moves");
+    let record = HandOff::decode(&record.encode()).unwrap();
+    let next = Bench::resuming(who, |_| Connection::resume(record, START + ms(10)));
+    next.limits(|limits| limits.front.proxy_protocol = ProxyProtocol::Auto)
+}
+
+#[test]
+fn a_client_that_a_header_has_named_keeps_its_name_wherever_it_moves() {
+    for header in [V1, V2] {
+        let script = twice(header);
+        for cut in 0..=script.len() {
+            let mut first = proxied(ProxyProtocol::Auto).bytes(0, &script[..cut]);
+            let mut second = moved(&mut first).bytes(20, &script[cut..]).at(30, Event::Eof);
+            let (before, after) = (first.transcript(), second.run());
+            let asked = [askers(&before), askers(&after)].concat();
+            assert_eq!(asked, ["192.0.2.1:4660"; 2], "moved at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_speaks_for_itself_is_not_asked_again_where_it_moves() {
+    let mut first = proxied(ProxyProtocol::V2).bytes(0, LOCAL);
+    let mut second = moved(&mut first).bytes(20, get("/")).at(30, Event::Eof);
+    assert_eq!(first.connection().state(), ConnState::Fresh);
+    assert_eq!(askers(&second.run()), ["127.0.0.1:9"]);
+}
+
+/// A reload may change the setting under connections that have been used.
+#[test]
+fn a_header_is_not_asked_for_in_the_middle_of_a_connection() {
+    let mut first = from(at("10.0.0.1:9")).bytes(0, get("/"));
+    let mut second = moved(&mut first).bytes(20, get("/")).at(30, Event::Eof);
+    assert_eq!(askers(&second.run()), ["10.0.0.1:9"]);
+}
