@@ -75,6 +75,9 @@ pub mod app;
 pub mod config;
 pub mod conn;
 mod draw;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handoff;
 pub mod http1;
 pub mod machine;

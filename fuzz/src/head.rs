@@ -1,0 +1,291 @@
+//! Request heads: the input is what a client sends.
+//!
+//! Held against two others: httparse, kept to the lines that end with CRLF; and a reading of the RFC by lines, which is
+//! slow, has all of a head before it at once, and names every fault. And against itself, however little has arrived.
+
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+
+use remuda_core::config::Limits;
+use remuda_core::fuzz::{BodyFraming, Meaning, head};
+use remuda_core::http1::{Refusal, RequestHead, Version};
+
+/// Checks what is made of `input` under the limits of everyday, and under such as it will exceed.
+pub fn check(input: &[u8]) {
+    let mut tight = Limits::default();
+    (tight.request_line, tight.fields, tight.field_size) = (24, 3, 20);
+    for limits in [Limits::default(), tight] {
+        let mut parsed = RequestHead::default();
+        let verdict = head(input, &limits, &mut parsed);
+        agrees_with_its_beginnings(input, &limits, verdict);
+        match (verdict, Reading::of(input, &limits)) {
+            (Ok(Some(meaning)), Some(Reading { faults, meaning: read, lines })) => {
+                assert!(faults.0.is_empty(), "accepted, but for {faults:?}");
+                assert_eq!(meaning, read);
+                agrees_with_lines(&parsed, &lines);
+                agrees_with_httparse(&input[..meaning.len], &parsed);
+            }
+            (Ok(Some(_)), None) => panic!("accepted before it had ended"),
+            (Ok(None), Some(_)) => panic!("it has ended"),
+            (Err(refusal), Some(Reading { faults, .. })) => {
+                assert!(faults.0.contains(&refusal.status()), "{refusal:?} is none of {faults:?}");
+            }
+            (Ok(None) | Err(_), None) => {}
+        }
+    }
+}
+
+/// The answer is a matter of the bytes, not of how many of them are there: nothing is known of fewer, or the same.
+fn agrees_with_its_beginnings(input: &[u8], limits: &Limits, verdict: Result<Option<Meaning>, Refusal>) {
+    let mut seen = RequestHead::default();
+    let mut of = |end: usize| head(&input[..end], limits, &mut seen);
+    if let Ok(Some(Meaning { len, .. })) = verdict {
+        assert_eq!(of(len - 1), Ok(None), "it has not ended yet");
+        assert_eq!(of(len), verdict, "it has ended");
+    }
+    let mut known = Ok(None);
+    for end in (0..input.len()).step_by(input.len() / 40 + 1) {
+        let answer = of(end);
+        assert!(known == Ok(None) || answer == known, "{answer:?} after {end} bytes, {known:?} after fewer");
+        known = answer;
+    }
+    assert!(known == Ok(None) || verdict == known, "{verdict:?} after all bytes, {known:?} after fewer");
+}
+
+fn agrees_with_httparse(bytes: &[u8], parsed: &RequestHead) {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut request = httparse::Request::new(&mut fields);
+    assert_eq!(request.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    let view = parsed.view();
+    assert_eq!(request.method, Some(view.method()));
+    assert_eq!(request.path, Some(view.target()));
+    assert_eq!(request.version, Some(u8::from(view.version() == Version::Http11)));
+    assert!(request.headers.iter().map(|field| (field.name, field.value)).eq(view.fields()));
+    let line_ends = |byte: u8| bytes.iter().filter(|b| **b == byte).count();
+    assert_eq!(line_ends(b'\n'), bytes.windows(2).filter(|two| two == b"\r\n").count(), "a lone LF");
+    assert_eq!(line_ends(b'\n'), line_ends(b'\r'), "a lone CR");
+}
+
+fn agrees_with_lines(parsed: &RequestHead, lines: &[&[u8]]) {
+    let view = parsed.view();
+    assert_eq!(view.request_line(), lines[0]);
+    assert_eq!(view.fields().count(), lines.len() - 1);
+    for ((name, value), line) in view.fields().zip(&lines[1..]) {
+        let (expected, rest) = split_at_first(line, b':').expect("it was accepted");
+        assert_eq!((name.as_bytes(), value), (expected, trim(rest)));
+    }
+    let (path, query) = (view.path(), view.query());
+    let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    assert!(!path.contains('?') || view.method() == "CONNECT");
+    assert!(view.target().ends_with(&whole) || path == "/", "{whole:?} of {:?}", view.target());
+}
+
+/// A head as its lines say it, with everything that is wrong with it.
+struct Reading<'a> {
+    lines: Vec<&'a [u8]>,
+    meaning: Meaning,
+    faults: Faults,
+}
+
+/// The statuses that may answer a head; none if it is to be accepted.
+#[derive(Default, Debug)]
+struct Faults(BTreeSet<u16>);
+
+impl Faults {
+    fn unless(&mut self, fine: bool, refusal: Refusal) {
+        if !fine {
+            self.0.insert(refusal.status());
+        }
+    }
+}
+
+impl<'a> Reading<'a> {
+    /// Nothing if no empty line ends the head.
+    fn of(input: &'a [u8], limits: &Limits) -> Option<Self> {
+        // RFC 9112 §2.2: empty lines before the request line are ignored.
+        let (mut start, mut lone_before) = (0, false);
+        loop {
+            match &input[start..] {
+                [b'\r', b'\n', ..] => start += 2,
+                [b'\n', ..] => (start, lone_before) = (start + 1, true),
+                _ => break,
+            }
+        }
+        let length = input[start..].windows(4).position(|end| end == b"\r\n\r\n")?;
+        let text = &input[start..start + length];
+        let mut lines = Vec::new();
+        let mut from = 0;
+        while let Some(at) = text[from..].windows(2).position(|end| end == b"\r\n") {
+            lines.push(&text[from..from + at]);
+            from += at + 2;
+        }
+        lines.push(&text[from..]);
+
+        let mut faults = Faults::default();
+        let lone = |line: &[u8]| line.iter().any(|byte| b"\r\n".contains(byte));
+        faults.unless(!lone_before && !lone(lines[0]), Refusal::BadRequestLine);
+        faults.unless(!lines[1..].iter().any(|line| lone(line)), Refusal::BadField);
+        // Where an LF does not end a line it may seem to: which lines are too long or too many is not to be told here.
+        let longest = lines[1..].iter().map(|line| line.len()).max().unwrap_or(0);
+        faults.unless(lines[0].len() <= limits.request_line, Refusal::UriTooLong);
+        faults.unless(
+            longest <= limits.field_size
+                && lines.len() - 1 <= limits.fields
+                && !lines.iter().any(|line| lone(line)),
+            Refusal::FieldsTooLarge,
+        );
+        let version = read_request_line(lines[0], &mut faults);
+        let meaning = read_fields(&lines[1..], version, start + length + 4, &mut faults);
+        Some(Self { lines, meaning, faults })
+    }
+}
+
+/// RFC 9112 §3: method, target and version, with one space between each two.
+fn read_request_line(line: &[u8], faults: &mut Faults) -> Version {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let version = words.get(2).copied().unwrap_or_default();
+    let known = matches!(version, b"HTTP/1.0" | b"HTTP/1.1");
+    let is_version = |v: &[u8]| matches!(v, [b'H', b'T', b'T', b'P', b'/', a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit());
+    let foreign = version.get(..8).is_some_and(is_version) && !known;
+    faults.unless(!foreign, Refusal::UnknownVersion);
+    let fits = words.len() == 3
+        && is_token(words[0])
+        && str::from_utf8(words[1]).is_ok_and(|target| is_target(words[0], target))
+        && (known || (foreign && version.len() == 8));
+    faults.unless(fits, Refusal::BadRequestLine);
+    if version == b"HTTP/1.0" { Version::Http10 } else { Version::Http11 }
+}
+
+/// RFC 9112 §5 and what the fields that belong to the connection mean.
+fn read_fields(lines: &[&[u8]], version: Version, len: usize, faults: &mut Faults) -> Meaning {
+    let mut fields = Vec::new();
+    for line in lines {
+        let field = split_at_first(line, b':').map(|(name, value)| (name.to_ascii_lowercase(), trim(value)));
+        let fits = field.as_ref().is_some_and(|(name, value)| {
+            is_token(name) && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
+        });
+        faults.unless(fits, Refusal::BadField);
+        fields.extend(field);
+    }
+    let all = |name: &str| {
+        fields.iter().filter(move |(n, _)| n == name.as_bytes()).map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    let members = |name: &str| {
+        let lists = all(name);
+        let members = lists.iter().flat_map(|list| list.split(|byte| *byte == b','));
+        members.map(|member| trim(member).to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    let is_1_1 = version == Version::Http11;
+
+    let hosts = all("host");
+    // RFC 9112 §3.2.
+    faults.unless(hosts.len() <= 1 && (!hosts.is_empty() || !is_1_1), Refusal::BadHost);
+    faults.unless(hosts.iter().all(|host| is_authority(host)), Refusal::BadHost);
+
+    // RFC 9112 §6.3.
+    let lengths = all("content-length");
+    let numbers: Vec<Option<u64>> = lengths.iter().map(|text| number(text)).collect();
+    let length = numbers.first().copied().flatten();
+    faults.unless(numbers.iter().all(|n| n.is_some() && *n == length), Refusal::BadContentLength);
+    let codings = all("transfer-encoding");
+    let chunked = !codings.is_empty();
+    let known = codings.len() == 1 && codings[0].eq_ignore_ascii_case(b"chunked");
+    if chunked {
+        faults.unless(is_1_1 && lengths.is_empty(), Refusal::AmbiguousFraming);
+        let named: Vec<_> =
+            members("transfer-encoding").into_iter().filter(|name| !name.is_empty()).collect();
+        let times = named.iter().filter(|name| *name == b"chunked").count();
+        let last = named.last().is_some_and(|name| name == b"chunked");
+        let ambiguous = named.is_empty() || times > 1 || (times == 1 && !last);
+        // An empty member can be read either way, and is refused in either.
+        let plain = named.len() == members("transfer-encoding").len();
+        faults.unless(known || (plain && !ambiguous), Refusal::AmbiguousFraming);
+        faults.unless(known || (plain && ambiguous), Refusal::UnknownTransferCoding);
+    }
+
+    let options = members("connection");
+    let has = |option: &str| options.iter().any(|o| o == option.as_bytes());
+    let expects = members("expect").iter().any(|expectation| expectation == b"100-continue");
+    Meaning {
+        len,
+        framing: if chunked { BodyFraming::Chunked } else { BodyFraming::Length(length.unwrap_or(0)) },
+        keep_alive: !has("close") && (is_1_1 || has("keep-alive")),
+        expects_continue: is_1_1 && expects,
+        offers_upgrade: is_1_1 && has("upgrade") && !all("upgrade").is_empty(),
+    }
+}
+
+/// RFC 9112 §3.2: the four forms.
+fn is_target(method: &[u8], target: &str) -> bool {
+    let escaped = |c: char| c <= ' ' || c == '\x7f' || "\"#<>`".contains(c);
+    let (scheme, rest) = target.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let absolute = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        && !authority.is_empty()
+        && is_authority(authority.as_bytes());
+    match method {
+        b"CONNECT" => {
+            let port = target.rsplit(':').next().unwrap_or_default();
+            number(port.as_bytes()).is_some() && is_authority(target.as_bytes())
+        }
+        b"OPTIONS" if target == "*" => true,
+        _ => !target.contains(escaped) && (target.starts_with('/') || absolute),
+    }
+}
+
+/// RFC 3986 §3.2.2 and §3.2.3, without the user that RFC 9110 §4.2.4 warns of. No host at all is one, if no port follows.
+fn is_authority(text: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(text) else { return false };
+    let (host, port) =
+        match text.rfind(']').map_or_else(|| text.find(':'), |end| (end + 1 < text.len()).then_some(end + 1))
+        {
+            Some(at) => (&text[..at], Some(&text[at..])),
+            None => (text, None),
+        };
+    let is_port = |port: &str| {
+        port.strip_prefix(':').is_some_and(|digits| {
+            digits.is_empty() || number(digits.as_bytes()).is_some_and(|port| port <= 65535)
+        })
+    };
+    let address = host.strip_prefix('[').and_then(|literal| literal.strip_suffix(']'));
+    let fits = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host.as_bytes()),
+    };
+    fits && port.is_none_or(|port| is_port(port) && !host.is_empty())
+}
+
+fn is_name(name: &[u8]) -> bool {
+    match name {
+        [] => true,
+        [b'%', a, b, rest @ ..] => a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && is_name(rest),
+        [byte, rest @ ..] => {
+            (byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte)) && is_name(rest)
+        }
+    }
+}
+
+fn is_token(name: &[u8]) -> bool {
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(token)
+}
+
+/// Digits and nothing else; as many as are needed, but for the number of 64 bits that they make.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Without the white space of RFC 9110 §5.6.3 around it.
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+fn split_at_first(line: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
+    let at = line.iter().position(|b| *b == byte)?;
+    Some((&line[..at], &line[at + 1..]))
+}
