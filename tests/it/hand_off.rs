@@ -1,13 +1,14 @@
 //! Hand-off (D19) where it takes more than one server of one kind: two versions of it, or deaths, or a system that refuses.
 
 use std::collections::HashSet;
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remuda_conformance::Harness;
 use remuda_conformance::client::{Address, Client, PATIENCE, Response};
@@ -279,6 +280,40 @@ fn d19_few_descriptors_lose_no_connection() {
         ));
         assert!(value(OUT) >= ROUNDS * (ASK + WAIT), "{backend}");
         assert_eq!((held[3], value("handoff_lost_total")), (0, 0), "{backend}");
+    }
+}
+
+/// All idle connections of a worker that is replaced, `IDLE=10000` in the environment, are answered on afterwards.
+#[test]
+fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
+    let connections = env::var("IDLE").map_or(1000, |number| number.parse().expect("it is a number"));
+    allow_descriptors(2 * connections as u64);
+    for backend in BACKENDS {
+        let server = harness(backend).serve(&["--keep-alive", "600", "--worker-connections", "0"]);
+        let (arbiter, old) = (server.arbiter(), server.worker());
+        ask(&mut server.connect());
+        let kilobytes = |process: &Process| process.memory() / 1024;
+        let (arbiter_before, empty) = (kilobytes(arbiter), kilobytes(&old));
+        let mut clients = connect(&server, connections);
+        let full = kilobytes(&old);
+        let start = Instant::now();
+        arbiter.signal(Signal::HUP);
+        assert!(server.logs("all older workers were told to drain", PATIENCE), "{backend}");
+        let drain = Instant::now();
+        assert!(old.wait_gone(PATIENCE), "{backend}: connections keep the worker that leaves");
+        let (drained, took) = (drain.elapsed(), start.elapsed());
+        let new = server.worker();
+        let come = kilobytes(&new);
+        for client in &mut clients {
+            let info = ask(client);
+            assert_eq!((info.number("pid"), info.number("connection_requests")), (new.id(), 2), "{info:?}");
+        }
+        report(&format!(
+            "{backend}: {connections} idle connections moved in {drained:.1?} ({took:.1?} from HUP on); KiB: old worker {empty}, \
+             with them {full}; new worker with them {come}, when all have asked {}; arbiter {arbiter_before}, then {}",
+            kilobytes(&new),
+            kilobytes(arbiter)
+        ));
     }
 }
 
