@@ -127,14 +127,15 @@ fn killed_in_the_middle(backend: &str, victim: Victim) {
     const CONNECTIONS: usize = 2000;
     const RECEIVED: u64 = 300;
     allow_descriptors(4 * CONNECTIONS as u64);
-    let server = harness(backend).serve(&["--keep-alive", "60", "--worker-connections", "0"]);
-    let sender = server.worker();
+    let args = ["--keep-alive", "60", "--worker-connections", "0"];
+    let server = harness(backend).serve(&[&args, METRICS].concat());
+    let sender = workers(&server, 1).remove(0);
     let mut clients = connect(&server, CONNECTIONS);
 
     server.arbiter().limit_descriptors_for_now(Some(RECEIVED));
     server.arbiter().signal(Signal::HUP);
     assert!(server.logs("cannot take connections over", PATIENCE), "{backend}: the receiver takes all");
-    let receiver = server.workers(2).into_iter().find(|worker| worker.id() != sender.id()).unwrap();
+    let receiver = workers(&server, 2).into_iter().find(|worker| worker.id() != sender.id()).unwrap();
     wait_idle(&sender);
     for worker in [&sender, &receiver] {
         worker.signal(Signal::STOP);
@@ -175,6 +176,15 @@ fn killed_in_the_middle(backend: &str, victim: Victim) {
         assert_eq!(by(&receiver), queued + arrived, "what it had sent has arrived");
     }
     assert!(answers.iter().all(|info| info.status == 200 && info.number("connection_requests") == 2));
+    if victim != Victim::Arbiter {
+        // Of the arbiter's death nobody is left to tell.
+        let unaccounted = || metric(&server, "connections_unaccounted");
+        assert!(
+            until(PATIENCE, || (unaccounted() == 0).then_some(())).is_some(),
+            "{backend}: {}",
+            unaccounted()
+        );
+    }
 }
 
 /// A hand-off by workers without privileges, of whose user no more descriptors may be on their way than each may open (unix(7),

@@ -195,6 +195,7 @@ macro_rules! scenarios {
                 d19_finish_moves_nothing,
                 d19_who_is_killed_leaves_the_queue_to_the_next,
                 d19_a_full_worker_takes_over_once_it_has_room,
+                d19_no_worker_takes_more_than_it_may,
                 d19_what_finds_no_room_is_left_to_the_fallback,
                 d19_every_connection_is_accounted_for;
             deadline:

@@ -1,6 +1,6 @@
 //! Hand-off (D19): a worker that leaves gives its connections to those that stay, and no client notices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 use std::sync::Mutex;
 use std::thread;
@@ -218,6 +218,7 @@ pub(crate) fn d19_a_full_worker_takes_over_once_it_has_room(harness: &Harness) {
     let mut moving: Vec<_> = (0..2).map(|_| connection_to(&server, &leaving)).collect();
     Way::Ttou.begin(harness, &server);
     assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
+    assert!(server.logs("waits in the hand-off queue", PATIENCE), "nobody is told");
     moving.iter_mut().for_each(|client| client.send(get("/info")));
     for waiting in (0..2).rev() {
         assert!(moving.iter_mut().all(|client| !client.has_more(seconds(0.2))), "it takes more than it may");
@@ -227,6 +228,28 @@ pub(crate) fn d19_a_full_worker_takes_over_once_it_has_room(harness: &Harness) {
         elsewhere(&next.response(), &leaving, 2);
         full.insert(0, next);
         assert_eq!(moving.len(), waiting);
+    }
+    assert!(server.logs("no connection waits in the hand-off queue any more", PATIENCE));
+}
+
+pub(crate) fn d19_no_worker_takes_more_than_it_may(harness: &Harness) {
+    const CONNECTIONS: usize = 45;
+    const LIMIT: usize = 20;
+    let limit = LIMIT.to_string();
+    let server = serve(harness, &["-w", "3", "--worker-connections", &limit, "--keep-alive", "60"]);
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    let mut before = BTreeSet::new();
+    for n in 1..=3 {
+        let mut held = BTreeMap::<_, usize>::new();
+        for client in &mut clients {
+            let info = client.get("/info");
+            assert_eq!((info.number("connection_requests"), info.announces_close()), (n, false), "{info:?}");
+            *held.entry(info.number("pid")).or_default() += 1;
+        }
+        // There is room for all, though not with two.
+        assert!(held.len() == 3 && held.values().all(|held| *held <= LIMIT), "{held:?}");
+        assert!(held.keys().all(|pid| before.insert(*pid)), "{held:?}: it has not been replaced");
+        done(harness, &server, &["recycle"]);
     }
 }
 
