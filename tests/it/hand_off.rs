@@ -98,6 +98,42 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
     }
 }
 
+/// A connection waits in the queue, because every worker is full, when another version takes over. It is the new one's where
+/// that understands it, and otherwise the last worker's of the old one.
+#[test]
+fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
+    let ways = [(Version::Old, Version::New), (Version::New, Version::Old)];
+    for (backend, (from, to)) in
+        ["sync", "tokio"].into_iter().flat_map(|backend| ways.map(|way| (backend, way)))
+    {
+        let variable = if from == Version::New { "trial" } else { "none" };
+        let harness = harness(backend).with_variable("FIXTURE_RECORDS", variable);
+        let mut server = harness.serve_replaceable(&["-w", "2", "--worker-connections", "1"]);
+        let [mut stays, mut moves] = [(); 2].map(|()| server.connect());
+        let pids = [&mut stays, &mut moves].map(|client| ask(client).number("pid"));
+        let before = server.workers(2);
+        server.arbiter().signal(Signal::TTOU);
+        let last = server.worker();
+        // It is not ours to choose which of them leaves.
+        if pids[1] == last.id() {
+            std::mem::swap(&mut stays, &mut moves);
+        }
+        moves.send(INFO);
+        assert!(!moves.has_more(Duration::from_millis(200)), "{backend}: a full worker takes it");
+        to.install(&server, &harness);
+        let heir = server.begin_upgrade();
+        let served = moves.response();
+        assert_eq!((served.status, served.number("connection_requests")), (200, 2), "{served:?}");
+        let by_old = before.iter().any(|worker| worker.id() == served.number("pid"));
+        assert_eq!(by_old, to == Version::Old, "{backend}: {served:?}");
+        assert_eq!(served.announces_close(), by_old, "{served:?}");
+        assert_eq!(ask(&mut stays).announces_close(), by_old);
+        drop((stays, moves));
+        server.pass_to(heir);
+        assert!(!server.log().contains("ERROR"), "{}", server.log());
+    }
+}
+
 /// Who dies in the middle of a hand-off.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Victim {
