@@ -25,7 +25,7 @@ pub use self::blocking::{BodyReader, BodyWriter, Place, Responder, Turn, Upgrade
 pub(crate) use self::blocking::{Inline, Unshared, answer};
 pub use self::counters::{BUCKETS, Counter, Counters, Counts, HELD, Held, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
-pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo};
+pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo, fields};
 pub(crate) use self::future::{Exchange, Storage};
 #[cfg(feature = "worker")]
 pub(crate) use self::hands::busy_since;

@@ -1,4 +1,6 @@
 //! The demo as a blocking application: plain functions that may wait where they stand.
+//!
+//! Names of fields are in lower case, as [`http`] has them: what is sent is the same as by async handlers, to the byte.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::thread;
@@ -9,7 +11,7 @@ use remuda_core::app::{AppError, BodyReader, Handler, Responder};
 use remuda_core::http1::{Head, ResponseHead};
 
 use super::Demo;
-use super::request::{Refusal, Request, UPGRADE_WANTED, preferred};
+use super::request::{Refusal, Request, UPGRADE_WANTED, preferred, required_field};
 
 impl Handler for Demo {
     fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
@@ -22,11 +24,14 @@ impl Handler for Demo {
             Ok(Request::Events) => events(head, out)?,
             Ok(Request::Info) => {
                 let info = self.info(&out.connection())?;
-                out.send(ResponseHead::new(200).field("Content-Type", "application/json"), info)?;
+                out.send(ResponseHead::new(200).field("content-type", "application/json"), info)?;
             }
             Ok(Request::Headers) => headers(head, out)?,
             Ok(Request::Status { code, body }) => status(code, body, out)?,
             Ok(Request::Upgrade) => upgrade(head, out)?,
+            Ok(Request::Options { allow }) => {
+                out.send(ResponseHead::new(200).field("allow", allow), Bytes::new())?;
+            }
             Err(refusal) => refuse(&refusal, out)?,
         }
         Ok(())
@@ -43,12 +48,12 @@ fn route(head: &Head<'_>) -> Result<Request, Refusal> {
 
 /// A head for something to read.
 fn text(status: u16) -> ResponseHead {
-    ResponseHead::new(status).field("Content-Type", "text/plain")
+    ResponseHead::new(status).field("content-type", "text/plain")
 }
 
 fn refuse(refusal: &Refusal, out: Responder<'_>) -> io::Result<()> {
     let head = match refusal {
-        Refusal::Method { allow } => text(refusal.status()).field("Allow", allow),
+        Refusal::Method { allow } => text(refusal.status()).field("allow", allow),
         _ => text(refusal.status()),
     };
     out.send(head, format!("{refusal}\n"))
@@ -60,8 +65,8 @@ fn echo(head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> io::Re
     let mut buf = [0; 16 * 1024];
     let mut n = read(&mut body, &mut buf)?;
     let mut response = ResponseHead::new(200);
-    if let Some(kind) = head.field("Content-Type") {
-        response = response.field("Content-Type", kind);
+    if let Some(kind) = head.field("content-type") {
+        response = response.field("content-type", kind);
     }
     let mut out = out.stream(response)?;
     while n > 0 {
@@ -92,8 +97,8 @@ fn stream(chunks: u64, size: u64, pause: Duration, out: Responder<'_>) -> io::Re
 
 fn bytes(n: u64, out: Responder<'_>) -> io::Result<()> {
     let head = ResponseHead::new(200)
-        .field("Content-Type", "application/octet-stream")
-        .field("Content-Length", n.to_string());
+        .field("content-type", "application/octet-stream")
+        .field("content-length", n.to_string());
     fill(&mut out.stream(head)?, n)
 }
 
@@ -101,7 +106,7 @@ fn bytes(n: u64, out: Responder<'_>) -> io::Result<()> {
 fn events(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let drain = out.drain();
     let response =
-        ResponseHead::new(200).field("Content-Type", "text/event-stream").field("Cache-Control", "no-cache");
+        ResponseHead::new(200).field("content-type", "text/event-stream").field("cache-control", "no-cache");
     let mut out = out.stream(response)?;
     if head.method() == "HEAD" {
         return Ok(());
@@ -119,7 +124,7 @@ fn events(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
 fn headers(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let mut lines = Vec::new();
     for (name, value) in head.fields() {
-        lines.extend_from_slice(name.as_bytes());
+        lines.extend_from_slice(name.to_ascii_lowercase().as_bytes());
         lines.extend_from_slice(b": ");
         lines.extend_from_slice(value);
         lines.push(b'\n');
@@ -128,10 +133,10 @@ fn headers(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
 }
 
 fn status(code: u16, body: bool, out: Responder<'_>) -> io::Result<()> {
-    match body {
-        true => out.send(text(code), format!("content of a {code}\n")),
-        false => out.send(ResponseHead::new(code), Bytes::new()),
-    }
+    let head = if body { text(code) } else { ResponseHead::new(code) };
+    let head = required_field(code).into_iter().fold(head, |head, (name, value)| head.field(name, value));
+    let content = if body { format!("content of a {code}\n") } else { String::new() };
+    out.send(head, content)
 }
 
 fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {

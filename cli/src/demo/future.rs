@@ -9,13 +9,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_lite::stream::{self, Stream, StreamExt};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use http::{HeaderValue, Method, Request as HttpRequest, Response};
+use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use remuda_core::app::{AsyncHandler, Body, Incoming};
+use remuda_core::app::{AsyncHandler, Body, Incoming, fields};
 use remuda_core::worker::alarm::sleep;
 
-use super::request::{Refusal, Request, UPGRADE_WANTED, preferred};
+use super::request::{Refusal, Request, UPGRADE_WANTED, preferred, required_field};
 use super::{Demo, FILLING};
 
 #[async_trait(?Send)]
@@ -38,9 +38,9 @@ impl AsyncHandler for Demo {
             Ok(Request::Events) => events(&request),
             Ok(Request::Info) => self.about(&request),
             Ok(Request::Headers) => headers(&request),
-            Ok(Request::Status { code, body: true }) => text(code, format!("content of a {code}\n")),
-            Ok(Request::Status { code, body: false }) => answer(code, Body::empty()),
+            Ok(Request::Status { code, body }) => status(code, body),
             Ok(Request::Upgrade) => upgrade(request),
+            Ok(Request::Options { allow }) => with(answer(200, Body::empty()), ALLOW, allow),
             Err(refusal) => refuse(&refusal),
         }
     }
@@ -66,11 +66,7 @@ fn text(status: u16, body: impl Into<Body>) -> Response<Body> {
     with(answer(status, body), CONTENT_TYPE, "text/plain")
 }
 
-fn with(
-    mut response: Response<Body>,
-    name: http::HeaderName,
-    value: impl TryInto<HeaderValue>,
-) -> Response<Body> {
+fn with(mut response: Response<Body>, name: HeaderName, value: impl TryInto<HeaderValue>) -> Response<Body> {
     if let Ok(value) = value.try_into() {
         response.headers_mut().insert(name, value);
     }
@@ -173,9 +169,18 @@ fn events(request: &HttpRequest<Incoming>) -> Response<Body> {
 }
 
 fn headers(request: &HttpRequest<Incoming>) -> Response<Body> {
-    let lines = request
-        .headers()
-        .iter()
+    let lines = fields(request)
         .flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
     text(200, lines.collect::<Vec<u8>>())
+}
+
+fn status(code: u16, body: bool) -> Response<Body> {
+    let response = match body {
+        true => text(code, format!("content of a {code}\n")),
+        false => answer(code, Body::empty()),
+    };
+    match required_field(code) {
+        Some((name, value)) => with(response, HeaderName::from_static(name), value),
+        None => response,
+    }
 }

@@ -1,8 +1,10 @@
 //! What a request asks of the demo: path, method and parameters, nothing of connections.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 /// The longest response in bytes, without its framing.
@@ -27,13 +29,24 @@ pub(super) enum Request {
     Echo,
     Sleep(Duration),
     Block(Duration),
-    Stream { chunks: u64, size: u64, pause: Duration },
+    Stream {
+        chunks: u64,
+        size: u64,
+        pause: Duration,
+    },
     Bytes(u64),
     Events,
     Info,
     Headers,
-    Status { code: u16, body: bool },
+    Status {
+        code: u16,
+        body: bool,
+    },
     Upgrade,
+    /// What may be asked for (RFC 9110 §9.3.7).
+    Options {
+        allow: &'static str,
+    },
 }
 
 /// One that cannot.
@@ -41,6 +54,10 @@ pub(super) enum Request {
 pub(super) enum Refusal {
     #[error("there is nothing here")]
     Path,
+    #[error("the path has what no name of a file or a page has")]
+    Text,
+    #[error("no such method is known here")]
+    Unknown,
     #[error("allowed here: {allow}")]
     Method { allow: &'static str },
     #[error("{name} is {value:?}; allowed: a whole number from {from} to {to}")]
@@ -50,18 +67,43 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn status(&self) -> u16 {
         match self {
+            Self::Text | Self::Parameter { .. } => 400,
             Self::Path => 404,
             Self::Method { .. } => 405,
-            Self::Parameter { .. } => 400,
+            Self::Unknown => 501,
         }
     }
 }
 
+/// The methods that are known everywhere, if not allowed (RFC 9110 §9.1): those of RFC 9110 §9.3 but for CONNECT, which no
+/// origin server has a use for, and of RFC 5789.
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
+
 impl Request {
     pub(super) fn of(method: &str, path: &str, query: &str) -> Result<Self, Refusal> {
+        if !METHODS.contains(&method) {
+            return Err(Refusal::Unknown);
+        }
+        let path = decode(path)?;
+        let request = Self::at(&path, query);
+        let allow = match (&*path, &request) {
+            ("*", _) => "GET, HEAD, POST, OPTIONS",
+            (_, Err(Refusal::Path)) => return request,
+            (_, Ok(Self::Echo)) => "POST, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        };
+        match method {
+            "OPTIONS" => Ok(Self::Options { allow }),
+            _ if allow.split(", ").any(|allowed| allowed == method) => request,
+            _ => Err(Refusal::Method { allow }),
+        }
+    }
+
+    /// What is to be had at `path`, by whatever method.
+    fn at(path: &str, query: &str) -> Result<Self, Refusal> {
         let number = |name, default, allowed| number(query, name, default, allowed);
         let pause = |default| number("ms", default, PAUSE).map(Duration::from_millis);
-        let request = match path {
+        Ok(match path {
             "/" => Self::Hello,
             "/echo" => Self::Echo,
             "/sleep" => Self::Sleep(pause(1000)?),
@@ -81,19 +123,30 @@ impl Request {
             },
             "/upgrade" => Self::Upgrade,
             _ => return Err(Refusal::Path),
-        };
-        match (&request, method) {
-            (Self::Echo, "POST") => Ok(request),
-            (Self::Echo, _) => Err(Refusal::Method { allow: "POST" }),
-            (_, "GET" | "HEAD") => Ok(request),
-            _ => Err(Refusal::Method { allow: "GET, HEAD" }),
-        }
+        })
     }
 
     /// Whether the answer is computed at once and small.
     pub(super) fn is_short(&self) -> bool {
-        matches!(self, Self::Hello | Self::Info | Self::Headers | Self::Status { .. })
+        matches!(self, Self::Hello | Self::Info | Self::Headers | Self::Status { .. } | Self::Options { .. })
     }
+}
+
+/// A field without which a response with status `code` is none (RFC 9110 §11.6.1, §11.7.1, §15.5.6, §15.5.22).
+pub(super) fn required_field(code: u16) -> Option<(&'static str, &'static str)> {
+    Some(match code {
+        401 => ("www-authenticate", "Basic realm=\"demo\""),
+        405 => ("allow", "GET, HEAD, OPTIONS"),
+        407 => ("proxy-authenticate", "Basic realm=\"demo\""),
+        426 => ("upgrade", "echo"),
+        _ => return None,
+    })
+}
+
+/// What `text` says without escapes (RFC 3986 §2.1). No name has control characters, or bytes that are not UTF-8.
+fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| Refusal::Text)?;
+    if text.contains(char::is_control) { Err(Refusal::Text) } else { Ok(text) }
 }
 
 /// The parameter `name` of `query`.
@@ -103,13 +156,14 @@ fn number(
     default: u64,
     allowed: RangeInclusive<u64>,
 ) -> Result<u64, Refusal> {
-    let Some((_, value)) = query.split('&').filter_map(|p| p.split_once('=')).find(|(n, _)| *n == name)
-    else {
+    let mut parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+    let Some((_, value)) = parameters.find(|(n, _)| decode(n).is_ok_and(|n| n == name)) else {
         return Ok(default);
     };
+    let value = percent_decode_str(value).decode_utf8_lossy();
     value.parse().ok().filter(|n| allowed.contains(n)).ok_or_else(|| {
         let (from, to) = allowed.into_inner();
-        Refusal::Parameter { name, value: value.to_owned(), from, to }
+        Refusal::Parameter { name, value: value.into_owned(), from, to }
     })
 }
 

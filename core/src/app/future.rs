@@ -4,6 +4,7 @@
 //! and its body are, because frameworks ask for that. The body travels through a pipe of one piece: nothing is read
 //! from the client before the application asks.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::mem;
@@ -58,6 +59,24 @@ impl<H: AsyncHandler> Call for H {
         Box::pin(async move { AsyncHandler::call(&*self, request).await })
     }
 }
+
+/// The fields of a request in the order they were sent, in which equal names need not stand together.
+pub fn fields<B>(request: &Request<B>) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let fields = request.headers();
+    let order: Vec<_> = match request.extensions().get::<Order>() {
+        Some(order) => order.0.iter().filter(|name| fields.contains_key(*name)).collect(),
+        None => fields.keys().collect(),
+    };
+    let mut values = HashMap::new();
+    order.into_iter().filter_map(move |name| {
+        let next = values.entry(name).or_insert_with(|| fields.get_all(name).iter()).next();
+        next.map(|value| (name, value))
+    })
+}
+
+/// The names of all fields of a request that repeats one. Any other's stand in [`HeaderMap`] as they were sent.
+#[derive(Clone)]
+struct Order(Vec<HeaderName>);
 
 /// The body of a response.
 #[derive(Default)]
@@ -400,10 +419,15 @@ fn tell(request: &mut Request<Incoming>, head: &RequestHead, storage: &mut Stora
     let bytes = head.copy_into(&mut storage.room);
     let mut fields = mem::take(&mut storage.fields);
     fields.reserve(head.field_count());
+    let named = |name| HeaderName::from_bytes(&bytes[name]).map_err(|_| Refusal::BadField);
+    let mut repeats = false;
     for (name, value) in head.field_ranges() {
-        let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| Refusal::BadField)?;
         let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| Refusal::BadField)?;
-        fields.try_append(name, value).map_err(|_| Refusal::FieldsTooLarge)?;
+        repeats |= fields.try_append(named(name)?, value).map_err(|_| Refusal::FieldsTooLarge)?;
+    }
+    if repeats {
+        let order: Result<_, _> = head.field_ranges().map(|(name, _)| named(name)).collect();
+        request.extensions_mut().insert(Order(order?));
     }
     *request.method_mut() =
         Method::from_bytes(&bytes[head.method_range()]).map_err(|_| Refusal::BadRequestLine)?;

@@ -30,10 +30,45 @@ fn each_path_is_a_request() {
 #[test]
 fn head_is_as_get_and_other_methods_are_told_which_are_allowed() {
     assert_eq!(Request::of("HEAD", "/bytes", "n=5"), Ok(Request::Bytes(5)));
-    assert_eq!(Request::of("POST", "/", ""), Err(Refusal::Method { allow: "GET, HEAD" }));
-    assert_eq!(Request::of("GET", "/echo", ""), Err(Refusal::Method { allow: "POST" }));
-    // RFC 9110 §9.1: methods are case-sensitive.
-    assert_eq!(Request::of("get", "/", ""), Err(Refusal::Method { allow: "GET, HEAD" }));
+    let (get, post) = ("GET, HEAD, OPTIONS", "POST, OPTIONS");
+    for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE"] {
+        assert_eq!(Request::of(method, "/", ""), Err(Refusal::Method { allow: get }), "{method}");
+        assert_eq!(Request::of(method, "/sleep", "ms=soon"), Err(Refusal::Method { allow: get }), "{method}");
+        assert_eq!(Request::of(method, "/nothing", ""), Err(Refusal::Path), "{method}");
+    }
+    for method in ["GET", "HEAD", "PUT"] {
+        assert_eq!(Request::of(method, "/echo", ""), Err(Refusal::Method { allow: post }), "{method}");
+    }
+}
+
+#[test]
+fn rfc9110_9_1_methods_that_are_not_known_are_so_everywhere() {
+    // They are case-sensitive.
+    for method in ["get", "Head", "PROPFIND", "CONNECT", "X"] {
+        for path in ["/", "/echo", "/nothing", "a:80"] {
+            assert_eq!(Request::of(method, path, ""), Err(Refusal::Unknown), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn rfc9110_9_3_7_options_are_told_of_one_path_or_of_all() {
+    let options = |path| Request::of("OPTIONS", path, "");
+    assert_eq!(options("*"), Ok(Request::Options { allow: "GET, HEAD, POST, OPTIONS" }));
+    assert_eq!(options("/echo"), Ok(Request::Options { allow: "POST, OPTIONS" }));
+    assert_eq!(options("/bytes"), Ok(Request::Options { allow: "GET, HEAD, OPTIONS" }));
+    assert_eq!(options("/nothing"), Err(Refusal::Path));
+}
+
+#[test]
+fn rfc3986_6_2_2_a_path_is_the_same_with_escapes_that_it_does_not_need() {
+    assert_eq!(get("/%62yt%65s", "n=%35"), Ok(Request::Bytes(5)));
+    assert_eq!(get("/bytes", "%6e=5"), Ok(Request::Bytes(5)));
+    assert_eq!(get("/%2Fbytes", ""), Err(Refusal::Path));
+    assert_eq!(get("/bytes%3fn=5", ""), Err(Refusal::Path));
+    for path in ["/%00", "/%0d%0aX: y", "/%c0%af", "/%7f", "/%ff"] {
+        assert_eq!(get(path, ""), Err(Refusal::Text), "{path}");
+    }
 }
 
 #[test]
