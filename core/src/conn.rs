@@ -34,6 +34,7 @@ pub use self::body::{BodyRead, Buffered};
 pub(crate) use self::deadline::sooner;
 pub(crate) use self::response::Overdue;
 pub use self::response::RespondError;
+pub(crate) use self::response::push_interim;
 
 mod body;
 mod buffer;
@@ -85,6 +86,8 @@ pub struct Connection {
     encoder: Encoder,
     /// The response under way announces close, or cannot be followed by another, for this reason.
     last: Option<CloseReason>,
+    /// How that response broke its own Content-Length.
+    breach: Option<RespondError>,
     /// The account of the exchange under way, if somebody asks for it.
     record: Option<Box<Record>>,
 
@@ -164,6 +167,7 @@ impl Connection {
             fault: None,
             encoder: Encoder::Swallow,
             last: None,
+            breach: None,
             record: None,
             head_since: None,
             idle_since: now,
@@ -463,6 +467,7 @@ impl Connection {
         self.body_read = 0;
         self.fault = None;
         self.last = None;
+        self.breach = None;
         self.rx.split_storage(len, &mut head.buf);
         self.body_pace = Pace::with(self.rx.filled().len());
         if let Some(record) = &mut self.record {

@@ -9,14 +9,16 @@ mod encode;
 mod framing;
 mod head;
 mod target;
+mod trailers;
 
-pub(crate) use self::chunked::{ChunkHeader, LAST_CHUNK};
+pub(crate) use self::chunked::ChunkHeader;
 pub use self::date::HttpDate;
 #[cfg(feature = "worker")]
 pub(crate) use self::encode::push_decimal;
 pub use self::encode::{BodyLen, FieldError, ResponseHead};
-pub(crate) use self::encode::{ConnectionField, Framing, encode_head, frame};
+pub(crate) use self::encode::{ConnectionField, Framing, encode_head, encode_interim, frame};
 pub use self::framing::{BodyError, Refusal};
 pub(crate) use self::framing::{Decoded, Decoder};
 pub use self::head::{Fields, Head, RequestHead, Version};
 pub(crate) use self::head::{HeadLimits, Parsed, parse_head};
+pub(crate) use self::trailers::push_end;

@@ -173,6 +173,9 @@ impl Session {
         if let Some(how) = self.connection.overdue() {
             self.complain(&head, how);
         }
+        if let Some(breach) = self.connection.breach() {
+            tracing::error!(request = ?head.view(), "{breach}: the connection ends with that");
+        }
         self.tell_of(head);
         if self.connection.served() != self.counted {
             self.counted = self.connection.served();

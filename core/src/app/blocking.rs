@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 use super::overtime::Limit;
 use super::{AppError, ConnectionInfo, DrainSignal, Handler, Service, internal_error};
+use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection, RespondError};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
@@ -51,12 +53,33 @@ impl Read for BodyReader<'_> {
     }
 }
 
+impl BodyReader<'_> {
+    /// The trailer fields that the client has sent behind a chunked body, without those that must not be there (RFC 9110
+    /// §6.5.1): once a read has given the end, and then once. They are never among the fields of the head.
+    pub fn trailers(&mut self) -> HeaderMap {
+        self.exchange.borrow_mut().trailers()
+    }
+}
+
 /// Answers a request, once.
 pub struct Responder<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,
 }
 
 impl<'a> Responder<'a> {
+    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), at once. There may be any number before the
+    /// answer. A client of HTTP/1.0 knows none and is sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is first read), or the connection
+    /// has ended.
+    pub fn interim(&self, head: &ResponseHead) -> io::Result<()> {
+        let mut exchange = self.exchange.borrow_mut();
+        exchange.interim(head)?;
+        exchange.flush()
+    }
+
     /// Sends the whole response, with its Content-Length. Large bodies are not copied. What has not been read of
     /// the request body by now is not read any more.
     ///
@@ -106,6 +129,16 @@ impl<'a> Responder<'a> {
 /// until the kernel has all of it. The body ends when the handler returns `Ok`.
 pub struct BodyWriter<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,
+}
+
+impl BodyWriter<'_> {
+    /// Writes nothing more, and has `trailers` follow the body (RFC 9110 §6.5). They are sent where the response is chunked, and
+    /// dropped for HTTP/1.0, for HEAD and where there is a Content-Length; so are fields that must not be trailers,
+    /// such as those that frame, route, authenticate or describe the content (§6.5.1). A `Trailer` field in the head
+    /// announces them. A client that will not lose them on the way says `TE: trailers` (§10.1.4).
+    pub fn finish(self, trailers: HeaderMap) {
+        self.exchange.borrow_mut().end_with(trailers);
+    }
 }
 
 impl Write for BodyWriter<'_> {
@@ -168,18 +201,19 @@ pub(crate) fn answer(
     place: &mut impl Place,
 ) -> Option<Time> {
     let info = place.with(|connection, _| connection.info())?;
-    let exchange = RefCell::new(Exchange { place, service, info, told: false, limit: None });
+    let exchange =
+        RefCell::new(Exchange { place, service, info, told: false, limit: None, trailers: HeaderMap::new() });
     let result = catch_unwind(AssertUnwindSafe(|| {
         handler.call(&head.view(), BodyReader { exchange: &exchange }, Responder { exchange: &exchange })
     }));
-    let Exchange { place, limit, .. } = exchange.into_inner();
+    let Exchange { place, limit, trailers, .. } = exchange.into_inner();
     if let Err(panic) = &result {
         service.note_panic(&**panic);
     }
     let ended = place.with(|connection, turn| {
         let cx = turn.cx();
         connection.expire(&cx);
-        end(result, head, connection, &cx);
+        end(result, head, connection, &trailers, &cx);
         if connection.overdue().is_none() {
             limit.iter().for_each(|limit| limit.lift());
         }
@@ -196,6 +230,7 @@ fn end(
     result: thread::Result<Result<(), AppError>>,
     head: &RequestHead,
     connection: &mut Connection,
+    trailers: &HeaderMap,
     cx: &Cx<'_>,
 ) {
     match result {
@@ -203,11 +238,8 @@ fn end(
             tracing::error!(request = ?head.view(), "the handler returned without answering");
             internal_error(connection, false, cx);
         }
-        Ok(Ok(())) => {
-            if let Err(error @ RespondError::TooShort { .. }) = connection.finish(cx.now) {
-                tracing::error!(request = ?head.view(), "{error}");
-            }
-        }
+        // What may be wrong with that, the connection remembers.
+        Ok(Ok(())) => drop(connection.finish_with(trailers, cx.now)),
         // The peer's fault or that of the time, which the handler only passed on.
         Ok(Err(error)) if connection.body_fault().is_some() || connection.is_ending() => {
             tracing::debug!(request = ?head.view(), "{error}");
@@ -227,11 +259,14 @@ fn end(
 /// What handles do, behind one cell, whatever the lifetimes inside.
 trait Operations {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn trailers(&mut self) -> HeaderMap;
+    fn interim(&mut self, head: &ResponseHead) -> io::Result<()>;
     fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()>;
     fn begin(&mut self, head: &ResponseHead) -> io::Result<()>;
     fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()>;
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     fn flush(&mut self) -> io::Result<()>;
+    fn end_with(&mut self, trailers: HeaderMap);
     fn info(&self) -> ConnectionInfo;
     fn drain(&mut self) -> DrainSignal;
 }
@@ -244,6 +279,8 @@ struct Exchange<'a, P> {
     told: bool,
     /// What tells the handler that it has had its time, once it has asked for that.
     limit: Option<Arc<Limit>>,
+    /// What follows the response's body.
+    trailers: HeaderMap,
 }
 
 impl<P: Place> Exchange<'_, P> {
@@ -294,6 +331,19 @@ impl<P: Place> Operations for Exchange<'_, P> {
         read
     }
 
+    fn trailers(&mut self) -> HeaderMap {
+        self.place.with(|connection, _| connection.take_trailers()).unwrap_or_default()
+    }
+
+    fn interim(&mut self, head: &ResponseHead) -> io::Result<()> {
+        self.with(|connection, turn| {
+            while connection.unsent() >= HIGH_WATER {
+                turn.advance(connection)?;
+            }
+            connection.interim(head, &turn.cx()).map_err(respond_error)
+        })
+    }
+
     fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()> {
         self.with(|connection, turn| {
             let cx = turn.cx();
@@ -334,6 +384,10 @@ impl<P: Place> Operations for Exchange<'_, P> {
             }
             Ok(())
         })
+    }
+
+    fn end_with(&mut self, trailers: HeaderMap) {
+        self.trailers = trailers;
     }
 
     fn info(&self) -> ConnectionInfo {

@@ -21,6 +21,7 @@ use http_body_util::BodyExt;
 
 use self::incoming::Pipe;
 pub use self::incoming::{Incoming, RequestInfo};
+use self::interim::Interim;
 use super::{AppError, Service, internal_error};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection};
@@ -28,6 +29,7 @@ use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead, Versi
 use crate::machine::{CloseReason, Cx};
 
 mod incoming;
+mod interim;
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -99,6 +101,11 @@ impl Body {
     }
 
     /// A body that is produced as it is sent. An error ends the connection without a proper end of the body.
+    ///
+    /// Trailer fields end it. They are sent where the response is chunked, which one with a `Trailer` field is rather than have
+    /// the length that its body tells, and dropped for HTTP/1.0, for HEAD and where there is a Content-Length; so are
+    /// fields that must not be trailers (RFC 9110 §6.5.1). A client that will not lose them on the way says `TE: trailers`
+    /// (§10.1.4).
     pub fn new<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes> + 'static,
@@ -163,11 +170,14 @@ pub(crate) struct Storage {
     fields: HeaderMap,
     /// The encoded fields of the last response, for the next.
     head: Vec<u8>,
+    /// What the last application may have sent before its response, for the next unless that still has it.
+    interim: Arc<Interim>,
 }
 
 /// One exchange with an async application.
 pub(crate) struct Exchange {
     stage: Stage,
+    interim: Arc<Interim>,
     pipe: Option<Arc<Pipe>>,
     /// The pipe in its place once the protocol has changed, while that may still happen.
     upgrade: Option<Arc<Pipe>>,
@@ -199,10 +209,15 @@ impl Exchange {
     ) -> Result<Self, Refusal> {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
-        let info = RequestInfo { drain: service.drain.clone(), connection: connection.info() };
         let upgrade = connection.offers_upgrade().then(|| Arc::new(Pipe::new(None)));
-        let body = Incoming::new(pipe.clone(), info).with_upgrade(upgrade.clone());
-        let mut request = Request::new(body);
+        let interim = storage.interim();
+        let info = RequestInfo {
+            drain: service.drain.clone(),
+            connection: connection.info(),
+            interim: interim.clone(),
+            upgrade: upgrade.clone(),
+        };
+        let mut request = Request::new(Incoming::new(pipe.clone(), info));
         tell(&mut request, head, storage)?;
         let call = call.clone();
         // The application may panic before there is a future.
@@ -212,7 +227,7 @@ impl Exchange {
             Err(panic) => Box::pin(async move { std::panic::resume_unwind(panic) }),
         };
         drop(polling);
-        Ok(Self { stage: Stage::Calling(future), pipe, upgrade })
+        Ok(Self { stage: Stage::Calling(future), interim, pipe, upgrade })
     }
 
     /// Goes on as far as possible without waiting; `true` once the exchange is over.
@@ -230,10 +245,22 @@ impl Exchange {
                 Poll::Ready(false) => {}
                 // What the application has just asked for may be here already.
                 Poll::Pending if self.feed(connection, cx) => {}
-                Poll::Pending => return false,
+                Poll::Pending => {
+                    if connection.unsent() < HIGH_WATER {
+                        self.send_interim(connection, cx);
+                    }
+                    return false;
+                }
             }
         }
         true
+    }
+
+    /// Queues what the application has sent before its response.
+    fn send_interim(&self, connection: &mut Connection, cx: &Cx<'_>) {
+        if let Some(heads) = self.interim.take() {
+            connection.queue_interim(&heads, cx.now);
+        }
     }
 
     /// Polls what the exchange waits for; ready with whether it is over.
@@ -246,6 +273,9 @@ impl Exchange {
     ) -> Poll<bool> {
         let mut context = Context::from_waker(cx.waker);
         let polling = self.pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
+        if let Stage::Calling(_) = self.stage {
+            self.interim.polling(cx.waker);
+        }
         // A size hint and the destructor of the future are the application's code as well.
         let result = catch_unwind(AssertUnwindSafe(|| match &mut self.stage {
             Stage::Calling(future) => future.as_mut().poll(&mut context).map(|response| {
@@ -264,6 +294,8 @@ impl Exchange {
             Ok(Poll::Ready(Polled::Head(parts, len))) => {
                 // A handler that has returned has dropped what it did not keep for the response.
                 self.is_abandoned(connection);
+                self.interim.close();
+                self.send_interim(connection, cx);
                 let upgrade = self.settle_upgrade(parts.status == StatusCode::SWITCHING_PROTOCOLS);
                 let over = respond(connection, parts, len, upgrade, storage, cx)
                     || self.send_at_once(connection, cx);
@@ -311,8 +343,11 @@ impl Exchange {
         }
         let mut piece = [0; PIECE];
         match connection.read_body(&mut piece, cx) {
-            BodyRead::Data(n) => pipe.give(Bytes::copy_from_slice(&piece[..n]), !connection.expects_body()),
-            BodyRead::End => pipe.end(Ok(())),
+            BodyRead::Data(n) => {
+                let last = (!connection.expects_body()).then(|| connection.take_trailers());
+                pipe.give(Bytes::copy_from_slice(&piece[..n]), last);
+            }
+            BodyRead::End => pipe.end(Ok(connection.take_trailers())),
             BodyRead::Aborted(error) => pipe.end(Err(error)),
             BodyRead::NeedInput => return false,
         }
@@ -334,6 +369,7 @@ const PIECE: usize = 16 * 1024;
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.interim.close();
         // First, so that a reader that is dropped with the rest wakes nobody.
         for pipe in [&self.pipe, &self.upgrade].into_iter().flatten() {
             pipe.close();
@@ -343,6 +379,17 @@ impl Drop for Exchange {
         if catch_unwind(AssertUnwindSafe(|| drop(stage))).is_err() {
             tracing::error!("a handler panicked while it was dropped");
         }
+    }
+}
+
+impl Storage {
+    /// A place for interim responses that no other exchange has to do with.
+    fn interim(&mut self) -> Arc<Interim> {
+        match Arc::get_mut(&mut self.interim) {
+            Some(former) => *former = Interim::default(),
+            None => self.interim = Arc::default(),
+        }
+        self.interim.clone()
     }
 }
 
@@ -361,7 +408,7 @@ impl fmt::Debug for Exchange {
 fn respond(
     connection: &mut Connection,
     mut parts: response::Parts,
-    len: BodyLen,
+    mut len: BodyLen,
     upgrade: bool,
     storage: &mut Storage,
     cx: &Cx<'_>,
@@ -373,6 +420,9 @@ fn respond(
     let mut head = ResponseHead::within(parts.status, mem::take(&mut storage.head));
     for (name, value) in &parts.headers {
         head.push_valid(name.as_str(), value.as_bytes());
+    }
+    if head.announces_trailers() {
+        len = BodyLen::Unknown;
     }
     parts.headers.clear();
     storage.fields = parts.headers;
@@ -395,10 +445,11 @@ fn respond(
 /// Queues a frame of the response body; `true` once the response is over.
 fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError>>, cx: &Cx<'_>) -> bool {
     let result = match frame {
-        // Trailers are dropped: nobody has asked for them (RFC 9110 §6.5.1).
-        Some(Ok(frame)) => match frame.into_data() {
+        Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => connection.write_shared(data, cx.now).map(|()| false),
-            Err(_) => Ok(false),
+            Err(Ok(trailers)) => connection.finish_with(&trailers, cx.now).map(|()| true),
+            // A frame of a kind that HTTP/1.1 does not have.
+            Err(Err(_)) => Ok(false),
         },
         None => connection.finish(cx.now).map(|()| true),
         Some(Err(error)) => {
@@ -407,8 +458,8 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
             return true;
         }
     };
-    result.unwrap_or_else(|error| {
-        tracing::error!("the response body was not accepted: {error}");
+    // What is wrong with its length, the connection remembers.
+    result.unwrap_or_else(|_| {
         connection.abort(CloseReason::ApplicationFailed);
         true
     })

@@ -1,8 +1,10 @@
 //! The request's half of an exchange: its body on the way to the application (RFC 9112 §6, §7.1), or away if nobody reads it.
 
+use http::HeaderMap;
+
 use super::{Connection, Fate, Input, Receiving, Sending};
 use crate::config::{DISCARD_MAX, READ_BUFFER_MAX};
-use crate::http1::{BodyError, Decoded};
+use crate::http1::{BodyError, Decoded, Decoder};
 use crate::machine::{CloseReason, Cx};
 use crate::time::Time;
 
@@ -72,6 +74,15 @@ impl Connection {
         BodyRead::NeedInput
     }
 
+    /// Gives the trailer fields of a request body that was read to its end, once: without those that must not be trailers
+    /// (RFC 9110 §6.5.1), and never among the fields of the head (RFC 9112 §7.1.2).
+    pub fn take_trailers(&mut self) -> HeaderMap {
+        match self.receiving {
+            Receiving::Done => self.decoder.take_trailers(),
+            _ => HeaderMap::new(),
+        }
+    }
+
     /// Whether all of the request body is in the read buffer; asks for more of it if it is not and would fit.
     pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
         if self.receiving != Receiving::Body
@@ -137,6 +148,7 @@ impl Connection {
         }
         if self.decoder.is_done() {
             self.enter(Input::BodyEnd);
+            self.decoder = Decoder::none();
             self.idle_since = now;
             self.begin_head(now);
         } else if self.eof {

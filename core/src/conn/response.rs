@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use thiserror::Error;
 
 use super::buffer::OutQueue;
@@ -10,8 +11,8 @@ use super::pace::Pace;
 use super::{Connection, Fate, Input, Receiving, Sending};
 use crate::config::HIGH_WATER;
 use crate::http1::{
-    BodyLen, ChunkHeader, ConnectionField, Decoder, FieldError, Framing, LAST_CHUNK, Refusal, RequestHead,
-    ResponseHead, Version, encode_head, frame,
+    BodyLen, ChunkHeader, ConnectionField, Decoder, FieldError, Framing, Refusal, RequestHead, ResponseHead,
+    Version, encode_head, encode_interim, frame, push_end,
 };
 use crate::machine::{CloseReason, Cx, Timer};
 use crate::shutdown::Announce;
@@ -30,17 +31,33 @@ pub enum RespondError {
     /// An interim status cannot answer a request.
     #[error("status {0} is not a final response")]
     Interim(u16),
+    /// A final status, 100 or 101 is no interim response for an application to send.
+    #[error("status {0} is not an interim response that applications send; allowed: 102 to 199")]
+    NotInterim(u16),
+    /// So much of earlier interim responses waits to be sent that this one has no room.
+    #[error("{waiting} bytes of interim responses wait to be sent, limit {HIGH_WATER}")]
+    Full {
+        /// How many bytes wait.
+        waiting: usize,
+    },
     /// The client did not offer to change the protocol, or not before all of its request was read.
     #[error("the client has not offered to change the protocol")]
     NotOffered,
     /// More was written than Content-Length said.
-    #[error("the response body is longer than its content-length")]
-    TooLong,
+    #[error("the response body is at least {written} bytes long, its content-length is {length}")]
+    TooLong {
+        /// How many bytes were announced.
+        length: u64,
+        /// How many the application has written, those that were not accepted included.
+        written: u64,
+    },
     /// The response ended before Content-Length bytes.
-    #[error("the response body is {missing} bytes shorter than its content-length")]
+    #[error("the response body has ended after {written} bytes, its content-length is {length}")]
     TooShort {
-        /// How many bytes were not written.
-        missing: u64,
+        /// How many bytes were announced.
+        length: u64,
+        /// How many the application has written.
+        written: u64,
     },
     /// The connection has ended.
     #[error("the connection has ended")]
@@ -59,8 +76,11 @@ pub(crate) enum Overdue {
 /// How the body of the response under way is put on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Encoder {
-    /// This many bytes more.
-    Length(u64),
+    /// So many bytes more, `of` as many.
+    Length {
+        left: u64,
+        of: u64,
+    },
     Chunked,
     /// As it comes, until the connection ends.
     Raw,
@@ -95,13 +115,36 @@ impl Connection {
         self.encoder = match framing {
             Framing::Nothing => Encoder::Swallow,
             _ if self.request.is_head || head.status() == 304 || head.status() == 205 => Encoder::Swallow,
-            Framing::Length(n) => Encoder::Length(n),
+            Framing::Length(n) => Encoder::Length { left: n, of: n },
             Framing::Chunked => Encoder::Chunked,
             Framing::UntilClose => Encoder::Raw,
         };
         self.queue_head(head, framing, connection, cx);
         self.enter(Input::ResponseHead);
         Ok(())
+    }
+
+    /// Queues an interim response, of which there may be any number before the final one (RFC 9110 §15.2). A client of
+    /// HTTP/1.0, which knows none, is sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`RespondError`]; nothing has been queued then. 100 is sent when the body is read, and 101 by
+    /// [`upgrade`](Self::upgrade).
+    pub fn interim(&mut self, head: &ResponseHead, cx: &Cx<'_>) -> Result<(), RespondError> {
+        self.may_respond(head)?;
+        let mut bytes = Vec::new();
+        push_interim(&mut bytes, head)?;
+        self.queue_interim(&bytes, cx.now);
+        Ok(())
+    }
+
+    /// Queues interim responses that have been encoded, unless the client knows none or has its final response.
+    pub(crate) fn queue_interim(&mut self, heads: &[u8], now: Time) {
+        if self.awaits_response() && self.request.version == Version::Http11 {
+            self.begin_queueing(now);
+            self.tx.push(heads);
+        }
     }
 
     /// Answers 101 and leaves the connection to the application: raw bytes both ways from here on.
@@ -162,6 +205,16 @@ impl Connection {
     ///
     /// `TooShort` if bytes are missing: the connection then ends without them.
     pub fn finish(&mut self, now: Time) -> Result<(), RespondError> {
+        self.finish_with(&HeaderMap::new(), now)
+    }
+
+    /// Ends the response with trailer fields. They are dropped where the body is not chunked (HTTP/1.0, HEAD, a length that is
+    /// known, no content), and so is one that must not be a trailer (RFC 9110 §6.5.1).
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish).
+    pub fn finish_with(&mut self, trailers: &HeaderMap, now: Time) -> Result<(), RespondError> {
         if self.fate != Fate::Open {
             return Err(RespondError::Closed);
         }
@@ -169,13 +222,12 @@ impl Connection {
             return Err(RespondError::NoRequest);
         }
         match self.encoder {
-            Encoder::Length(missing) if missing > 0 => {
-                self.abort(CloseReason::ApplicationFailed);
-                return Err(RespondError::TooShort { missing });
+            Encoder::Length { left, of } if left > 0 => {
+                return Err(self.breaks_off(RespondError::TooShort { length: of, written: of - left }));
             }
             Encoder::Chunked => {
                 self.begin_queueing(now);
-                self.tx.push(LAST_CHUNK);
+                self.tx.push_with(|out| push_end(out, trailers));
             }
             _ => {}
         }
@@ -190,6 +242,10 @@ impl Connection {
         self.body_since = now;
         self.body_read = 0;
         self.body_wanted = false;
+        if self.receiving == Receiving::Head {
+            // Trailers that nobody has asked for.
+            self.decoder = Decoder::none();
+        }
         self.begin_head(now);
         self.rx.shrink();
         Ok(())
@@ -257,6 +313,11 @@ impl Connection {
     /// Whether nothing that is written of the response under way is sent.
     pub(crate) fn swallows_body(&self) -> bool {
         self.encoder == Encoder::Swallow
+    }
+
+    /// How the response under way broke its own Content-Length, if it did.
+    pub(crate) fn breach(&self) -> Option<&RespondError> {
+        self.breach.as_ref()
     }
 
     /// What has become of the request under way if its handler takes longer than it may.
@@ -344,16 +405,23 @@ impl Connection {
         }
         match &mut self.encoder {
             Encoder::Swallow => Ok(offered),
-            Encoder::Length(left) if offered as u64 > *left => {
-                self.abort(CloseReason::ApplicationFailed);
-                Err(RespondError::TooLong)
+            &mut Encoder::Length { left, of } if offered as u64 > left => {
+                let written = (of - left).saturating_add(offered as u64);
+                Err(self.breaks_off(RespondError::TooLong { length: of, written }))
             }
-            Encoder::Length(left) => {
+            Encoder::Length { left, .. } => {
                 *left -= fit as u64;
                 Ok(fit)
             }
             Encoder::Chunked | Encoder::Raw => Ok(fit),
         }
+    }
+
+    /// The application has broken the length that it announced: its client sees that by the end of the connection.
+    fn breaks_off(&mut self, error: RespondError) -> RespondError {
+        self.abort(CloseReason::ApplicationFailed);
+        self.breach = Some(error.clone());
+        error
     }
 
     fn queue_chunk(&mut self, len: usize, queue: impl FnOnce(&mut OutQueue)) {
@@ -403,4 +471,18 @@ impl Connection {
             self.write_since = now;
         }
     }
+}
+
+/// Appends the head of an interim response.
+///
+/// # Errors
+///
+/// `head` is invalid, or that of none.
+pub(crate) fn push_interim(out: &mut Vec<u8>, head: &ResponseHead) -> Result<(), RespondError> {
+    head.check()?;
+    if !matches!(head.status(), 102..200) {
+        return Err(RespondError::NotInterim(head.status()));
+    }
+    encode_interim(out, head);
+    Ok(())
 }

@@ -52,7 +52,7 @@ fn a_request_is_answered_once() {
     assert_eq!(connection.finish(START), Err(RespondError::NoRequest));
     assert_eq!(connection.respond(&head, BodyLen::Exact(1), &cx), Ok(()));
     assert_eq!(connection.respond(&head, BodyLen::Exact(1), &cx), Err(RespondError::NoRequest));
-    assert_eq!(connection.finish(START), Err(RespondError::TooShort { missing: 1 }));
+    assert_eq!(connection.finish(START), Err(RespondError::TooShort { length: 1, written: 0 }));
     assert_eq!(connection.write(b"x", START), Err(RespondError::Closed));
     assert_eq!(connection.finish(START), Err(RespondError::Closed));
 }

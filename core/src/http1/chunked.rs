@@ -1,21 +1,28 @@
 //! The chunked transfer coding (RFC 9112 §7.1), both ways.
 //!
-//! Lines end with CRLF and nothing else. Extensions and trailers are checked for their form and dropped; both are bounded together with all other padding, so that a body cannot consist of framing
+//! Lines end with CRLF and nothing else. Extensions are checked for their form and dropped, trailers checked and kept for
+//! whoever asks; both are bounded together with all other padding, so that a body cannot consist of framing
 //! without end. An error is final: what comes behind it is never taken for a body.
 
-use super::framing::{BodyError, Decoded};
+use http::HeaderMap;
 
-/// What ends a chunked body: the last chunk and an empty trailer section.
-pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+use super::framing::{BodyError, Decoded};
+use super::trailers;
 
 /// Bytes that chunk extensions, trailers and leading zeros of sizes may take together in one body.
 const OVERHEAD_MAX: u32 = 16 * 1024;
+
+/// Trailer fields that one body may have.
+const TRAILERS_MAX: u32 = 100;
 
 /// A chunked body on its way in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkDecoder {
     state: State,
     overhead: u32,
+    /// The lines of the trailer section.
+    trailers: Vec<u8>,
+    trailer_count: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +72,16 @@ enum Extension {
 
 impl ChunkDecoder {
     pub(crate) fn new() -> Self {
-        Self { state: State::SizeStart, overhead: 0 }
+        Self { state: State::SizeStart, overhead: 0, trailers: Vec::new(), trailer_count: 0 }
     }
 
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Gives the trailer fields that were read, once.
+    pub(crate) fn take_trailers(&mut self) -> HeaderMap {
+        trailers::read(&std::mem::take(&mut self.trailers))
     }
 
     /// See [`Decoder::decode`](super::Decoder::decode).
@@ -85,7 +97,12 @@ impl ChunkDecoder {
                 }
                 State::Done => break,
                 state => match self.framing(state, input[skip]) {
-                    Ok(next) => self.state = next,
+                    Ok(next) => {
+                        if state.is_trailer() {
+                            self.trailers.push(input[skip]);
+                        }
+                        self.state = next;
+                    }
                     Err(what) => {
                         self.state = State::Failed(what);
                         return Err(BodyError::Chunked(what));
@@ -137,7 +154,13 @@ impl ChunkDecoder {
                 self.spend()?;
                 State::TrailerName
             }
-            (State::TrailerName, b':') => State::TrailerValue,
+            (State::TrailerName, b':') => {
+                self.trailer_count += 1;
+                if self.trailer_count > TRAILERS_MAX {
+                    return Err("there are more than 100 trailer fields");
+                }
+                State::TrailerValue
+            }
             (State::TrailerStart | State::TrailerName, _) => return Err("a trailer field has no valid name"),
             (State::TrailerValue, b'\r') => State::TrailerLf,
             (State::TrailerValue, _) => {
@@ -161,6 +184,13 @@ impl ChunkDecoder {
             return Err("extensions, trailers and padding are over 16384 bytes");
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Whether what comes belongs to a line of the trailer section, or ends one.
+    fn is_trailer(self) -> bool {
+        matches!(self, Self::TrailerStart | Self::TrailerName | Self::TrailerValue | Self::TrailerLf)
     }
 }
 

@@ -23,6 +23,10 @@ pub struct ResponseHead {
     has_date: bool,
     wants_close: bool,
     upgrade: Option<Box<str>>,
+    /// Names of trailer fields, as the application announces them.
+    trailer: Option<Box<[u8]>>,
+    /// Names that its own Connection field has.
+    hops: Vec<Box<[u8]>>,
     error: Option<FieldError>,
 }
 
@@ -99,6 +103,8 @@ impl ResponseHead {
             has_date: false,
             wants_close: false,
             upgrade: None,
+            trailer: None,
+            hops: Vec::new(),
             error: None,
         }
     }
@@ -111,8 +117,8 @@ impl ResponseHead {
     /// Adds a field. An invalid one makes sending the head fail; the first such error is kept.
     ///
     /// `Connection: close` is taken as a wish, `Content-Length` as the length of the body, `Upgrade` is sent
-    /// with a 101 or 426 only, and the other fields that belong to the connection (RFC 9110 §7.6.1) are
-    /// dropped.
+    /// with a 101 or 426 only, `Trailer` where trailer fields can be, and the other fields that belong to the connection
+    /// (RFC 9110 §7.6.1), also those that a `Connection` field names, are dropped.
     #[must_use]
     pub fn field(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.push_field(name, value.as_ref());
@@ -136,6 +142,11 @@ impl ResponseHead {
     /// See [`FieldError`].
     pub fn check(&self) -> Result<(), FieldError> {
         self.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the application announces trailer fields.
+    pub(crate) fn announces_trailers(&self) -> bool {
+        self.trailer.is_some()
     }
 
     /// Whether the application asked for the connection to end.
@@ -166,28 +177,57 @@ impl ResponseHead {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
             2 if is("te") => return,
-            4 if is("date") => self.has_date = true,
             7 if is("upgrade") => {
                 self.upgrade = Some(String::from_utf8_lossy(value).into());
                 return;
             }
-            7 if is("trailer") => return,
-            10 if is("connection") => {
-                let mut options = value.split(|&b| b == b',');
-                self.wants_close |= options.any(|o| o.trim_ascii().eq_ignore_ascii_case(b"close"));
-                return;
-            }
+            7 if is("trailer") => return self.announce_trailers(value),
+            10 if is("connection") => return self.set_connection(value),
             10 if is("keep-alive") => return,
             14 if is("content-length") => return self.set_content_length(value),
             16 if is("proxy-connection") => return,
             17 if is("transfer-encoding") => return,
             _ => {}
         }
+        if self.hops.iter().any(|hop| name.as_bytes().eq_ignore_ascii_case(hop)) {
+            return;
+        }
+        self.has_date |= is("date");
         self.fields.reserve(name.len() + value.len() + 4);
         self.fields.extend_from_slice(name.as_bytes());
         self.fields.extend_from_slice(b": ");
         self.fields.extend_from_slice(value);
         self.fields.extend_from_slice(b"\r\n");
+    }
+
+    /// Takes the wish to close; whatever else is named belongs to a connection that is not ours (RFC 9110 §7.6.1).
+    fn set_connection(&mut self, value: &[u8]) {
+        for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            let is = |other: &[u8]| option.eq_ignore_ascii_case(other);
+            if is(b"close") {
+                self.wants_close = true;
+            } else if !option.is_empty() && !is(b"keep-alive") && !is(b"upgrade") {
+                self.drop_field(option);
+                self.hops.push(option.into());
+            }
+        }
+    }
+
+    fn drop_field(&mut self, name: &[u8]) {
+        let is_other = |line: &&[u8]| {
+            !line.split(|&b| b == b':').next().is_some_and(|other| other.eq_ignore_ascii_case(name))
+        };
+        let lines = self.fields.split_inclusive(|&b| b == b'\n');
+        self.fields = lines.filter(is_other).flatten().copied().collect();
+        self.has_date &= !name.eq_ignore_ascii_case(b"date");
+    }
+
+    fn announce_trailers(&mut self, names: &[u8]) {
+        let names = match self.trailer.take() {
+            Some(others) => [&others, b", ".as_slice(), names].concat(),
+            None => names.to_vec(),
+        };
+        self.trailer = Some(names.into());
     }
 
     fn set_content_length(&mut self, value: &[u8]) {
@@ -217,17 +257,7 @@ pub(crate) fn encode_head(
     connection: ConnectionField,
     date: &HttpDate,
 ) {
-    out.reserve(128 + head.fields.len());
-    if head.status == StatusCode::OK {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    } else {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(head.status.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(&head.fields);
+    push_beginning(out, head);
     // RFC 9110 §6.6.1: an origin server with a clock sends Date in 2xx, 3xx and 4xx; so does everyone in 5xx.
     if !head.has_date && !head.status.is_informational() {
         out.extend_from_slice(b"Date: ");
@@ -240,7 +270,15 @@ pub(crate) fn encode_head(
             push_decimal(out, n);
             out.extend_from_slice(b"\r\n");
         }
-        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Chunked => {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            // RFC 9110 §6.6.2: where there can be trailer fields, they should be announced.
+            if let Some(names) = &head.trailer {
+                out.extend_from_slice(b"Trailer: ");
+                out.extend_from_slice(names);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
         Framing::Nothing | Framing::UntilClose => {}
     }
     out.extend_from_slice(match connection {
@@ -262,9 +300,30 @@ pub(crate) fn encode_head(
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends the head of an interim response to `out` (RFC 9110 §15.2): it says nothing of framing, connection and date.
+pub(crate) fn encode_interim(out: &mut Vec<u8>, head: &ResponseHead) {
+    push_beginning(out, head);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the status line and the application's fields.
+fn push_beginning(out: &mut Vec<u8>, head: &ResponseHead) {
+    out.reserve(128 + head.fields.len());
+    if head.status == StatusCode::OK {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(head.status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(&head.fields);
+}
+
 /// How a response is framed: by the request's method and version, its status and its length (RFC 9112 §6.3).
 ///
-/// A length among the fields counts where the body tells none.
+/// A length among the fields counts, whatever the body tells: a body that belies it is found out.
 pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: Version) -> Framing {
     match (head.status(), head.content_length, len) {
         // RFC 9110 §15.3.6: a 205 says that it has no content.
@@ -273,8 +332,7 @@ pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: V
         (304, Some(n), _) => Framing::Length(n),
         _ if head.is_bodiless() => Framing::Nothing,
         // RFC 9110 §9.3.2: what a HEAD response says of its length is said of the GET's.
-        (_, Some(n), _) if is_head => Framing::Length(n),
-        (_, _, BodyLen::Exact(n)) | (_, Some(n), BodyLen::Unknown) => Framing::Length(n),
+        (_, Some(n), _) | (_, None, BodyLen::Exact(n)) => Framing::Length(n),
         (_, None, BodyLen::Unknown) if is_head => Framing::Nothing,
         (_, None, BodyLen::Unknown) if version == Version::Http11 => Framing::Chunked,
         (_, None, BodyLen::Unknown) => Framing::UntilClose,

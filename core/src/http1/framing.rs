@@ -1,5 +1,6 @@
 //! How a message body ends (RFC 9112 §6), and what a peer may do wrong.
 
+use http::HeaderMap;
 use thiserror::Error;
 
 use super::chunked::ChunkDecoder;
@@ -69,6 +70,14 @@ impl Decoder {
             Kind::Length(left) => *left == 0,
             Kind::Chunked(chunks) => chunks.is_done(),
             Kind::Raw => false,
+        }
+    }
+
+    /// Gives the trailer fields of a body that is over, once.
+    pub(crate) fn take_trailers(&mut self) -> HeaderMap {
+        match &mut self.0 {
+            Kind::Chunked(chunks) if chunks.is_done() => chunks.take_trailers(),
+            _ => HeaderMap::new(),
         }
     }
 

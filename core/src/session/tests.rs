@@ -16,6 +16,7 @@ mod front;
 mod futures;
 mod hand_off;
 mod handlers;
+mod interim;
 mod observer;
 mod overtime;
 mod pace;
@@ -107,6 +108,23 @@ impl Handler for Tester {
                 } else {
                     self.log(format!("{:?}", out.write(b"x").map_err(|error| error.kind())));
                 }
+            }
+            "/hints" => {
+                for n in 0..number {
+                    out.interim(&ResponseHead::new(103).field("Link", format!("</{n}.css>; rel=preload")))?;
+                }
+                out.send(ok, "hello")?;
+            }
+            // The length that is announced is not that of what is sent.
+            "/sent-length" => out.send(ok.field("Content-Length", number.to_string()), "abcd")?,
+            // Answers with the trailers of the request.
+            "/trailers" => {
+                assert!(body.trailers().is_empty(), "not before the end");
+                body.read_to_end(&mut Vec::new())?;
+                let trailers = body.trailers();
+                let mut out = out.stream(ok.field("Trailer", "X-Sum"))?;
+                out.write_all(b"done")?;
+                out.finish(trailers);
             }
             "/bad-field" => out.send(ok.field("X", "a\r\nb"), "never")?,
             "/interim" => out.send(ResponseHead::new(100), "")?,

@@ -7,12 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
+use super::interim::Interim;
 use crate::app::{ConnectionInfo, DrainSignal};
-use crate::http1::BodyError;
+use crate::conn::RespondError;
+use crate::http1::{BodyError, ResponseHead};
 
 /// The body of a request, as it arrives. A body that the client did not complete ends with an error, never early.
+///
+/// Trailer fields are its last frame, if the client has sent any that may be there (RFC 9110 §6.5.1); they are never among the
+/// fields of the request.
 ///
 /// It may move to another task or thread. Dropping it tells that nobody wants the rest. The first poll asks a client
 /// that waits for it to go on (100, RFC 9110 §10.1.1).
@@ -20,8 +26,6 @@ use crate::http1::BodyError;
 /// It also carries what is known of the request beside its head, see [`info`](Self::info).
 pub struct Incoming {
     pipe: Option<Arc<Pipe>>,
-    /// What may follow the request in another protocol.
-    upgrade: Option<Arc<Pipe>>,
     info: RequestInfo,
 }
 
@@ -33,18 +37,36 @@ pub struct RequestInfo {
     pub drain: DrainSignal,
     /// What is known of the connection.
     pub connection: ConnectionInfo,
+    /// What is sent before the response.
+    pub(super) interim: Arc<Interim>,
+    /// What may follow the request in another protocol.
+    pub(super) upgrade: Option<Arc<Pipe>>,
+}
+
+impl RequestInfo {
+    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), before whatever the application waits for next.
+    /// There may be any number before the response. A client of HTTP/1.0 knows none and is sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is first read), as much of
+    /// earlier ones as [`HIGH_WATER`](crate::config::HIGH_WATER) waits to be sent, or the response has begun.
+    pub fn interim(&self, head: &ResponseHead) -> Result<(), RespondError> {
+        self.interim.push(head)
+    }
+
+    /// The same as [`Incoming::upgrade`], for an application that is not given the body itself, as handlers of frameworks
+    /// are not.
+    pub fn upgrade(&self) -> Option<Incoming> {
+        let pipe = self.upgrade.clone().filter(|pipe| pipe.claim())?;
+        Some(Incoming::new(Some(pipe), self.clone()))
+    }
 }
 
 impl Incoming {
     /// The reading end of `pipe`; without one the body is empty.
     pub(super) fn new(pipe: Option<Arc<Pipe>>, info: RequestInfo) -> Self {
-        Self { pipe, upgrade: None, info }
-    }
-
-    /// The same, with the reading end of what may follow the request.
-    pub(super) fn with_upgrade(mut self, upgrade: Option<Arc<Pipe>>) -> Self {
-        self.upgrade = upgrade;
-        self
+        Self { pipe, info }
     }
 
     /// Takes the connection over (RFC 9110 §7.8): gives what the client sends behind its request, if it offers to change
@@ -54,11 +76,10 @@ impl Incoming {
     /// that names the protocol, and a body: the other direction, sent as it is, with whose end the connection ends. Any
     /// other response ends it with an error. The drain is told by [`info`](Self::info) alone (D13).
     pub fn upgrade(&mut self) -> Option<Self> {
-        let pipe = self.upgrade.take()?;
-        Some(Self::new(Some(pipe), self.info.clone()))
+        self.info.upgrade()
     }
 
-    /// The drain of the worker, and the connection that the request came on.
+    /// The drain of the worker, the connection that the request came on, and what may be done besides answering.
     pub fn info(&self) -> &RequestInfo {
         &self.info
     }
@@ -74,14 +95,14 @@ impl http_body::Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &self.pipe {
             None => Poll::Ready(None),
-            Some(pipe) => pipe.poll_take(cx.waker()).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Some(pipe) => pipe.poll_take(cx.waker()),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         self.pipe.as_ref().is_none_or(|pipe| {
             let state = pipe.state();
-            state.piece.is_none() && state.end == Some(Ok(()))
+            state.piece.is_none() && state.trailers.is_none() && state.end == Some(Ok(()))
         })
     }
 
@@ -95,7 +116,7 @@ impl http_body::Body for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        for pipe in [&self.pipe, &self.upgrade].into_iter().flatten() {
+        if let Some(pipe) = &self.pipe {
             pipe.abandon();
         }
     }
@@ -110,17 +131,23 @@ impl fmt::Debug for Incoming {
 /// One piece of a body between the connection's thread and whoever reads it.
 ///
 /// Wakers are woken and dropped while the lock is free, because they may be anybody's.
+#[derive(Debug)]
 pub(super) struct Pipe(Mutex<State>);
 
+#[derive(Debug)]
 struct State {
     /// Waits to be taken.
     piece: Option<Bytes>,
-    /// What is behind that piece, once nothing more will come.
+    /// Trailer fields behind that piece.
+    trailers: Option<HeaderMap>,
+    /// What is behind that, once nothing more will come.
     end: Option<Result<(), BodyError>>,
     /// What the reader has still to take, if that is known.
     left: Option<u64>,
     /// The reader waits for a piece.
     reader: Option<Waker>,
+    /// There is a reader, or was.
+    claimed: bool,
     /// The reader is gone.
     abandoned: bool,
     /// The connection's own task, as it polled last; none once the exchange is over.
@@ -143,27 +170,36 @@ impl Pipe {
     pub(super) fn new(left: Option<u64>) -> Self {
         Self(Mutex::new(State {
             piece: None,
+            trailers: None,
             end: None,
             left,
             reader: None,
+            claimed: false,
             abandoned: false,
             machine: None,
             polling: false,
         }))
     }
 
-    /// Passes a piece to the reader; nothing follows the `last`.
-    pub(super) fn give(&self, piece: Bytes, last: bool) {
+    /// Whether nobody has claimed to be the reader before.
+    fn claim(&self) -> bool {
+        !std::mem::replace(&mut self.state().claimed, true)
+    }
+
+    /// Passes a piece to the reader. The last one comes with the trailer fields that follow it.
+    pub(super) fn give(&self, piece: Bytes, last: Option<HeaderMap>) {
         let mut state = self.state();
         state.piece = Some(piece);
-        state.end = last.then_some(Ok(()));
+        if let Some(trailers) = last {
+            state.end_with(Ok(trailers));
+        }
         state.wake_reader();
     }
 
-    /// Tells the reader that nothing more will come, and whether that is all of the body.
-    pub(super) fn end(&self, end: Result<(), BodyError>) {
+    /// Tells the reader that nothing more will come but these trailer fields, or that this is not all of the body.
+    pub(super) fn end(&self, end: Result<HeaderMap, BodyError>) {
         let mut state = self.state();
-        state.end = Some(end);
+        state.end_with(end);
         state.wake_reader();
     }
 
@@ -198,11 +234,14 @@ impl Pipe {
         Polling(self)
     }
 
-    fn poll_take(&self, reader: &Waker) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_take(&self, reader: &Waker) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.state();
         if let Some(bytes) = state.piece.take() {
             state.left = state.left.map(|left| left.saturating_sub(bytes.len() as u64));
-            return Poll::Ready(Some(Ok(bytes)));
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(trailers) = state.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         if let Some(end) = state.end {
             return Poll::Ready(end.err().map(Err));
@@ -223,6 +262,13 @@ impl Pipe {
 
     fn state(&self) -> Locked<'_> {
         Locked(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn end_with(&mut self, end: Result<HeaderMap, BodyError>) {
+        self.end =
+            Some(end.map(|trailers| self.trailers = Some(trailers).filter(|fields| !fields.is_empty())));
     }
 }
 

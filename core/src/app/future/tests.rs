@@ -30,7 +30,8 @@ fn pipe() -> (Arc<Pipe>, Incoming, Arc<Woken>) {
     let pipe = Arc::new(Pipe::new(Some(10)));
     drop(pipe.polling(&Waker::from(woken.clone())));
     let drain = DrainSignal::new(Arc::new(Shown::default()));
-    let info = RequestInfo { drain, connection: ConnectionInfo { peer: Peer::Unix, requests: 1 } };
+    let connection = ConnectionInfo { peer: Peer::Unix, requests: 1 };
+    let info = RequestInfo { drain, connection, interim: Arc::default(), upgrade: None };
     (pipe.clone(), Incoming::new(Some(pipe), info), woken)
 }
 
@@ -63,19 +64,19 @@ fn a_piece_wakes_its_reader_but_not_the_machine_that_gives_it() {
     let (own, reader) = (Waker::from(machine.clone()), Arc::new(Woken::default()));
     assert!(poll(&mut body, &own).is_pending());
     machine.take();
-    pipe.give(Bytes::from("abc"), false);
+    pipe.give(Bytes::from("abc"), None);
     assert_eq!(machine.take(), 0);
     assert_eq!(poll(&mut body, &own), Poll::Ready(Some(Ok(Bytes::from("abc")))));
 
     assert!(poll(&mut body, &Waker::from(reader.clone())).is_pending());
-    pipe.give(Bytes::from("d"), false);
+    pipe.give(Bytes::from("d"), None);
     assert_eq!(reader.take(), 1);
 }
 
 #[test]
 fn what_is_left_is_what_has_not_been_taken() {
     let (pipe, mut body, _) = pipe();
-    pipe.give(Bytes::from("0123456789"), true);
+    pipe.give(Bytes::from("0123456789"), Some(HeaderMap::new()));
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(10), false));
     assert!(poll(&mut body, Waker::noop()).is_ready());
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
@@ -100,7 +101,7 @@ fn a_connection_that_ends_wakes_the_reader_and_is_not_woken_any_more() {
 #[test]
 fn an_end_that_has_been_given_outlives_the_connection() {
     let (pipe, mut body, _) = pipe();
-    pipe.give(Bytes::from("all"), true);
+    pipe.give(Bytes::from("all"), Some(HeaderMap::new()));
     pipe.close();
     assert_eq!(poll(&mut body, Waker::noop()), Poll::Ready(Some(Ok(Bytes::from("all")))));
     assert_eq!(poll(&mut body, Waker::noop()), Poll::Ready(None));
@@ -114,7 +115,7 @@ fn a_reader_that_moves_is_woken_where_it_is() {
     assert!(poll(&mut body, &Waker::from(first.clone())).is_pending());
     assert!(poll(&mut body, &Waker::from(second.clone())).is_pending());
     assert_eq!(Arc::strong_count(&first), 1, "the former is forgotten");
-    pipe.give(Bytes::from("x"), false);
+    pipe.give(Bytes::from("x"), None);
     assert_eq!((first.take(), second.take()), (0, 1));
 
     let moved = Arc::new(Woken::default());

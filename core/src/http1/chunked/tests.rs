@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::http1::Decoder;
+use crate::http1::{Decoder, push_end};
 
 /// What became of some input: the body, how much of the input was used, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ fn rfc9112_7_1_1_extensions_are_checked_and_dropped() {
 }
 
 #[test]
-fn rfc9112_7_1_2_trailers_are_checked_and_dropped() {
+fn rfc9112_7_1_2_trailers_are_checked() {
     for trailers in ["", "A: b\r\n", "A:\r\nB: c d\t\r\n", "Content-Length: 5\r\n", "a: \u{e9}\r\n"] {
         let wire = format!("1\r\nx\r\n0\r\n{trailers}\r\n");
         let outcome = decode(format!("{wire}more").as_bytes(), &[5], usize::MAX);
@@ -197,6 +197,31 @@ fn rfc9112_7_1_2_trailers_are_checked_and_dropped() {
     ] {
         error(format!("0\r\n{trailers}\r\n"));
     }
+}
+
+#[test]
+fn rfc9112_7_1_2_trailers_are_kept_for_whoever_asks_once() {
+    let wire = b"1\r\nx\r\n0\r\nA: b\r\nC:\t d \r\na:\r\nHost: e\r\n\r\nMore: f\r\n\r\n";
+    for piece in 1..=wire.len() {
+        let (mut decoder, mut at) = (Decoder::chunked(), 0);
+        assert!(decoder.take_trailers().is_empty());
+        while !decoder.is_done() {
+            let seen = wire.len().min(at + piece);
+            let Decoded { skip, data } = decoder.decode(&wire[at..seen], 1).expect("well-formed");
+            at += skip + data;
+        }
+        let trailers = decoder.take_trailers();
+        let fields: Vec<_> = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("a", b"b".as_slice()), ("a", b""), ("c", b"d")], "in pieces of {piece}");
+        assert!(decoder.take_trailers().is_empty());
+    }
+}
+
+#[test]
+fn trailers_are_bounded_in_number() {
+    let body = |n: usize| format!("0\r\n{}\r\n", "a:\r\n".repeat(n));
+    assert_eq!(end_of(body(100)), End::Done);
+    assert_eq!(error(body(101)), "there are more than 100 trailer fields");
 }
 
 #[test]
@@ -380,7 +405,7 @@ proptest! {
             wire.extend_from_slice(chunk);
             wire.extend_from_slice(b"\r\n");
         }
-        wire.extend_from_slice(LAST_CHUNK);
+        push_end(&mut wire, &HeaderMap::new());
         let outcome = decode(&wire, &[wire.len()], usize::MAX);
         prop_assert_eq!(outcome, Outcome { body: chunks.concat(), used: wire.len(), end: End::Done });
     }

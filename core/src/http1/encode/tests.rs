@@ -84,6 +84,48 @@ fn rfc9110_7_6_1_fields_of_the_connection_are_not_the_applications() {
 }
 
 #[test]
+fn rfc9110_7_6_1_fields_that_its_connection_field_names_are_dropped_wherever_they_stand() {
+    let before = ResponseHead::new(200).field("X-Hop", "a").field("X-Kept", "b").field("date", "c");
+    let head = before.field("Connection", "x-hop, close ,Date").field("x-HOP", "d").field("X-Hopper", "e");
+    assert_eq!(head.check(), Ok(()));
+    assert!(head.wants_close());
+    assert_eq!(plain(&head), plain(&ResponseHead::new(200).field("X-Kept", "b").field("X-Hopper", "e")));
+}
+
+#[test]
+fn rfc9110_6_6_2_trailers_are_announced_where_there_can_be_any() {
+    let head = ResponseHead::new(200).field("Trailer", "A").field("trailer", "B, C");
+    assert!(head.announces_trailers() && !ResponseHead::new(200).announces_trailers());
+    let chunked = encode(&head, Framing::Chunked, ConnectionField::Default);
+    assert!(chunked.ends_with("Transfer-Encoding: chunked\r\nTrailer: A, B, C\r\n\r\n"), "{chunked}");
+    for framing in [Framing::Nothing, Framing::Length(1), Framing::UntilClose] {
+        let other = encode(&head, framing, ConnectionField::Default);
+        assert_eq!(other, encode(&ResponseHead::new(200), framing, ConnectionField::Default));
+    }
+}
+
+#[test]
+fn rfc9110_15_2_an_interim_head_says_nothing_of_framing_connection_and_date() {
+    let mut head = ResponseHead::new(103).field("Link", "</a.css>; rel=preload");
+    for (name, value) in [
+        ("Content-Length", "5"),
+        ("Connection", "close, x-a"),
+        ("Transfer-Encoding", "chunked"),
+        ("Upgrade", "b"),
+        ("Trailer", "c"),
+        ("X-A", "d"),
+    ] {
+        head = head.field(name, value);
+    }
+    let mut out = Vec::new();
+    encode_interim(&mut out, &head);
+    assert_eq!(
+        String::from_utf8_lossy(&out),
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+    );
+}
+
+#[test]
 fn a_wish_to_close_is_noted_and_not_sent() {
     let head = ResponseHead::new(200).field("Connection", "x, Close ").field("connection", "keep-alive");
     assert!(head.wants_close());
@@ -160,7 +202,7 @@ fn rfc9112_6_3_framing_follows_from_method_version_status_and_length() {
         (200, None, Unknown, get, Http10, UntilClose),
         (200, Some(7), Unknown, get, Http11, Length(7)),
         (200, Some(7), Unknown, get, Http10, Length(7)),
-        (200, Some(9), Exact(7), get, Http11, Length(7)),
+        (200, Some(9), Exact(7), get, Http11, Length(9)),
         (404, None, Unknown, get, Http11, Chunked),
         (200, None, Exact(7), head, Http11, Length(7)),
         (200, None, Exact(7), head, Http10, Length(7)),

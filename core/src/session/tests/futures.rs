@@ -38,7 +38,7 @@ where
 }
 
 /// A bench whose application is `answer`.
-fn served<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Bench
+pub(super) fn served<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Bench
 where
     F: Future<Output = Response<Body>> + 'static,
 {
@@ -92,7 +92,7 @@ fn parts(parts: impl IntoIterator<Item = Bytes>) -> Response<Body> {
     made(move |_| parts.pop_front().map_or(Poll::Ready(None), data))
 }
 
-fn text(text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn text(text: impl Into<Bytes>) -> Response<Body> {
     Response::new(Body::from(text.into()))
 }
 
@@ -125,7 +125,7 @@ impl Drop for Dropped {
 }
 
 /// The [`Tester`]'s answers, as futures give them.
-async fn tester(mut request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn tester(mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = request.uri().query().and_then(|n| n.parse().ok()).unwrap_or(0);
     match &*path {
@@ -141,6 +141,26 @@ async fn tester(mut request: Request<Incoming>) -> Response<Body> {
             let mut response = text("");
             *response.status_mut() = http::StatusCode::NO_CONTENT;
             response
+        }
+        "/hints" => {
+            for n in 0..number {
+                let head = ResponseHead::new(103).field("Link", format!("</{n}.css>; rel=preload"));
+                request.body().info().interim(&head).expect("it has room");
+            }
+            text("hello")
+        }
+        "/sent-length" => {
+            let mut response = text("abcd");
+            response.headers_mut().insert("Content-Length", number.into());
+            response
+        }
+        "/trailers" => {
+            let body = request.into_body().collect().await.expect("it is whole");
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            let mut frames = VecDeque::from([data("done"), Poll::Ready(Some(Ok(Frame::trailers(trailers))))]);
+            let body =
+                Made(move |_: &mut Context<'_>| frames.pop_front().expect("trailers are the end"), Some(4));
+            with(Response::new(Body::new(body)), "Trailer", "X-Sum")
         }
         "/late-fail" => {
             let mut frames =
