@@ -35,7 +35,7 @@ pub use self::overtime::Overtime;
 pub use self::quota::Quota;
 use crate::conn::Connection;
 use crate::handoff::Peer;
-use crate::http1::{BodyLen, Head, ResponseHead};
+use crate::http1::{BodyError, BodyLen, Head, ResponseHead};
 use crate::machine::{CloseReason, Cx};
 use crate::time::Time;
 
@@ -366,6 +366,19 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 /// Answers 500, or cuts the response that has begun already.
 fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
+/// Ends the exchange of an application that has failed if that was the peer's fault, or the time's, which the application only
+/// passed on; `false` if it was neither.
+fn passed_on(connection: &mut Connection, cx: &Cx<'_>) -> bool {
+    let is_at_fault = connection.body_fault().is_some() || connection.is_ending();
+    if is_at_fault {
+        match connection.body_fault().and_then(BodyError::refusal) {
+            Some(refusal) => connection.refuse(refusal, cx),
+            None => connection.abort(CloseReason::PeerAborted),
+        }
+    }
+    is_at_fault
+}
+
     const TEXT: &[u8] = b"internal server error\n";
     if !connection.awaits_response() {
         return connection.abort(CloseReason::ApplicationFailed);

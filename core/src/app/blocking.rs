@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::overtime::Limit;
-use super::{AppError, ConnectionInfo, DrainSignal, Handler, Service, internal_error};
+use super::{AppError, ConnectionInfo, DrainSignal, Handler, Service, internal_error, passed_on};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection, RespondError};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
@@ -240,13 +240,8 @@ fn end(
         }
         // What may be wrong with that, the connection remembers.
         Ok(Ok(())) => drop(connection.finish_with(trailers, cx.now)),
-        // The peer's fault or that of the time, which the handler only passed on.
-        Ok(Err(error)) if connection.body_fault().is_some() || connection.is_ending() => {
+        Ok(Err(error)) if passed_on(connection, cx) => {
             tracing::debug!(request = ?head.view(), "{error}");
-            match connection.body_fault().and_then(BodyError::refusal) {
-                Some(refusal) => connection.refuse(refusal, cx),
-                None => connection.abort(CloseReason::PeerAborted),
-            }
         }
         Ok(Err(error)) => {
             tracing::error!(request = ?head.view(), "the handler failed: {error}");

@@ -22,7 +22,7 @@ use http_body_util::BodyExt;
 use self::incoming::Pipe;
 pub use self::incoming::{Incoming, RequestInfo};
 use self::interim::Interim;
-use super::{AppError, Service, internal_error};
+use super::{AppError, Service, internal_error, passed_on};
 use crate::config::HIGH_WATER;
 use crate::conn::{BodyRead, Connection};
 use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead, Version};
@@ -452,6 +452,10 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
             Err(Err(_)) => Ok(false),
         },
         None => connection.finish(cx.now).map(|()| true),
+        Some(Err(error)) if passed_on(connection, cx) => {
+            tracing::debug!("the response body failed: {error}");
+            return true;
+        }
         Some(Err(error)) => {
             tracing::error!("the response body failed: {error}");
             connection.abort(CloseReason::ApplicationFailed);

@@ -288,3 +288,16 @@ fn a_future_that_is_done_in_time_is_not_held_to_it_later() {
     assert!(transcript.out.ends_with("in time"), "{transcript:?}");
     assert_eq!(transcript.reason, Some(CloseReason::IdleTimeout));
 }
+
+#[test]
+fn a_response_that_fails_with_its_request_is_not_the_applications_fault() {
+    for (ends, reason) in [(true, CloseReason::PeerAborted), (false, CloseReason::TimedOut(Timer::Body))] {
+        let bench =
+            served(|request: Request<Incoming>| async move { Response::new(Body::new(request.into_body())) });
+        let bench = bench.bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
+        let mut bench = if ends { bench.at(1, Event::Eof) } else { bench };
+        let transcript = bench.run();
+        assert_eq!(transcript.reason, Some(reason));
+        assert!(transcript.out.ends_with("\r\n\r\nhalf"), "{transcript:?}");
+    }
+}
