@@ -93,6 +93,8 @@ impl fmt::Debug for App {
 ///    told 503 or, if the head was sent, its response is cut; [`Responder::drain`] says so, all that it reads or writes
 ///    fails with [`TimedOut`](std::io::ErrorKind::TimedOut), and its worker is replaced. A short handler, and one that has
 ///    changed the protocol, have no such limit.
+/// 6. It is not interrupted when its client goes: what it reads or writes fails then, and [`Responder::is_gone`] says so. A
+///    client that has only ended its sending side gets its answer.
 ///
 /// Every `Fn(&Head<'_>, BodyReader<'_>, Responder<'_>) -> Result<(), AppError>` is one.
 pub trait Handler: Send + Sync + 'static {
@@ -364,8 +366,6 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// Answers 500, or cuts the response that has begun already.
-fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
 /// Ends the exchange of an application that has failed if that was the peer's fault, or the time's, which the application only
 /// passed on; `false` if it was neither.
 fn passed_on(connection: &mut Connection, cx: &Cx<'_>) -> bool {
@@ -379,6 +379,8 @@ fn passed_on(connection: &mut Connection, cx: &Cx<'_>) -> bool {
     is_at_fault
 }
 
+/// Answers 500, or cuts the response that has begun already.
+fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
     const TEXT: &[u8] = b"internal server error\n";
     if !connection.awaits_response() {
         return connection.abort(CloseReason::ApplicationFailed);

@@ -37,6 +37,12 @@ pub trait Turn {
 
     /// Whether [`advance`](Self::advance) can wait.
     fn can_wait(&self) -> bool;
+
+    /// Whether the transport says that the peer is gone in both directions. A turn that cannot wait is over before that
+    /// would matter.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// The body of a request, as it arrives. A read of 0 bytes is its end; a body that the client did not complete is an
@@ -123,6 +129,16 @@ impl<'a> Responder<'a> {
     pub fn drain(&self) -> DrainSignal {
         self.exchange.borrow_mut().drain()
     }
+
+    /// Whether nobody waits for the answer any more: the client has reset the connection, or has closed the whole of its end
+    /// where that can be seen, or the connection has ended otherwise. What a handler asks now and then that computes for
+    /// long; one that reads or writes need not, for that fails then.
+    ///
+    /// A client that has merely ended its sending side waits for its answer, and TCP says the same of one that has
+    /// closed its socket: it answers what is sent to it with a reset, which is when this becomes true.
+    pub fn is_gone(&self) -> bool {
+        self.exchange.borrow_mut().is_gone()
+    }
 }
 
 /// The body of a response. What is written is queued up to [`HIGH_WATER`](crate::config::HIGH_WATER); `flush` waits
@@ -132,6 +148,11 @@ pub struct BodyWriter<'a> {
 }
 
 impl BodyWriter<'_> {
+    /// Whether nobody reads the response any more, as [`Responder::is_gone`] says it.
+    pub fn is_gone(&self) -> bool {
+        self.exchange.borrow_mut().is_gone()
+    }
+
     /// Writes nothing more, and has `trailers` follow the body (RFC 9110 §6.5). They are sent where the response is chunked, and
     /// dropped for HTTP/1.0, for HEAD and where there is a Content-Length; so are fields that must not be trailers,
     /// such as those that frame, route, authenticate or describe the content (§6.5.1). A `Trailer` field in the head
@@ -264,6 +285,7 @@ trait Operations {
     fn end_with(&mut self, trailers: HeaderMap);
     fn info(&self) -> ConnectionInfo;
     fn drain(&mut self) -> DrainSignal;
+    fn is_gone(&mut self) -> bool;
 }
 
 struct Exchange<'a, P> {
@@ -399,6 +421,16 @@ impl<P: Place> Operations for Exchange<'_, P> {
             Some(limit) => signal.until(limit.clone()),
             None => signal,
         }
+    }
+
+    fn is_gone(&mut self) -> bool {
+        let is_gone = self.place.with(|connection, turn| {
+            if turn.is_gone() {
+                connection.end(CloseReason::TransportFailed);
+            }
+            connection.is_ending()
+        });
+        is_gone.unwrap_or(true)
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::Waker;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Policies;
 use super::clock::Clock;
@@ -162,5 +162,11 @@ impl<T: Transport + AsFd> Turn for BlockingTurn<'_, T> {
 
     fn can_wait(&self) -> bool {
         true
+    }
+
+    /// Reset, or closed in both directions: what poll(2) reports unasked.
+    fn is_gone(&self) -> bool {
+        let mut socket = [PollFd::new(self.io.transport(), PollFlags::empty())];
+        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|reported| reported > 0)
     }
 }
