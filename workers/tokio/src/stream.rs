@@ -63,11 +63,18 @@ impl task_loop::Stream for Stream {
 
     async fn gone(&self) {
         // Nobody sends urgent data: of this direction, the runtime reports the end alone.
-        let end = Direction::ERROR | Direction::PRIORITY;
-        let _ = self.0.ready(end).await;
-        let both = self.0.ready(end | Direction::WRITABLE).await;
-        if both.is_ok_and(|ready| !ready.is_error() && !ready.is_write_closed()) {
+        let _ = self.0.ready(Direction::ERROR | Direction::PRIORITY).await;
+        // The end of the other direction comes with room to write, which there is in any case. A registration that nobody
+        // else uses can forget about that, so that what is told next is new.
+        let Ok(twin) = self.as_fd().try_clone_to_owned().and_then(Self::new) else {
             let _ = self.0.ready(Direction::ERROR).await;
+            return;
+        };
+        while let Ok(ready) = twin.0.ready(Direction::ERROR | Direction::WRITABLE).await {
+            if ready.is_error() || ready.is_write_closed() {
+                return;
+            }
+            let _ = twin.call(Direction::WRITABLE, 1, |_| Ok(0));
         }
     }
 }
