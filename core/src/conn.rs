@@ -44,6 +44,7 @@ mod pace;
 mod record;
 mod response;
 mod state;
+mod stranger;
 
 /// One connection. See the [module](self) for how its methods fit together.
 #[derive(Debug)]
@@ -259,7 +260,10 @@ impl Connection {
                 self.line_ended = false;
                 return self.wait_for_head();
             }
-            Parsed::Refused(refusal) => self.refuse(refusal, cx),
+            Parsed::Refused(refusal) => {
+                stranger::name(self.rx.filled(), self.origin.peer);
+                self.refuse(refusal, cx);
+            }
         }
         self.spare = Some(head);
         None
