@@ -422,7 +422,7 @@ fn tell(observer: &dyn Observer, connection: &Connection, head: &RequestHead, no
 
 /// Whether the drain's deadline has passed, from when on no future is polled.
 fn is_over(cx: &Cx<'_>) -> bool {
-    cx.drain.is_some_and(|drain| drain.is_over(cx.now))
+    cx.draining_now().is_some_and(|drain| drain.is_over(cx.now))
 }
 
 #[cfg(test)]

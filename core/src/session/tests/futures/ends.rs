@@ -152,6 +152,16 @@ fn d10_a_503_that_does_not_leave_is_not_waited_for() {
 }
 
 #[test]
+fn d10_a_lame_duck_whose_order_to_drain_is_late_goes_on_with_futures() {
+    let gate = Gate::default();
+    let late = Drain::new(Reason::Stop, START, START + ms(2000)).lameduck();
+    let bench = served(once_open(&gate, "late")).at(0, Event::Drain(late)).bytes(1000, get("/"));
+    let transcript = bench.at(3000, Event::Open(gate)).at(4000, Event::Eof).run();
+    assert_eq!(count(&transcript.out, "200 OK"), 1, "{transcript:?}");
+    assert_eq!(transcript.reason, Some(CloseReason::PeerClosed));
+}
+
+#[test]
 fn d10_a_response_that_has_begun_is_cut() {
     let dropped = Count::default();
     let counted = dropped.clone();
