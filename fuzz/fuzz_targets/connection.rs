@@ -1,4 +1,6 @@
 //! See `remuda_fuzz::connection`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| remuda_fuzz::connection::check(input));
+use remuda_fuzz::connection::{Script, check};
+
+libfuzzer_sys::fuzz_target!(|script: Script| check(script));

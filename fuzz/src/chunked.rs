@@ -20,13 +20,13 @@ pub fn check(input: &[u8]) {
 
 /// What became of a body.
 #[derive(PartialEq, Eq, Debug)]
-struct Decoded {
-    body: Vec<u8>,
-    end: End,
+pub(crate) struct Decoded {
+    pub(crate) body: Vec<u8>,
+    pub(crate) end: End,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+pub(crate) enum End {
     /// It ends before this byte.
     Done(usize),
     /// More has to come.
@@ -99,7 +99,7 @@ fn bounded(input: &[u8], whole: &Decoded) {
 const PADDING_MAX: usize = 16 * 1024;
 
 /// RFC 9112 §7.1, line by line.
-fn read(input: &[u8]) -> Decoded {
+pub(crate) fn read(input: &[u8]) -> Decoded {
     let mut body = Vec::new();
     let mut at = 0;
     let end = loop {

@@ -1,3 +1,215 @@
-//! connection
-/// x
-pub fn check(_: &[u8]) {}
+//! A connection between a peer, a clock and an application, all of which do what the input says: see [`script`].
+//!
+//! Whatever they do, it comes to rest at each wait, it ends once and for one reason, it holds a bounded number of bytes,
+//! and what was sent and seen is what the bytes that arrived ask for: see [`verdict`].
+
+use std::sync::Arc;
+
+use remuda_core::app::{App, BodyReader, Counters, DrainSignal, Responder, Service, Short, Turn, Turns};
+use remuda_core::config::{HIGH_WATER, READ_BUFFER_MAX};
+use remuda_core::conn::Connection;
+use remuda_core::handoff::{HandOff, Origin, Peer};
+use remuda_core::http1::Head;
+use remuda_core::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step};
+use remuda_core::pump::{Io, Outcome, advance, drive};
+use remuda_core::session::Session;
+
+use self::app::Application;
+use self::direct::Direct;
+pub use self::script::Script;
+use self::script::{Kind, Settings};
+use self::world::{Pipe, START, World};
+
+mod app;
+mod direct;
+mod script;
+mod verdict;
+mod world;
+
+/// Plays a script.
+pub fn check(script: Script) {
+    let Script { settings, commands, events } = script;
+    let app = Arc::new(Application::new(commands));
+    let world = World::new(&settings, events, app.clone());
+    let connection = Connection::new(Origin::new(0, Peer::Unix, 0x5555_5555), START);
+    let service = service(&settings, &app, &world);
+    let machine = match settings.kind {
+        Kind::Direct => Player::Direct(Direct::new(connection, app.clone())),
+        _ => Player::Session(Box::new(Session::new(connection, service.clone()))),
+    };
+    let io = Io::new(world.pipe.clone());
+    let mut play = Play { machine, io, world, service, settings };
+    let reason = play.run();
+    verdict::check(&play.world, &app.calls(), reason);
+}
+
+/// A record after a journey to another process.
+fn moved(record: &HandOff) -> HandOff {
+    assert!(record.unread.len() <= READ_BUFFER_MAX);
+    let bytes = record.encode();
+    assert!(bytes.len() <= HandOff::MAX);
+    let again = HandOff::decode(&bytes).expect("what was written can be read");
+    assert_eq!(&again, record);
+    again
+}
+
+fn service(settings: &Settings, app: &Arc<Application>, world: &World) -> Arc<Service> {
+    let handler = {
+        let app = app.clone();
+        move |head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>| app::call(&app, head, body, out)
+    };
+    let app = match settings.kind {
+        Kind::Blocking => App::blocking(handler),
+        Kind::Short => App::blocking(Short(handler)),
+        Kind::Direct | Kind::Future => App::future(app::Future(app.clone())),
+    };
+    let drain = DrainSignal::new(world.shown.clone());
+    let service = Arc::new(Service::new(app, drain, Arc::new(Counters::default())));
+    if settings.in_turns { service.in_turns(Turns::OnThread) } else { service }
+}
+
+struct Play {
+    machine: Player,
+    io: Io<Pipe>,
+    world: World,
+    service: Arc<Service>,
+    settings: Settings,
+}
+
+enum Player {
+    Direct(Direct),
+    Session(Box<Session>),
+}
+
+impl Play {
+    /// Drives the connection to its end, and gives the reason for that.
+    fn run(&mut self) -> CloseReason {
+        let (mut before, mut idle) = ((0, 0), 0);
+        loop {
+            let outcome = self.drive();
+            self.is_bounded();
+            let progress = (self.world.happened, self.world.pipe.0.borrow().moved);
+            idle = if progress == before { idle + 1 } else { 0 };
+            before = progress;
+            assert!(idle < 1000, "it never comes to rest: {outcome:?}");
+            match outcome {
+                Outcome::Wait { interest, deadline } => {
+                    self.is_at_rest(interest, deadline);
+                    let readiness = self.world.wait(interest, deadline);
+                    self.io.ready(readiness);
+                }
+                Outcome::Again => {}
+                Outcome::Run => self.take_turn(),
+                Outcome::HandOff => self.hand_off(),
+                Outcome::Close(reason) => {
+                    self.is_over(reason);
+                    return reason;
+                }
+            }
+        }
+    }
+
+    fn drive(&mut self) -> Outcome {
+        let cx = self.world.cx();
+        match &mut self.machine {
+            Player::Direct(direct) => drive(direct, &mut self.io, &cx),
+            Player::Session(session) => drive(&mut **session, &mut self.io, &cx),
+        }
+    }
+
+    fn take_turn(&mut self) {
+        let Player::Session(session) = &mut self.machine else { unreachable!("it has no handlers") };
+        if session.awaits_future() {
+            let _ = session.begin_turn(&self.world.cx());
+        } else {
+            session.run(&mut BlockingTurn { world: &mut self.world, io: &mut self.io });
+        }
+    }
+
+    fn hand_off(&mut self) {
+        let now = self.world.now;
+        let Player::Session(session) = &mut self.machine else { unreachable!("it does not ask for that") };
+        if self.settings.stays {
+            session.stay();
+        } else if self.settings.hand_off_fails {
+            self.settings.hand_off_fails = false;
+            session.hold_back(now + std::time::Duration::from_millis(20));
+        } else {
+            let record = session.hand_off(now).expect("it has asked for that");
+            session.end(CloseReason::HandedOff);
+            self.world.change_worker();
+            let connection = Connection::resume(moved(&record), now);
+            **session = Session::new(connection, self.service.clone());
+            self.io = Io::new(self.world.pipe.clone());
+        }
+    }
+
+    fn connection(&self) -> &Connection {
+        match &self.machine {
+            Player::Direct(direct) => &direct.connection,
+            Player::Session(session) => session.connection(),
+        }
+    }
+
+    /// What one connection holds has a bound.
+    fn is_bounded(&self) {
+        let unsent = self.connection().unsent();
+        assert!(unsent <= HIGH_WATER + PIECE_MAX + 8192, "{unsent} bytes are queued");
+    }
+
+    /// Each wait ends by bytes or by time, which lies ahead; and nothing was left undone.
+    fn is_at_rest(&mut self, interest: Interest, deadline: Option<Deadline>) {
+        let now = self.world.now;
+        assert!(deadline.is_none_or(|deadline| deadline.at > now), "{deadline:?} has passed at {now:?}");
+        assert_eq!(interest.write, self.connection().unsent() > 0);
+        let Player::Session(session) = &mut self.machine else { return };
+        let step = session.step(&self.world.cx());
+        assert_eq!(step, Step::Wait { interest, deadline }, "a second step finds something to do");
+        let mut out = IoSlices::new();
+        remuda_core::machine::Wire::transmit(&**session, &mut out);
+        assert_eq!(out.bytes() > 0, interest.write, "what waits to be sent is offered");
+    }
+
+    /// An end is final.
+    fn is_over(&mut self, reason: CloseReason) {
+        if reason == CloseReason::TransportFailed {
+            return;
+        }
+        let cx = self.world.cx();
+        let step = match &mut self.machine {
+            Player::Direct(direct) => direct.step(&cx),
+            Player::Session(session) => session.step(&cx),
+        };
+        assert_eq!(step, Step::Close(reason));
+        assert!(self.connection().deadline(&cx).is_none(), "an end has no deadline");
+        assert_eq!(self.connection().interest(), Interest::NONE);
+    }
+}
+
+/// The most that a script writes at once.
+const PIECE_MAX: usize = 155 * 155 * 4;
+
+/// The turn of a blocking handler.
+struct BlockingTurn<'a> {
+    world: &'a mut World,
+    io: &'a mut Io<Pipe>,
+}
+
+impl Turn for BlockingTurn<'_> {
+    fn cx(&mut self) -> Cx<'_> {
+        self.world.cx()
+    }
+
+    fn advance(&mut self, connection: &mut Connection) -> std::io::Result<()> {
+        if let Some(interest) = advance(connection, self.io, &self.world.cx())? {
+            let deadline = connection.deadline(&self.world.cx());
+            let readiness = self.world.wait(interest, deadline);
+            self.io.ready(readiness);
+        }
+        Ok(())
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+}

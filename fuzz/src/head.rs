@@ -81,15 +81,15 @@ fn agrees_with_lines(parsed: &RequestHead, lines: &[&[u8]]) {
 }
 
 /// A head as its lines say it, with everything that is wrong with it.
-struct Reading<'a> {
-    lines: Vec<&'a [u8]>,
-    meaning: Meaning,
-    faults: Faults,
+pub(crate) struct Reading<'a> {
+    pub(crate) lines: Vec<&'a [u8]>,
+    pub(crate) meaning: Meaning,
+    pub(crate) faults: Faults,
 }
 
 /// The statuses that may answer a head; none if it is to be accepted.
 #[derive(Default, Debug)]
-struct Faults(BTreeSet<u16>);
+pub(crate) struct Faults(pub(crate) BTreeSet<u16>);
 
 impl Faults {
     fn unless(&mut self, fine: bool, refusal: Refusal) {
@@ -101,7 +101,7 @@ impl Faults {
 
 impl<'a> Reading<'a> {
     /// Nothing if no empty line ends the head.
-    fn of(input: &'a [u8], limits: &Limits) -> Option<Self> {
+    pub(crate) fn of(input: &'a [u8], limits: &Limits) -> Option<Self> {
         // RFC 9112 §2.2: empty lines before the request line are ignored.
         let (mut start, mut lone_before) = (0, false);
         loop {
@@ -266,26 +266,26 @@ fn is_name(name: &[u8]) -> bool {
     }
 }
 
-fn is_token(name: &[u8]) -> bool {
+pub(crate) fn is_token(name: &[u8]) -> bool {
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !name.is_empty() && name.iter().all(token)
 }
 
 /// Digits and nothing else; as many as are needed, but for the number of 64 bits that they make.
-fn number(text: &[u8]) -> Option<u64> {
+pub(crate) fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// Without the white space of RFC 9110 §5.6.3 around it.
-fn trim(mut text: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;
     }
     text
 }
 
-fn split_at_first(line: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
+pub(crate) fn split_at_first(line: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
     let at = line.iter().position(|b| *b == byte)?;
     Some((&line[..at], &line[at + 1..]))
 }

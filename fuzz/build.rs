@@ -1,0 +1,51 @@
+//! Lays the requests of `tests/corpus` out as the inputs that the targets begin with: in `corpus/TARGET`, where `cargo fuzz`
+//! looks for them and puts what it finds out.
+
+use std::path::Path;
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let (cases, corpus) = (Path::new(&here).join("../tests/corpus"), Path::new(&here).join("corpus"));
+    for target in ["head", "chunked", "connection"] {
+        fs::create_dir_all(corpus.join(target))?;
+    }
+    for folder in ["valid", "invalid"] {
+        println!("cargo::rerun-if-changed={}", cases.join(folder).display());
+        for case in fs::read_dir(cases.join(folder))? {
+            let path = case?.path();
+            if path.extension().is_none_or(|extension| extension != "http") {
+                continue;
+            }
+            let name = path.file_stem().expect("it has an extension").to_string_lossy().into_owned();
+            let request = fs::read(&path)?;
+            fs::write(corpus.join("head").join(&name), &request)?;
+            fs::write(corpus.join("chunked").join(&name), body(&request))?;
+            for kind in 0..4 {
+                let input = connection(kind, &request);
+                fs::write(corpus.join("connection").join(format!("{name}-{kind}")), input)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What stands behind the first head.
+fn body(request: &[u8]) -> &[u8] {
+    let end = request.windows(4).position(|end| end == b"\r\n\r\n");
+    end.map_or(&[], |end| &request[end + 4..])
+}
+
+/// A client that sends `request` in pieces and ends its side, and an application that answers everything alike. The form
+/// is that of `src/connection/script.rs`.
+fn connection(kind: u8, request: &[u8]) -> Vec<u8> {
+    const BYTES: u8 = 0;
+    const EOF: u8 = 6;
+    let mut input = vec![kind, 0, 0, 0, 0, 0];
+    for piece in request.chunks(255) {
+        input.extend([BYTES, piece.len() as u8]);
+        input.extend_from_slice(piece);
+    }
+    input.push(EOF);
+    input
+}
