@@ -363,8 +363,53 @@ fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
     }
 }
 
+#[test]
+fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
+    const CONNECTIONS: usize = 20;
+    for backend in ["sync", "tokio"] {
+        let args = ["-w", "2", "--keep-alive", "60", "--log-level", "debug"];
+        let mut server = harness(backend).serve(&[&args, METRICS].concat());
+        let mut clients = connect(&server, CONNECTIONS);
+        for n in 1..=2 {
+            server.upgrade();
+            clients.iter_mut().for_each(|client| drop(ask(client)));
+            drop(clients.pop());
+            clients.push(server.connect());
+            clients.iter_mut().for_each(|client| drop(ask(client)));
+            let figures = || {
+                let series =
+                    ["connections{state=\"waiting\"}", "connections_total", "connections_unaccounted", QUEUE];
+                series.map(|series| metric(&server, series))
+            };
+            let right = until(PATIENCE, || (figures() == [CONNECTIONS, 1, 0, 0]).then_some(()));
+            assert!(right.is_some(), "{backend}, after {n}: {:?}", figures());
+        }
+        let settled =
+            format!("[{}] DEBUG the account of the hand-off queue is in order", server.arbiter().id());
+        assert!(server.logs(&settled, PATIENCE), "{backend}");
+        let [stays, leaves] = &workers(&server, 2)[..] else { unreachable!("there are two") };
+        let moving =
+            clients.iter_mut().filter_map(answered).filter(|info| info.number("pid") == leaves.id()).count();
+        stays.signal(Signal::STOP);
+        assert!(stays.wait_frozen(PATIENCE), "SIGSTOP stops a process");
+        server.arbiter().signal(Signal::TTOU);
+        assert!(leaves.wait_gone(PATIENCE), "{backend}: connections keep the worker that leaves");
+        for (signal, queued) in [(Signal::STOP, moving), (Signal::CONT, 0)] {
+            stays.signal(signal);
+            let right = until(PATIENCE, || (metric(&server, QUEUE) == queued).then_some(()));
+            assert!(
+                right.is_some(),
+                "{backend}: {} and not {queued} are on their way",
+                metric(&server, QUEUE)
+            );
+        }
+    }
+}
+
 /// Where a server tells its figures.
 const METRICS: &[&str] = &["--admin-bind", "unix:admin.sock"];
+
+const QUEUE: &str = "handoff_queue";
 
 const OUT: &str = "handoff_connections_total{direction=\"out\"}";
 

@@ -118,7 +118,7 @@ fn hand_offs(page: &mut Page, account: &Account) {
         page.counter("handoff_connections_total", "Connections that have left workers for others, and come");
     moved.of("direction", "out", total.handed);
     moved.of("direction", "in", total.adopted);
-    page.gauge("handoff_queue", "Connections that are on their way").one(total.in_queue());
+    page.gauge("handoff_queue", "Connections that are on their way").one(account.in_queue());
     page.counter("handoff_queue_seconds_total", "Seconds that all who came were on their way")
         .one(total.queued as f64 / 1e9);
     let mut held = page
@@ -140,12 +140,11 @@ fn hand_offs(page: &mut Page, account: &Account) {
     )
     .one(account.delayed);
     let open: u64 = account.living.iter().map(|entry| entry.open).sum();
-    let known = open + total.in_queue();
     page.gauge(
         "connections_unaccounted",
-        "Connections taken on, without those that ended, are open or on their way",
+        "Connections taken on, without those that ended, have left for other workers, or are open",
     )
-    .one(i128::from(total.in_hand()) - i128::from(known));
+    .one(i128::from(total.in_hand()) - i128::from(open));
 }
 
 fn replacements(page: &mut Page, account: &Account) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff;
 use remuda_core::worker::sys::now;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Run;
 
@@ -20,6 +20,10 @@ pub(super) struct Vigil {
     look_at: Option<Time>,
     /// People were told.
     told: bool,
+    /// Workers of another arbiter have used it as well, so the account of it is not in order.
+    was_shared: bool,
+    /// Since when nobody has used it, and nobody else is there who could.
+    quiet_since: Option<Time>,
 }
 
 impl Vigil {
@@ -43,6 +47,15 @@ impl Run {
             _ => {}
         }
         let may_come = waits.is_some() || self.plan.lives().any(|alive| alive.is_leaving);
-        self.vigil = Vigil { look_at: may_come.then(|| now + PATIENCE), told: late.is_some() };
+        let is_alone = self.upgrade.is_alone();
+        let quiet_since = (is_alone && !may_come).then(|| self.vigil.quiet_since.unwrap_or(now));
+        let mut was_shared = self.vigil.was_shared || !is_alone;
+        if was_shared && quiet_since.is_some_and(|since| now - since >= PATIENCE) {
+            self.ledger.settle(&self.board);
+            was_shared = false;
+            debug!("the account of the hand-off queue is in order again");
+        }
+        let look_at = (may_come || was_shared).then(|| now + PATIENCE);
+        self.vigil = Vigil { look_at, told: late.is_some(), was_shared, quiet_since };
     }
 }

@@ -194,15 +194,15 @@ pub const BUCKETS: [Duration; 13] = [
 ];
 
 impl Tally {
-    /// Connections that have left workers through the hand-off queue, and that nobody has taken yet.
-    pub fn in_queue(&self) -> u64 {
-        self.handed.saturating_sub(self.adopted + self.unusable)
+    /// Connections that have left workers through the hand-off queue, less those that have come out of it: those that are on
+    /// their way, as long as only these workers use it.
+    pub fn in_queue(&self) -> i64 {
+        self.handed.wrapping_sub(self.adopted + self.unusable).cast_signed()
     }
 
-    /// Connections that workers have taken on and that have neither ended nor been lost: those that are open, and those in the
-    /// hand-off queue.
-    pub fn in_hand(&self) -> u64 {
-        self.accepted.saturating_sub(self.ended + self.unusable)
+    /// Connections that workers have taken on, and that have neither ended nor left: those that are open.
+    pub fn in_hand(&self) -> i64 {
+        (self.accepted + self.adopted).wrapping_sub(self.ended + self.handed).cast_signed()
     }
 
     /// The worker has been ended: what it had neither finished nor aborted was aborted by that, or cut if it was

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::scoreboard::{Entry, Scoreboard};
 use super::sys;
@@ -88,6 +88,12 @@ impl Ledger {
         self.0.delayed.increment();
     }
 
+    /// The hand-off queue is empty, and this server's workers are the only ones that use it: whoever has come out of it and was
+    /// not put there by one of them was another server's, in an upgrade, and the other way round.
+    pub fn settle(&self, board: &Scoreboard) {
+        self.0.strangers.store(self.read(board).total().in_queue(), Ordering::Relaxed);
+    }
+
     /// A worker is to be replaced that was not meant to be.
     pub fn lost(&self, loss: Loss) {
         self.0.lost[loss as usize].increment();
@@ -157,6 +163,7 @@ impl Ledger {
             drained: self.0.drains[0].get(),
             cut: self.0.drains[1].get(),
             delayed: self.0.delayed.get(),
+            strangers: self.0.strangers.load(Ordering::Relaxed),
         }
     }
 }
@@ -193,6 +200,9 @@ pub struct Account {
     pub cut: u64,
     /// How often a connection was found to have waited in the hand-off queue for too long.
     pub delayed: u64,
+    /// Connections that have gone to another server's workers in upgrades, less those that have come from there. Those of an
+    /// upgrade under way are not counted yet.
+    pub strangers: i64,
 }
 
 impl Account {
@@ -201,6 +211,11 @@ impl Account {
         let mut total = self.gone;
         self.living.iter().for_each(|entry| total += entry.counts);
         total
+    }
+
+    /// Connections that are on their way from one worker to another.
+    pub fn in_queue(&self) -> u64 {
+        u64::try_from(self.total().in_queue() - self.strangers).unwrap_or_default()
     }
 
     /// Whether new connections are welcome: the server serves, is not about to stop, and has a worker, here or elsewhere.
@@ -245,6 +260,7 @@ pub(super) struct Page {
     /// Clean, and cut.
     drains: [Counter; 2],
     delayed: Counter,
+    strangers: AtomicI64,
 }
 
 #[cfg(test)]

@@ -97,6 +97,12 @@ fn d19_what_is_open_and_what_is_on_its_way_is_all_there_is() {
     assert_eq!(value(&account, "remuda_connections_unaccounted"), 0.0, "lost, and known to be");
     account.living[0].open = 2;
     assert_eq!(value(&account, "remuda_connections_unaccounted"), 1.0);
+
+    // An upgrade has brought some.
+    let counts = &mut account.living[0].counts;
+    (counts.adopted, account.living[0].open, account.strangers) = (14, 13, -10);
+    assert_eq!(value(&account, "remuda_handoff_queue"), 1.0);
+    assert_eq!(value(&account, "remuda_connections_unaccounted"), 0.0);
 }
 
 #[test]

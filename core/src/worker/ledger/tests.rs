@@ -54,3 +54,19 @@ fn replacements_and_losses_are_counted_apart() {
     assert_eq!(account.lost.iter().map(|(_, n)| n).sum::<u64>(), 1);
     assert!(account.lost.contains(&(Loss::Hung, 1)));
 }
+
+#[test]
+fn d19_what_an_upgrade_has_moved_is_not_taken_for_what_waits() {
+    let (board, ledger) = (Scoreboard::map(1, 1, 1).unwrap(), Ledger::map().unwrap());
+    let seat = board.seat(0).unwrap();
+    ledger.take(0);
+    seat.sit(1);
+    let (account, counters) = (|| ledger.read(&board), seat.counters());
+    (0..5).for_each(|_| counters.adopted.increment());
+    (0..2).for_each(|_| counters.handed.increment());
+    assert_eq!((account().in_queue(), account().total().in_hand()), (0, 3), "some are from elsewhere");
+    ledger.settle(&board);
+    assert_eq!((account().in_queue(), account().strangers), (0, -3));
+    counters.handed.increment();
+    assert_eq!((account().in_queue(), account().total().in_hand()), (1, 2));
+}
