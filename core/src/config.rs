@@ -73,6 +73,23 @@ pub struct Front {
     pub proxy_allow_from: Option<Trusted>,
     /// Whose fields about forwarding are believed. Default: this host.
     pub forwarded: Trusted,
+    /// What becomes of fields with an underscore in their names. Default [`Underscores::Drop`].
+    pub underscores: Underscores,
+}
+
+/// What becomes of fields with an underscore in their names. Applications that know fields by the names of CGI variables
+/// (RFC 3875 §4.1.18) cannot tell `X_User` from `X-User`, which a proxy may have set or removed. None of them means
+/// anything to the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::exhaustive_enums, reason = "a field is kept, left out, or its request refused")]
+pub enum Underscores {
+    /// They are left out.
+    #[default]
+    Drop,
+    /// The request is refused.
+    Refuse,
+    /// The application sees them, whatever it takes them for.
+    Keep,
 }
 
 impl Front {
@@ -84,7 +101,12 @@ impl Front {
 
 impl Default for Front {
     fn default() -> Self {
-        Self { proxy_protocol: ProxyProtocol::Off, proxy_allow_from: None, forwarded: Trusted::local() }
+        Self {
+            proxy_protocol: ProxyProtocol::Off,
+            proxy_allow_from: None,
+            forwarded: Trusted::local(),
+            underscores: Underscores::Drop,
+        }
     }
 }
 

@@ -253,7 +253,10 @@ impl Connection {
         let mut head = self.spare.take().unwrap_or_default();
         let parsed = parse_head(self.rx.filled(), limits, &mut head);
         match parsed {
-            Parsed::Complete(len) => return self.begin(head, len, cx),
+            Parsed::Complete(len) => match self.vet(&mut head, len, cx) {
+                Ok(()) => return self.begin(head, len, cx),
+                Err(refusal) => self.refuse(refusal, cx),
+            },
             Parsed::Partial if self.rx.is_full() => self.refuse(Refusal::FieldsTooLarge, cx),
             Parsed::Partial => {
                 self.spare = Some(head);

@@ -6,6 +6,7 @@
 mod chunked;
 mod date;
 mod encode;
+mod forwarded;
 mod framing;
 mod head;
 mod target;

@@ -72,6 +72,7 @@ compile_error!(
 );
 
 pub mod app;
+pub mod client;
 pub mod config;
 pub mod conn;
 mod draw;

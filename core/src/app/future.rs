@@ -209,16 +209,19 @@ impl Exchange {
     ) -> Result<Self, Refusal> {
         let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
         let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
+        let bytes = head.copy_into(&mut storage.room);
         let upgrade = connection.offers_upgrade().then(|| Arc::new(Pipe::new(None)));
         let interim = storage.interim();
         let info = RequestInfo {
             drain: service.drain.clone(),
             connection: connection.info(),
+            client: head.client,
+            forwarded_host: head.forwarded_host_range().map(|host| bytes.slice(host)),
             interim: interim.clone(),
             upgrade: upgrade.clone(),
         };
         let mut request = Request::new(Incoming::new(pipe.clone(), info));
-        tell(&mut request, head, storage)?;
+        tell(&mut request, head, &bytes, storage)?;
         let call = call.clone();
         // The application may panic before there is a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
@@ -469,9 +472,13 @@ fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError
     })
 }
 
-/// Tells `request` what is in the head, or why that cannot be told. All of it shares one copy of the bytes.
-fn tell(request: &mut Request<Incoming>, head: &RequestHead, storage: &mut Storage) -> Result<(), Refusal> {
-    let bytes = head.copy_into(&mut storage.room);
+/// Tells `request` what is in the head, or why that cannot be told. All of it shares `bytes`, one copy of the head.
+fn tell(
+    request: &mut Request<Incoming>,
+    head: &RequestHead,
+    bytes: &Bytes,
+    storage: &mut Storage,
+) -> Result<(), Refusal> {
     let mut fields = mem::take(&mut storage.fields);
     fields.reserve(head.field_count());
     let named = |name| HeaderName::from_bytes(&bytes[name]).map_err(|_| Refusal::BadField);

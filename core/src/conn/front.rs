@@ -1,8 +1,10 @@
-//! What whoever stands in front of the server says of the client before its first byte: the header of the PROXY protocol.
+//! What whoever stands in front of the server says of its clients: before the first byte of a connection, in the header of the
+//! PROXY protocol, and in the fields of a request. Who may say that is a matter of [`Front`](crate::config::Front).
 
 use super::Connection;
+use crate::config::Underscores;
 use crate::handoff::Peer;
-use crate::http1::Refusal;
+use crate::http1::{Refusal, RequestHead};
 use crate::machine::Cx;
 use crate::proxy::{ProxyHeader, ProxyProtocol, parse_proxy};
 
@@ -36,5 +38,23 @@ impl Connection {
             Err(refusal) => self.refuse(refusal, cx),
         }
         false
+    }
+
+    /// Says who has sent the request whose head is complete, in the first `len` bytes that were read, and takes or refuses
+    /// what should not reach the application.
+    pub(super) fn vet(&self, head: &mut RequestHead, len: usize, cx: &Cx<'_>) -> Result<(), Refusal> {
+        let (front, bytes, peer) = (&cx.limits.front, &self.rx.filled()[..len], self.info().peer);
+        head.client = peer.into();
+        if head.is_forwarded && front.forwarded.has(peer) {
+            head.believe(bytes, &front.forwarded)?;
+        }
+        // Most heads have none anywhere.
+        if front.underscores != Underscores::Keep && memchr::memchr(b'_', bytes).is_some() {
+            if front.underscores == Underscores::Refuse && head.has_underscores(bytes) {
+                return Err(Refusal::Underscore);
+            }
+            head.drop_underscores(bytes);
+        }
+        Ok(())
     }
 }

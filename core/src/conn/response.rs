@@ -285,8 +285,9 @@ impl Connection {
         }
         let unread = (self.sending == Sending::Quiet).then(|| RequestHead::of_refused(self.rx.filled()));
         let is_head = unread.as_ref().map_or(self.request.is_head, |head| head.is_head);
-        if let (Some(record), Some(head)) = (&mut self.record, unread) {
+        if let (Some(record), Some(mut head)) = (&mut self.record, unread) {
             record.begin(self.head_since.unwrap_or(cx.now));
+            head.client = self.proxied.unwrap_or(self.origin.peer).into();
             record.refused = Some(Box::new(head));
         }
         if self.sending != Sending::Body {

@@ -175,6 +175,12 @@ pub enum Refusal {
     /// Host is missing, repeated or malformed (RFC 9112 §3.2).
     #[error("host field missing, repeated or malformed")]
     BadHost,
+    /// A field name with an underscore, where those are refused.
+    #[error("field name with an underscore")]
+    Underscore,
+    /// What proxies say of the client is malformed or contradictory.
+    #[error("malformed or contradictory forwarding fields")]
+    BadForwarding,
     /// Content-Length is not a number, or there are two (RFC 9112 §6.3).
     #[error("malformed or repeated content-length")]
     BadContentLength,
@@ -225,6 +231,8 @@ impl Refusal {
             | Self::BadRequestLine
             | Self::BadField
             | Self::BadHost
+            | Self::Underscore
+            | Self::BadForwarding
             | Self::BadContentLength
             | Self::AmbiguousFraming
             | Self::BadChunked => 400,

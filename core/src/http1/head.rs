@@ -14,8 +14,11 @@ use bytes::{Bytes, BytesMut};
 use httparse::Status;
 
 use super::chunked::is_token;
+use super::forwarded::{self, Forwarded, is_about_forwarding};
 use super::framing::{Decoder, Refusal};
-use super::target::{is_authority, path_and_query};
+use super::target::{authority, is_authority, path_and_query};
+use crate::client::Client;
+use crate::trust::Trusted;
 
 /// The two versions this machine speaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -85,6 +88,12 @@ pub struct RequestHead {
     pub(crate) offers_upgrade: bool,
     /// Whether it is a HEAD request.
     pub(crate) is_head: bool,
+    /// Whether it has fields about forwarding, of which nothing is known but their names.
+    pub(crate) is_forwarded: bool,
+    /// Who has sent it. Written by the connection.
+    pub(crate) client: Client,
+    /// The host that it is for, if a trusted proxy has named it.
+    forwarded_host: Option<Span>,
     /// Whether the bytes are those of its first line and no others, because it was refused.
     is_refused: bool,
 }
@@ -104,6 +113,9 @@ impl Default for RequestHead {
             expects_continue: false,
             offers_upgrade: false,
             is_head: false,
+            is_forwarded: false,
+            client: Client::default(),
+            forwarded_host: None,
             is_refused: false,
         }
     }
@@ -137,6 +149,37 @@ impl RequestHead {
 
     pub(crate) fn version(&self) -> Version {
         self.version
+    }
+
+    /// Whether the name of a field has an underscore. The head is still at the beginning of `bytes`.
+    pub(crate) fn has_underscores(&self, bytes: &[u8]) -> bool {
+        self.fields.iter().any(|(name, _)| has_underscore(&bytes[name.range()]))
+    }
+
+    /// Leaves out the fields with an underscore in their names. The head is still at the beginning of `bytes`.
+    pub(crate) fn drop_underscores(&mut self, bytes: &[u8]) {
+        self.fields.retain(|(name, _)| !has_underscore(&bytes[name.range()]));
+    }
+
+    /// Believes what the fields about forwarding say, because a trusted peer has sent them. The head is still at the
+    /// beginning of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// They are malformed or contradictory.
+    pub(crate) fn believe(&mut self, bytes: &[u8], trusted: &Trusted) -> Result<(), Refusal> {
+        let fields = self.fields.iter().map(|(name, value)| (&bytes[name.range()], &bytes[value.range()]));
+        let Forwarded { node, scheme, host } = forwarded::forwarded(fields, trusted)?;
+        if let Some(node) = node {
+            (self.client.ip, self.client.port) = (Some(node.ip), node.port);
+        }
+        self.client.scheme = scheme.unwrap_or_default();
+        self.forwarded_host = host.map(|host| Span::of(host, bytes));
+        Ok(())
+    }
+
+    pub(crate) fn forwarded_host_range(&self) -> Option<Range<usize>> {
+        self.forwarded_host.map(Span::range)
     }
 
     /// A copy of its bytes in `room`, for heads that outlive this one. The ranges below are within it. What nobody uses
@@ -224,6 +267,21 @@ impl<'a> Head<'a> {
     /// The version.
     pub fn version(&self) -> Version {
         self.head.version
+    }
+
+    /// Who has sent the request.
+    pub fn client(&self) -> Client {
+        self.head.client
+    }
+
+    /// The host that the request is for, and perhaps a port: as a trusted proxy names it or, without one, as the target
+    /// does in absolute form, or else the Host field (RFC 9112 §3.2.2). None where there is neither, or an empty one.
+    pub fn host(&self) -> Option<&'a [u8]> {
+        let host = match self.head.forwarded_host {
+            Some(host) => Some(&self.head.buf[host.range()]),
+            None => authority(self.target()).map(str::as_bytes).or_else(|| self.field("host")),
+        };
+        host.filter(|host| !host.is_empty())
     }
 
     /// Whether the client offers to change the protocol: to one of those that its `Upgrade` fields list, in order of
@@ -414,6 +472,8 @@ fn understand(
     let mut close = method == "CONNECT";
     out.keep_alive = out.version == Version::Http11;
     out.expects_continue = false;
+    out.is_forwarded = false;
+    out.forwarded_host = None;
     out.fields.clear();
 
     // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. One that does not would see other
@@ -476,6 +536,9 @@ fn understand(
                 coding = Some(value);
                 codings += 1;
             }
+            9 | 15..=17 if matches!(name[0] | 0x20, b'f' | b'x') => {
+                out.is_forwarded |= is_about_forwarding(name);
+            }
             _ => {}
         }
         out.fields.push((name_span, Span::of(value, bytes)));
@@ -524,6 +587,10 @@ fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
         ended = is_chunked;
     }
     Refusal::UnknownTransferCoding
+}
+
+fn has_underscore(name: &[u8]) -> bool {
+    memchr::memchr(b'_', name).is_some()
 }
 
 /// The members of a comma-separated list, without the white space around them.

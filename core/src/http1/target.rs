@@ -31,6 +31,11 @@ pub(super) fn path_and_query<'t>(
     }
 }
 
+/// The authority of a target in absolute form.
+pub(super) fn authority(target: &str) -> Option<&str> {
+    absolute(target).map(|(_, authority, _)| authority)
+}
+
 /// Whether this is a host, and behind it perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2): no user and no password, which
 /// RFC 9110 §4.2.4 takes for an attempt to deceive. Without a name it is none: the scheme asks for one (§4.2.1), and a server
 /// may refuse to guess (RFC 9112 §3.3).

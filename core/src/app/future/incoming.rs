@@ -12,6 +12,7 @@ use http_body::{Frame, SizeHint};
 
 use super::interim::Interim;
 use crate::app::{ConnectionInfo, DrainSignal};
+use crate::client::Client;
 use crate::conn::RespondError;
 use crate::http1::{BodyError, ResponseHead};
 
@@ -37,6 +38,11 @@ pub struct RequestInfo {
     pub drain: DrainSignal,
     /// What is known of the connection.
     pub connection: ConnectionInfo,
+    /// Who has sent the request.
+    pub client: Client,
+    /// The host that it is for, and perhaps a port, if a trusted proxy has named it; otherwise that is in the target or the
+    /// Host field.
+    pub forwarded_host: Option<Bytes>,
     /// What is sent before the response.
     pub(super) interim: Arc<Interim>,
     /// What may follow the request in another protocol.

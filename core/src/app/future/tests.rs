@@ -31,7 +31,14 @@ fn pipe() -> (Arc<Pipe>, Incoming, Arc<Woken>) {
     drop(pipe.polling(&Waker::from(woken.clone())));
     let drain = DrainSignal::new(Arc::new(Shown::default()));
     let connection = ConnectionInfo { peer: Peer::Unix, requests: 1 };
-    let info = RequestInfo { drain, connection, interim: Arc::default(), upgrade: None };
+    let info = RequestInfo {
+        drain,
+        connection,
+        client: Peer::Unix.into(),
+        forwarded_host: None,
+        interim: Arc::default(),
+        upgrade: None,
+    };
     (pipe.clone(), Incoming::new(Some(pipe), info), woken)
 }
 

@@ -1,6 +1,7 @@
 //! What whoever stands in front of the server says of its clients: believed if it may say that, and refused if it is wrong.
 
 use super::*;
+use crate::config::{Limits, Underscores};
 use crate::conn::Connection;
 use crate::handoff::{HandOff, Origin, Peer};
 use crate::machine::CloseReason;
@@ -14,9 +15,8 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// Answers with who asks.
-fn who(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
-    let peer = out.connection().peer;
-    Ok(out.send(ResponseHead::new(200), format!("<{peer}>"))?)
+fn who(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    Ok(out.send(ResponseHead::new(200), format!("<{}>", head.client()))?)
 }
 
 fn at(text: &str) -> Peer {
@@ -176,4 +176,103 @@ fn a_header_is_not_asked_for_in_the_middle_of_a_connection() {
     let mut first = from(at("10.0.0.1:9")).bytes(0, get("/"));
     let mut second = moved(&mut first).bytes(20, get("/")).at(30, Event::Eof);
     assert_eq!(askers(&second.run()), ["10.0.0.1:9"]);
+}
+
+/// Answers with what is known of the request: who asks, how, for which host, and the names of its fields.
+fn what(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    let client = head.client();
+    let host = head.host().unwrap_or_default().escape_ascii();
+    let names: Vec<_> = head.fields().map(|(name, _)| name).collect();
+    let text = format!("<{client} {} {host} {}>", client.scheme, names.join(","));
+    Ok(out.send(ResponseHead::new(200), text)?)
+}
+
+/// What is known of a request with these fields from `peer`, or the status that it is refused with.
+fn known(peer: Peer, fields: &str, change: impl FnOnce(&mut Limits)) -> String {
+    let bench = Bench::resuming(what, |now| Connection::new(Origin::new(0, peer, 7), now)).limits(change);
+    let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let transcript = bench.bytes(0, request).at(1, Event::Eof).run();
+    match askers(&transcript)[..] {
+        [known] => known.to_owned(),
+        _ => transcript.out[9..12].to_owned(),
+    }
+}
+
+const FORWARDED: &str =
+    "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: example.org\r\n";
+const NAMES: &str = "Host,X-Forwarded-For,X-Forwarded-Proto,X-Forwarded-Host";
+
+#[test]
+fn a_trusted_peer_is_believed_and_any_other_is_not() {
+    let plain = |peer| known(peer, FORWARDED, |_| {});
+    assert_eq!(plain(at("127.0.0.1:9")), format!("192.0.2.1 https example.org {NAMES}"));
+    assert_eq!(plain(Peer::Unix), format!("192.0.2.1 https example.org {NAMES}"));
+    assert_eq!(plain(at("192.0.2.9:9")), format!("192.0.2.9:9 http h {NAMES}"));
+    let listed = |list: &str| {
+        known(at("192.0.2.9:9"), FORWARDED, |limits| limits.front.forwarded = Trusted::parse([list]).unwrap())
+    };
+    assert_eq!(listed("192.0.2.9"), format!("192.0.2.1 https example.org {NAMES}"));
+    assert_eq!(listed("192.0.2.8"), format!("192.0.2.9:9 http h {NAMES}"));
+    let standard = "Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=\"example.org:81\"\r\n";
+    assert_eq!(known(Peer::Unix, standard, |_| {}), "[2001:db8::1]:80 https example.org:81 Host,Forwarded");
+}
+
+#[test]
+fn whom_a_proxy_header_names_is_who_is_believed_or_not() {
+    let said = "\r\nHost: h\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: https\r\n\r\n";
+    let named = |list: &str| {
+        let bench = Bench::resuming(what, |now| Connection::new(Origin::new(0, at("127.0.0.1:9"), 7), now));
+        let bench = bench.limits(|limits| {
+            limits.front.proxy_protocol = ProxyProtocol::V1;
+            limits.front.proxy_allow_from = Some(Trusted::local());
+            limits.front.forwarded = Trusted::parse([list]).unwrap();
+        });
+        let request = [V1, b"GET / HTTP/1.1", said.as_bytes()].concat();
+        askers(&bench.bytes(0, request).at(1, Event::Eof).run()).concat()
+    };
+    // A client beyond a balancer that only passes bytes on.
+    assert!(named("127.0.0.1").starts_with("192.0.2.1:4660 http h"));
+    // A proxy there.
+    assert!(named("192.0.2.1").starts_with("198.51.100.1 https h"));
+}
+
+#[test]
+fn what_a_trusted_peer_says_wrong_is_refused_and_what_another_says_is_not() {
+    for wrong in [
+        "X-Forwarded-For: me\r\n",
+        "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+        "Forwarded: for=192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\n",
+        "Forwarded: \"\r\n",
+    ] {
+        assert_eq!(known(Peer::Unix, wrong, |_| {}), "400", "{wrong}");
+        assert!(known(at("192.0.2.9:9"), wrong, |_| {}).starts_with("192.0.2.9:9 http h"), "{wrong}");
+    }
+}
+
+#[test]
+fn what_one_request_says_is_not_believed_of_the_next() {
+    let bench = Bench::resuming(what, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now));
+    let first = format!("GET / HTTP/1.1\r\nHost: h\r\n{FORWARDED}\r\n");
+    let transcript = bench.bytes(0, first + &get("/")).at(1, Event::Eof).run();
+    assert_eq!(askers(&transcript)[1], "unix http a Host");
+}
+
+#[test]
+fn an_absolute_target_counts_before_its_host_field() {
+    let bench = Bench::resuming(what, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now));
+    let request = "GET http://example.net:80/ HTTP/1.1\r\nHost: h\r\n\r\n";
+    assert_eq!(askers(&bench.bytes(0, request).at(1, Event::Eof).run()), ["unix http example.net:80 Host"]);
+}
+
+#[test]
+fn fields_with_an_underscore_are_left_out_refused_or_kept() {
+    let fields = "X_Forwarded_For: 192.0.2.1\r\nA-B: c_d\r\nA_B: c\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\n";
+    let with = |underscores, fields| {
+        known(Peer::Unix, fields, |limits: &mut Limits| limits.front.underscores = underscores)
+    };
+    assert_eq!(known(Peer::Unix, fields, |_| {}), "unix http h Host,A-B");
+    assert_eq!(with(Underscores::Refuse, fields), "400");
+    assert_eq!(with(Underscores::Refuse, "A-B: c_d\r\n"), "unix http h Host,A-B");
+    let all = "unix http h Host,X_Forwarded_For,A-B,A_B,Content_Length,Transfer_Encoding";
+    assert_eq!(with(Underscores::Keep, fields), all);
 }

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use crate::app::Answered;
-use crate::handoff::Peer;
 use crate::http1::{HttpDate, push_decimal};
 
 /// How a request becomes a line.
@@ -231,9 +230,9 @@ impl Atom {
     fn write(self, answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
         let Answered { head, sent, took, .. } = answered;
         match self {
-            Self::Address => match answered.connection.peer {
-                Peer::Inet(addr) => address(addr.ip(), out),
-                Peer::Unix => out.push(b'-'),
+            Self::Address => match head.client().ip {
+                Some(ip) => address(ip, out),
+                None => out.push(b'-'),
             },
             Self::Nothing => out.push(b'-'),
             Self::User => value(user(answered).as_deref(), out),
@@ -289,10 +288,7 @@ fn json(answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"time\":\"");
     moment.iso(out);
     number(out, format_args!("\",\"pid\":{}", moment.pid));
-    let address = match connection.peer {
-        Peer::Inet(addr) => Some(addr.ip().to_string()),
-        Peer::Unix => None,
-    };
+    let address = head.client().ip.map(|ip| ip.to_string());
     text(out, "remote", address.as_ref().map(String::as_bytes));
     text(out, "user", user(answered).as_deref());
     text(out, "request", Some(head.request_line()));
@@ -306,7 +302,8 @@ fn json(answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
     number(out, format_args!(",\"bytes\":{sent},\"duration_us\":{}", took.as_micros()));
     text(out, "referer", head.field("referer"));
     text(out, "user_agent", head.field("user-agent"));
-    number(out, format_args!(",\"connection_requests\":{}}}", connection.requests));
+    number(out, format_args!(",\"connection_requests\":{}", connection.requests));
+    number(out, format_args!(",\"scheme\":\"{}\"}}", head.client().scheme));
 }
 
 fn number(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

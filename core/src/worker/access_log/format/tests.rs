@@ -1,16 +1,19 @@
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::app::ConnectionInfo;
+use crate::handoff::Peer;
 use crate::http1::{HeadLimits, Parsed, RequestHead, parse_head};
 use crate::time::Time;
 
 fn moment() -> Moment {
     Moment { date: HttpDate::from_unix(784_111_777), millis: 7, pid: 42 }
 }
+
+const ADDRESS: Peer = Peer::Inet(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 5555)));
 
 /// A complete head.
 fn head(text: &str) -> RequestHead {
@@ -19,13 +22,14 @@ fn head(text: &str) -> RequestHead {
     let text = text.replace('\n', "\r\n") + "\r\n\r\n";
     assert_eq!(parse_head(text.as_bytes(), limits, &mut head), Parsed::Complete(text.len()), "{text:?}");
     head.buf = text.into_bytes();
+    head.client = ADDRESS.into();
     head
 }
 
 fn answered<'a>(head: &'a RequestHead, fields: &'a [u8]) -> Answered<'a> {
     Answered {
         head: head.view(),
-        connection: ConnectionInfo { peer: Peer::Inet(SocketAddr::from(([10, 0, 0, 1], 5555))), requests: 3 },
+        connection: ConnectionInfo { peer: ADDRESS, requests: 3 },
         status: Some(200),
         sent: 13,
         since: Time::ZERO,
@@ -118,7 +122,7 @@ fn json_is_one_object_of_known_members() {
         r#"{"time":"1994-11-06T08:49:37.007Z","pid":42,"remote":"10.0.0.1","user":"bob","#.to_owned()
             + r#""request":"GET /?x HTTP/1.1","method":"GET","target":"/?x","protocol":"HTTP/1.1","#
             + r#""status":200,"bytes":13,"duration_us":2345678,"referer":null,"user_agent":"\u009b1mé\"\\","#
-            + r#""connection_requests":3}"#
+            + r#""connection_requests":3,"scheme":"http"}"#
     );
     let refused = RequestHead::of_refused(b"\x16\"\xff");
     let unix = ConnectionInfo { peer: Peer::Unix, requests: 0 };
@@ -127,7 +131,7 @@ fn json_is_one_object_of_known_members() {
         line("json", &cut),
         r#"{"time":"1994-11-06T08:49:37.007Z","pid":42,"remote":null,"user":null,"#.to_owned()
             + "\"request\":\"\\u0016\\\"\u{fffd}\",\"method\":null,\"target\":null,\"protocol\":null,"
-            + r#""status":null,"bytes":0,"duration_us":2345678,"referer":null,"user_agent":null,"connection_requests":0}"#
+            + r#""status":null,"bytes":0,"duration_us":2345678,"referer":null,"user_agent":null,"connection_requests":0,"scheme":"http"}"#
     );
 }
 
@@ -176,7 +180,7 @@ proptest! {
 
         let object = line("json", &answered);
         prop_assert!(!object.contains(|c: char| c.is_control() || c == '\u{202e}'), "{object:?}");
-        prop_assert_eq!(members(&object), Some(14), "{}", object);
+        prop_assert_eq!(members(&object), Some(15), "{}", object);
     }
 }
 
