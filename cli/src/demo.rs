@@ -9,7 +9,7 @@
 //! | `GET /stream?chunks=N&size=B&ms=M` | N chunks (10) of B bytes (1024), M ms (100) apart |
 //! | `GET /bytes?n=N` | N bytes (1024) with Content-Length |
 //! | `GET /events` | server-sent events, one a second, until the worker drains |
-//! | `GET /info` | JSON: worker, phase, requests served by it and by this connection |
+//! | `GET /info` | JSON: worker, phase, requests served by it and by this connection, client and scheme |
 //! | `GET /headers` | a line for each field received, in order |
 //! | `GET /status?code=N&body=1` | status N (200), without content or, wrongly for some, with it |
 //! | `GET /upgrade` | 101 to the protocol asked for, which here echoes bytes until either side ends |
@@ -20,6 +20,7 @@
 use std::process;
 
 use remuda_core::app::{App, AppError, AsyncHandler, Boot, ConnectionInfo, Handler};
+use remuda_core::client::Client;
 use serde::Serialize;
 
 mod blocking;
@@ -70,8 +71,8 @@ struct Demo {
 }
 
 impl Demo {
-    /// The answer to `/info` on a connection.
-    fn info(&self, connection: &ConnectionInfo) -> serde_json::Result<Vec<u8>> {
+    /// The answer to `/info`, for a client on a connection.
+    fn info(&self, connection: &ConnectionInfo, client: Client) -> serde_json::Result<Vec<u8>> {
         let phase = self.boot.drain.drain().map_or_else(|| "running".into(), |d| format!("{:?}", d.phase));
         serde_json::to_vec(&Info {
             pid: process::id(),
@@ -81,6 +82,8 @@ impl Demo {
             phase: phase.to_lowercase(),
             requests: self.boot.counters.requests.get(),
             connection_requests: connection.requests,
+            client: client.to_string(),
+            scheme: client.scheme.as_str(),
         })
     }
 }
@@ -98,6 +101,9 @@ struct Info {
     requests: u64,
     /// Of this connection, this one included.
     connection_requests: u32,
+    /// Address and port, if they are known.
+    client: String,
+    scheme: &'static str,
 }
 
 /// What bodies without a meaning are made of.

@@ -37,6 +37,7 @@ pub use remuda_core::app::{
     App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, ConnectionInfo, Counters,
     DrainSignal, Handler, Incoming, RequestInfo, Responder, Short, Upgraded,
 };
+pub use remuda_core::client::{Client, Scheme};
 pub use remuda_core::config::{Jitter, Limits};
 pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};
 pub use remuda_core::order::PolicyId;

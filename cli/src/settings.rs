@@ -37,6 +37,7 @@ mod operators;
 mod policy;
 mod print;
 mod processes;
+mod proxies;
 mod shutdown;
 mod sockets;
 mod system;

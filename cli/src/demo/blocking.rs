@@ -23,7 +23,7 @@ impl Handler for Demo {
             Ok(Request::Bytes(n)) => bytes(n, out)?,
             Ok(Request::Events) => events(head, out)?,
             Ok(Request::Info) => {
-                let info = self.info(&out.connection())?;
+                let info = self.info(&out.connection(), head.client())?;
                 out.send(ResponseHead::new(200).field("content-type", "application/json"), info)?;
             }
             Ok(Request::Headers) => headers(head, out)?,

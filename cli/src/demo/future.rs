@@ -48,7 +48,8 @@ impl AsyncHandler for Demo {
 
 impl Demo {
     fn about(&self, request: &HttpRequest<Incoming>) -> Response<Body> {
-        match self.info(&request.body().info().connection) {
+        let info = request.body().info();
+        match self.info(&info.connection, info.client) {
             Ok(info) => with(answer(200, info), CONTENT_TYPE, "application/json"),
             Err(error) => text(500, format!("{error}\n")),
         }

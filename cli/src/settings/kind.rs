@@ -12,6 +12,7 @@ use std::time::Duration;
 use remuda_arbiter::Bind;
 use remuda_core::config::Jitter;
 use remuda_core::shutdown::ShutdownPolicy;
+use remuda_core::trust::Trusted;
 use remuda_core::worker::Format;
 use serde::Serialize;
 
@@ -101,6 +102,11 @@ pub enum Kind {
     Addresses {
         /// Stores them.
         set: fn(&mut Settings, Vec<Bind>),
+    },
+    /// Peers to believe; a list.
+    Peers {
+        /// Stores them.
+        set: fn(&mut Settings, Trusted),
     },
 }
 
@@ -263,6 +269,13 @@ impl Kind {
                 set(settings, binds);
                 Ok(quoted(&texts))
             }
+            Self::Peers { set } => {
+                let peers = Trusted::parse(written.iter().flat_map(|items| items.split(',')));
+                let peers = peers.map_err(|item| Refusal(Some(format!("but {} is none", quoted(&item)))))?;
+                let texts = quoted(&peers.items());
+                set(settings, peers);
+                Ok(texts)
+            }
         }
     }
 
@@ -277,7 +290,7 @@ impl Kind {
 
     /// Whether it takes more than one value.
     pub fn is_list(&self) -> bool {
-        matches!(self, Self::Addresses { .. } | Self::Variables { .. })
+        matches!(self, Self::Addresses { .. } | Self::Variables { .. } | Self::Peers { .. })
     }
 
     /// Whether its flag stands for a value without one.
@@ -302,6 +315,7 @@ impl Kind {
             Self::Log { .. } => "PATH",
             Self::AccessFormat { .. } => "FORMAT",
             Self::Addresses { .. } => "ADDRESS",
+            Self::Peers { .. } => "NETWORK",
         }
     }
 }
@@ -330,6 +344,7 @@ impl fmt::Display for Kind {
             Self::Addresses { .. } => {
                 f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd")
             }
+            Self::Peers { .. } => f.write_str(Trusted::ALLOWED),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::kind::Kind;
-use super::{limits, logging, operators, processes, shutdown, sockets, system, timeouts};
+use super::{limits, logging, operators, processes, proxies, shutdown, sockets, system, timeouts};
 
 /// One setting. Its flag, its variable and its key in the file all follow from its name.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub enum Category {
     Timeouts,
     /// How large a request may be.
     Limits,
+    /// Who stands in front of the server, and what is believed of them.
+    Proxies,
     /// How the server ends.
     Shutdown,
     /// What is written to the log.
@@ -87,6 +89,7 @@ pub fn table() -> impl Iterator<Item = &'static Setting> {
         sockets::SETTINGS,
         timeouts::SETTINGS,
         limits::SETTINGS,
+        proxies::SETTINGS,
         shutdown::SETTINGS,
         logging::SETTINGS,
         system::SETTINGS,

@@ -1,7 +1,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use remuda_core::config::Jitter;
+use remuda_core::config::{Jitter, Underscores};
+use remuda_core::proxy::ProxyProtocol;
+use remuda_core::trust::Trusted;
 use remuda_core::worker::Policies;
 
 use super::*;
@@ -73,7 +75,7 @@ fn every_default_is_allowed_and_printed_as_itself() {
         let printed = setting.kind.apply(&[setting.default.to_owned()], &mut settings);
         let bare = printed.unwrap_or_else(|_| panic!("the default of {} is not allowed", setting.name));
         // The default of a list may be that nothing is in it.
-        let words: Vec<_> = [setting.default].into_iter().filter(|word| !word.is_empty()).collect();
+        let words: Vec<_> = setting.default.split(',').filter(|word| !word.is_empty()).collect();
         let (text, list) = (kind::quoted(&setting.default), kind::quoted(&words));
         assert!([setting.default, &text, &list].contains(&&*bare), "{}: {bare}", setting.name);
         assert_eq!(format!("{settings:?}"), before, "the default of {} is not the default", setting.name);
@@ -152,4 +154,16 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(limits("limit-request-fields", "5").fields, 5);
     assert_eq!(limits("limit-request-field-size", "100").field_size, 100);
     assert_eq!(limits("limit-request-body", "1G").body, 1 << 30);
+
+    let front = |name, text| limits(name, text).front;
+    assert_eq!(front("proxy-protocol", "v1").proxy_protocol, ProxyProtocol::V1);
+    assert_eq!(front("proxy-protocol", "v2").proxy_protocol, ProxyProtocol::V2);
+    assert_eq!(front("proxy-protocol", "auto").proxy_protocol, ProxyProtocol::Auto);
+    assert_eq!(front("header-map", "refuse").underscores, Underscores::Refuse);
+    assert_eq!(front("header-map", "dangerous").underscores, Underscores::Keep);
+    let networks = Trusted::parse(["10.0.0.0/8", "fd00::1"]).unwrap();
+    assert_eq!(front("proxy-allow-from", "10.0.0.0/8, fd00::1").proxy_allow_from, Some(networks.clone()));
+    assert_eq!(front("proxy-allow-from", "").proxy_allow_from, None);
+    assert_eq!(front("forwarded-allow-ips", "10.0.0.0/8,fd00::1").forwarded, networks);
+    assert!(front("forwarded-allow-ips", "").forwarded.is_empty());
 }
