@@ -17,16 +17,30 @@ pub(crate) struct Front {
 impl Front {
     /// nginx in one process, with a pool of connections to `upstream` and no second try. One that it does not use it closes.
     pub(crate) fn nginx(upstream: &Address) -> Self {
-        Self::nginx_with(upstream, "keepalive 32; keepalive_timeout 1s;")
+        Self::nginx_with(upstream, "keepalive 32; keepalive_timeout 1s;", "", "")
     }
 
     /// The same with a pool that holds a connection for each of so many clients, and closes none.
     pub(crate) fn nginx_for(upstream: &Address, clients: usize) -> Self {
         let pool = format!("keepalive {clients}; keepalive_timeout 60s; keepalive_requests 100000000;");
-        Self::nginx_with(upstream, &pool)
+        Self::nginx_with(upstream, &pool, "", "")
     }
 
-    fn nginx_with(upstream: &Address, pool: &str) -> Self {
+    /// nginx that says in fields who its clients are, as they tell in a PROXY header.
+    pub(crate) fn nginx_forwarding(upstream: &Address) -> Self {
+        Self::nginx_with(
+            upstream,
+            "",
+            "proxy_protocol",
+            "set_real_ip_from unix:;
+            real_ip_header proxy_protocol;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto https;
+            proxy_set_header X-Forwarded-Host $host;",
+        )
+    }
+
+    fn nginx_with(upstream: &Address, pool: &str, listen: &str, location: &str) -> Self {
         let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
@@ -38,12 +52,13 @@ impl Front {
                 {paths}
                 upstream app {{ server {upstream}; {pool} }}
                 server {{
-                    listen unix:front.sock;
+                    listen unix:front.sock {listen};
                     location / {{
                         proxy_pass http://app;
                         proxy_http_version 1.1;
                         proxy_set_header Connection \"\";
                         proxy_next_upstream off;
+                        {location}
                     }}
                 }}
             }}"
@@ -54,6 +69,16 @@ impl Front {
     /// HAProxy in one process, which uses a connection to `upstream` again whenever it can, tries nothing twice, and logs what
     /// fails.
     pub(crate) fn haproxy(upstream: &Address) -> Self {
+        Self::haproxy_with(upstream, "", "")
+    }
+
+    /// HAProxy that says in a PROXY header who its clients are, as they tell in another, and `sends` it in one version or the
+    /// other.
+    pub(crate) fn haproxy_proxying(upstream: &Address, sends: &str) -> Self {
+        Self::haproxy_with(upstream, "accept-proxy", sends)
+    }
+
+    fn haproxy_with(upstream: &Address, bind: &str, server: &str) -> Self {
         let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
         let config = format!(
             "global
@@ -70,8 +95,8 @@ impl Front {
                 retries 0
                 http-reuse always
             listen front
-                bind unix@front.sock
-                server app {upstream} pool-purge-delay 500ms\n"
+                bind unix@front.sock {bind}
+                server app {upstream} {server} pool-purge-delay 500ms\n"
         );
         Self::start("haproxy", &["-db", "-f", "front.conf"], &config)
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use remuda_conformance::Harness;
-use remuda_conformance::client::Address;
+use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::probe::backends;
 
 use self::front::Front;
@@ -99,6 +99,40 @@ fn haproxy_in_front_keeps_its_connections_while_the_server_is_reloaded() {
         load::on_the_same_connections_while_reloaded(&server, haproxy.address());
         assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
+}
+
+#[test]
+fn haproxy_in_front_names_its_clients_in_a_proxy_header() {
+    for harness in servers() {
+        for sends in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
+            let server = harness.serve(&["--proxy-protocol", "auto"]);
+            let haproxy = Front::haproxy_proxying(server.address(), sends);
+            named(&haproxy, "192.0.2.1:4660", "http");
+        }
+    }
+}
+
+#[test]
+fn nginx_in_front_names_its_clients_in_fields() {
+    for harness in servers() {
+        let server = harness.serve(&[]);
+        named(&Front::nginx_forwarding(server.address()), "192.0.2.1", "https");
+    }
+}
+
+/// A client that tells `front` its address in a PROXY header is named to the server behind it, for each of its requests; what
+/// it says in a field is not believed.
+#[track_caller]
+fn named(front: &Front, client: &str, scheme: &str) {
+    let mut connection = front.address().connect(PATIENCE).expect("it listens");
+    connection.send("PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\r\n");
+    for _ in 0..2 {
+        connection.send("GET /info HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 198.51.100.1\r\n\r\n");
+        let info = connection.response();
+        let expected = format!("\"client\":{client:?},\"scheme\":{scheme:?}");
+        assert!(info.text().contains(&expected), "not {expected}: {info:?}");
+    }
+    assert_eq!(front.errors(), "");
 }
 
 /// It is the server's business when its connections end, but an idle one must not end while a request is on its way.

@@ -160,6 +160,12 @@ impl Client {
         self.socket.try_clone().expect("a socket can be duplicated")
     }
 
+    /// Its own end, as an address and a port.
+    pub fn local_address(&self) -> String {
+        let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());
+        address.expect("it is no unix socket").to_string()
+    }
+
     /// Ends the sending side.
     pub fn half_close(&self) {
         self.socket.shutdown(Shutdown::Write).expect("the connection is open");

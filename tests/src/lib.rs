@@ -97,6 +97,17 @@ macro_rules! scenarios {
                 others_are_served_while_a_handler_takes_too_long,
                 a_worker_is_replaced_for_a_handler_that_cannot_be_cancelled,
                 what_is_in_time_or_has_changed_the_protocol_is_left_alone;
+            front:
+                a_proxy_header_names_the_client_of_all_requests,
+                a_proxy_that_speaks_for_itself_is_the_client,
+                a_connection_without_a_proxy_header_is_refused,
+                a_peer_that_may_not_send_a_proxy_header_is_refused,
+                d12_a_proxy_header_that_does_not_end_is_408,
+                d19_a_client_keeps_the_name_that_a_proxy_header_gave_it,
+                a_trusted_proxy_says_who_the_client_is,
+                a_peer_that_is_not_trusted_says_nothing_of_clients,
+                contradictions_of_a_trusted_proxy_are_refused,
+                fields_with_an_underscore_do_not_arrive;
             listener:
                 d2_nothing_new_is_accepted_in_a_drain,
                 d3_connect_is_refused_after_term,

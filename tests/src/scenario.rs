@@ -15,6 +15,7 @@ pub(crate) mod control;
 pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;
+pub(crate) mod front;
 pub(crate) mod hand_off;
 pub(crate) mod heartbeat;
 pub(crate) mod hooks;
