@@ -95,3 +95,14 @@ fn a_refused_value_leaves_the_settings_alone() {
     assert!(find("bind").unwrap().kind.apply(&["fd://3".into(), "x".into()], &mut settings).is_err());
     assert_eq!(format!("{settings:?}"), before);
 }
+
+#[test]
+fn peers_are_addresses_and_networks() {
+    assert_eq!(apply("forwarded-allow-ips", "10.0.0.0/8, ::1").as_deref(), Ok(r#"["10.0.0.0/8","::1"]"#));
+    assert_eq!(apply("proxy-allow-from", "unix").as_deref(), Ok(r#"["unix"]"#));
+    assert_eq!(apply("proxy-allow-from", "*").as_deref(), Ok(r#"["*"]"#));
+    for text in ["localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80"] {
+        let refusal = Refusal(Some(format!("but {text:?} is none")));
+        assert_eq!(apply("forwarded-allow-ips", &format!("127.0.0.1,{text}")), Err(refusal));
+    }
+}
