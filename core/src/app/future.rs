@@ -424,7 +424,7 @@ fn respond(
     for (name, value) in &parts.headers {
         head.push_valid(name.as_str(), value.as_bytes());
     }
-    if head.announces_trailers() {
+    if head.announces_trailers() && connection.sends_trailers() {
         len = BodyLen::Unknown;
     }
     parts.headers.clear();

@@ -311,6 +311,11 @@ impl Connection {
         self.sending == Sending::Awaiting && self.fate == Fate::Open
     }
 
+    /// Whether a response of unknown length can end with trailers.
+    pub(crate) fn sends_trailers(&self) -> bool {
+        self.request.version == Version::Http11 && !self.request.is_head
+    }
+
     /// Whether nothing that is written of the response under way is sent.
     pub(crate) fn swallows_body(&self) -> bool {
         self.encoder == Encoder::Swallow

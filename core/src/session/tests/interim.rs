@@ -155,7 +155,10 @@ fn rfc9110_6_5_trailers_of_a_response_follow_chunks_and_nothing_else() {
         let out = kind().bytes(0, ask.replace("POST", "HEAD")).at(9, Event::Eof).run().out;
         assert!(!out.contains("x-sum") && !out.contains("Trailer") && out.ends_with("\r\n\r\n"), "{out}");
     }
-    // HTTP/1.0 cannot send trailers either; what the application has of its own is dropped.
+    let ask = "POST /trailers HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n";
+    let out = futures::served(futures::tester).bytes(0, ask).at(9, Event::Eof).run().out;
+    assert!(out.contains("\r\nContent-Length: 4\r\n") && out.ends_with("\r\n\r\ndone"), "{out}");
+    // HTTP/1.0 cannot be sent trailers; what the application has of its own is dropped.
     let own = || HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"x\""))]);
     let handler = move |head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>| {
         let ok = ResponseHead::new(if head.path() == "/none" { 204 } else { 200 });
