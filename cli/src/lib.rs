@@ -39,6 +39,7 @@ pub use remuda_core::app::{
 };
 pub use remuda_core::client::{Client, Scheme};
 pub use remuda_core::config::{Jitter, Limits};
+pub use remuda_core::conn::RespondError;
 pub use remuda_core::http1::{Fields, Head, ResponseHead, Version};
 pub use remuda_core::order::PolicyId;
 pub use remuda_core::shutdown::{
@@ -53,6 +54,8 @@ pub use self::into_app::{Async, Blocking, IntoApp, Itself, Tower};
 pub use self::server::Server;
 #[doc(inline)]
 pub use self::settings::Settings;
+#[cfg(feature = "tokio-context")]
+pub use self::take_over::{Duplex, TakeOver, take_over};
 
 mod client;
 pub mod demo;
@@ -60,6 +63,8 @@ mod into_app;
 mod log;
 mod server;
 pub mod settings;
+#[cfg(feature = "tokio-context")]
+mod take_over;
 
 /// Serves `app` as the command line, the environment and the settings file say, until told to stop.
 ///

@@ -93,7 +93,10 @@ async fn echo(mut request: HttpRequest<Incoming>) -> Response<Body> {
         None => Frame::data(Bytes::new()),
     };
     let rest = stream::unfold(body, |mut body| async { body.frame().await.map(|frame| (frame, body)) });
-    let response = answer(200, Body::new(StreamBody::new(stream::once(Ok(first)).chain(rest))));
+    // Trailers are not of the body.
+    let frames =
+        stream::once(Ok(first)).chain(rest).filter(|frame| frame.as_ref().map_or(true, Frame::is_data));
+    let response = answer(200, Body::new(StreamBody::new(frames)));
     match kind {
         Some(kind) => with(response, CONTENT_TYPE, kind),
         None => response,
