@@ -13,7 +13,7 @@ use tungstenite::{Error, Message, WebSocket, client};
 fn serve(name: &str, backend: &str) -> Server {
     let programs = Path::new(env!("CARGO_BIN_EXE_remuda")).parent().expect("a program is in a directory");
     let example = programs.join("examples").join(name);
-    assert!(example.exists(), "{example:?} is not built: cargo test -p remuda --examples");
+    assert!(example.exists(), "{example:?} is not built: cargo build -p remuda --examples");
     Harness::new(backend, "", &example).serve(&["--graceful-timeout", "10"])
 }
 

@@ -171,6 +171,11 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
+    /// Resets the connection.
+    pub fn abort(self) {
+        self.socket.set_linger(Some(Duration::ZERO)).expect("a socket has that option");
+    }
+
     /// The next response. Panics when it does not arrive whole.
     #[track_caller]
     pub fn response(&mut self) -> Response {

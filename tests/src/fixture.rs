@@ -13,6 +13,7 @@
 //! - `GET /overtime?ms=N` sleeps for N ms and then answers, `/overtime/begun?ms=N` after it has sent the head and a piece. The
 //!   blocking kind says on standard output what came of that, `<answered>` or the error, with `<told>` before it if the
 //!   drain's signal was set by then; the async kind says `<dropped>` when its future is dropped before that.
+//! - What is under `/message/` is said in the module `message`.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
@@ -46,6 +47,8 @@ use remuda::{
     WorkerPlace, demo, sleep,
 };
 use remuda_core::handoff::Records;
+
+pub(crate) mod message;
 
 /// The server, for the `main` of a binary. One with a backend of its own adds that.
 pub fn server() -> Server {
@@ -131,7 +134,10 @@ impl<H: Handler> Handler for Fixture<H> {
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
             "/overtime" | "/overtime/begun" => Ok(overtime(head, out)?),
-            _ => self.demo.call(head, body, out),
+            path => match message::name(path) {
+                Some(name) => message::blocking(name, head, body, out),
+                None => self.demo.call(head, body, out),
+            },
         }
     }
 
@@ -139,6 +145,7 @@ impl<H: Handler> Handler for Fixture<H> {
         match head.path() {
             "/hang" => true,
             "/deaf" | "/overtime" | "/overtime/begun" => false,
+            path if message::name(path).is_some() => false,
             _ => self.demo.is_short(head),
         }
     }
@@ -173,7 +180,10 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 Response::new("late\n".into())
             }
             "/overtime/begun" => Response::new(Body::new(Begun::new(time(request.uri().query())))),
-            _ => self.demo.call(request).await,
+            path => match message::name(path).map(str::to_owned) {
+                Some(name) => message::future(&name, request).await,
+                None => self.demo.call(request).await,
+            },
         }
     }
 }

@@ -68,6 +68,15 @@ macro_rules! scenarios {
                 an_unknown_length_is_chunked_for_http_1_1,
                 an_unknown_length_ends_with_the_connection_for_http_1_0,
                 a_bad_chunk_is_never_a_short_body;
+            message:
+                early_hints_are_sent_while_the_handler_is_at_work,
+                an_expectation_that_nobody_reads_the_body_for_is_answered_without_a_100,
+                trailers_reach_the_application_and_the_client,
+                fields_of_a_connection_are_not_the_applications,
+                statuses_and_methods_without_content_have_none_in_any_version,
+                a_response_that_belies_its_length_is_cut_and_logged,
+                nobody_breaks_out_of_a_field,
+                a_truncated_body_is_an_error_to_the_application;
             streaming:
                 sixty_four_mebibytes_come_back_the_same_in_little_memory,
                 a_slow_reader_does_not_grow_the_worker,

@@ -25,6 +25,7 @@ pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod logs;
 pub(crate) mod matrix;
+pub(crate) mod message;
 pub(crate) mod overtime;
 pub(crate) mod policy;
 pub(crate) mod preload;
