@@ -178,7 +178,8 @@ impl HandOff {
 
 /// Which versions of records a program reads, and which it writes; as text the numbers, the one that it writes last: `2,1`.
 ///
-/// All who share a queue have to read what each of them writes. That of an upgrade is shared by two programs.
+/// All who share a queue have to read what each of them writes. That of an upgrade is shared by two programs, of which the newer
+/// one writes what the older one reads. So what a version writes is read by the versions that come after it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Records {
     /// Never empty; the last is written.
@@ -186,11 +187,6 @@ pub struct Records {
 }
 
 impl Records {
-    /// Also [`HandOff::TRIAL`], and that is what is written.
-    pub fn trial() -> Self {
-        Self { reads: vec![HandOff::VERSION, HandOff::TRIAL] }
-    }
-
     /// The version that is written.
     pub fn written(&self) -> u16 {
         self.reads.last().copied().unwrap_or(HandOff::VERSION)

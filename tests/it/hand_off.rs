@@ -1,11 +1,14 @@
-//! Hand-off (D19) where it takes more than one server of one kind: two versions of it, or deaths, or a system that refuses.
+//! Hand-off (D19) where it takes more than one server of one kind: two versions of it, or deaths, or a system that refuses. Some
+//! print what they count, for `--nocapture`.
 
 use std::collections::HashSet;
 use std::env;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf, absolute};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +18,13 @@ use remuda_conformance::client::{Address, Client, PATIENCE, Response};
 use remuda_conformance::process::{Process, Server, allow_descriptors, until};
 use rustix::process::{Signal, geteuid};
 
-const BACKENDS: [&str; 5] = ["sync", "threaded", "mio", "smol", "tokio"];
+/// A backend of each of the two loops that backends have; all with `EVERY_BACKEND` in the environment.
+fn backends() -> &'static [&'static str] {
+    match env::var_os("EVERY_BACKEND") {
+        Some(_) => &["sync", "threaded", "mio", "smol", "tokio"],
+        None => &["sync", "tokio"],
+    }
+}
 
 const INFO: &str = "GET /info HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -34,19 +43,26 @@ enum Version {
 impl Version {
     /// Makes it the executable of `server` from the next upgrade on.
     fn install(self, server: &Server, harness: &Harness) {
-        let fixture = absolute(harness.fixture()).unwrap();
-        let variable =
-            if self == Self::New { "export FIXTURE_RECORDS=trial" } else { "unset FIXTURE_RECORDS" };
+        let (fixture, records) = (absolute(harness.fixture()).unwrap(), self.records());
         // It is called by the same name, or the next upgrade would run something else.
-        let script = format!("#!/bin/bash\n{variable}\nexec -a \"$0\" '{}' \"$@\"\n", fixture.display());
-        server.replace_executable(&script);
+        server.replace_executable(&format!(
+            "#!/bin/bash\nexport {RECORDS}={records}\nexec -a \"$0\" '{}' \"$@\"\n",
+            fixture.display()
+        ));
+    }
+
+    /// What it reads, and what it writes last.
+    fn records(self) -> &'static str {
+        if self == Self::New { "1,65535" } else { "1" }
     }
 }
 
+const RECORDS: &str = "FIXTURE_RECORDS";
+
 #[test]
 fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_understood() {
-    for backend in ["sync", "tokio"] {
-        let harness = harness(backend);
+    for backend in backends() {
+        let harness = harness(backend).with_variable(RECORDS, Version::Old.records());
         let mut server = harness.serve_replaceable(&["--keep-alive", "60", "--log-level", "debug"]);
         let mut idle = server.connect();
         let mut before = ask(&mut idle);
@@ -103,11 +119,8 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
 #[test]
 fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
     let ways = [(Version::Old, Version::New), (Version::New, Version::Old)];
-    for (backend, (from, to)) in
-        ["sync", "tokio"].into_iter().flat_map(|backend| ways.map(|way| (backend, way)))
-    {
-        let variable = if from == Version::New { "trial" } else { "none" };
-        let harness = harness(backend).with_variable("FIXTURE_RECORDS", variable);
+    for (backend, (from, to)) in backends().iter().flat_map(|backend| ways.map(|way| (backend, way))) {
+        let harness = harness(backend).with_variable(RECORDS, from.records());
         let mut server = harness.serve_replaceable(&["-w", "2", "--worker-connections", "1"]);
         let [mut stays, mut moves] = [(); 2].map(|()| server.connect());
         let pids = [&mut stays, &mut moves].map(|client| ask(client).number("pid"));
@@ -144,17 +157,17 @@ enum Victim {
 
 #[test]
 fn d19_a_receiver_that_is_killed_takes_its_own_connections_along_and_no_others() {
-    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Receiver));
+    backends().iter().for_each(|backend| killed_in_the_middle(backend, Victim::Receiver));
 }
 
 #[test]
 fn d19_a_sender_that_is_killed_takes_its_own_connections_along_and_no_others() {
-    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Sender));
+    backends().iter().for_each(|backend| killed_in_the_middle(backend, Victim::Sender));
 }
 
 #[test]
 fn d19_an_arbiter_that_is_killed_takes_no_connection_along() {
-    BACKENDS.iter().for_each(|backend| killed_in_the_middle(backend, Victim::Arbiter));
+    backends().iter().for_each(|backend| killed_in_the_middle(backend, Victim::Arbiter));
 }
 
 /// One worker hands 2,000 connections over to another, and somebody is killed when some have arrived, some are in the queue
@@ -214,7 +227,7 @@ fn killed_in_the_middle(backend: &str, victim: Victim) {
     assert!(answers.iter().all(|info| info.status == 200 && info.number("connection_requests") == 2));
     if victim != Victim::Arbiter {
         // Of the arbiter's death nobody is left to tell.
-        let unaccounted = || metric(&server, "connections_unaccounted");
+        let unaccounted = || metric::<i64>(&server, "connections_unaccounted");
         assert!(
             until(PATIENCE, || (unaccounted() == 0).then_some(())).is_some(),
             "{backend}: {}",
@@ -228,7 +241,7 @@ fn killed_in_the_middle(backend: &str, victim: Victim) {
 #[test]
 fn d19_who_has_too_many_connections_on_their_way_tries_again() {
     const CONNECTIONS: usize = 400;
-    for backend in BACKENDS {
+    for backend in backends() {
         let harness = harness(backend).started_by(&["bash", "-c", "ulimit -S -n 256; exec \"$@\"", "bash"]);
         let args = ["-w", "2", "--keep-alive", "60", "--reload-concurrency", "2"];
         let server = harness.serve(&[&args, METRICS, unprivileged()].concat());
@@ -237,7 +250,7 @@ fn d19_who_has_too_many_connections_on_their_way_tries_again() {
         // The next workers take a few.
         server.arbiter().limit_descriptors_for_now(Some(64));
         server.arbiter().signal(Signal::HUP);
-        let held = |why| metric(&server, &format!("handoff_held_total{{reason=\"{why}\"}}"));
+        let held = |why| metric::<usize>(&server, &format!("handoff_held_total{{reason=\"{why}\"}}"));
         let refused = until(PATIENCE, || (held("exhausted") > 0).then_some(()));
         assert!(refused.is_some(), "{backend}: it never happens");
         let at_first = metric(&server, OUT);
@@ -269,7 +282,7 @@ fn d19_few_descriptors_lose_no_connection() {
     const WAIT: usize = 236;
     const ROUNDS: usize = 3;
     const THOUGHT: Duration = Duration::from_millis(10);
-    for backend in BACKENDS {
+    for backend in backends() {
         let harness = harness(backend).started_by(&["bash", "-c", "ulimit -n 256; exec \"$@\"", "bash"]);
         let args = ["-w", "2", "--keep-alive", "60", "--control-socket", "control.sock"];
         let server = harness.serve(&[&args, METRICS, unprivileged()].concat());
@@ -314,7 +327,7 @@ fn d19_few_descriptors_lose_no_connection() {
             over.store(true, Ordering::Relaxed);
             result.unwrap_or_else(|panic| resume_unwind(panic));
         });
-        let value = |series: &str| metric(&server, series);
+        let value = |series: &str| metric::<usize>(&server, series);
         let held = ["full", "exhausted", "late", "failed"]
             .map(|why| value(&format!("handoff_held_total{{reason=\"{why}\"}}")));
         report(&format!(
@@ -334,7 +347,7 @@ fn d19_few_descriptors_lose_no_connection() {
 fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
     let connections = env::var("IDLE").map_or(1000, |number| number.parse().expect("it is a number"));
     allow_descriptors(2 * connections as u64);
-    for backend in BACKENDS {
+    for backend in backends() {
         let server = harness(backend).serve(&["--keep-alive", "600", "--worker-connections", "0"]);
         let (arbiter, old) = (server.arbiter(), server.worker());
         ask(&mut server.connect());
@@ -365,11 +378,11 @@ fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
 
 #[test]
 fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
-    const CONNECTIONS: usize = 20;
-    for backend in ["sync", "tokio"] {
+    const CONNECTIONS: i64 = 20;
+    for backend in backends() {
         let args = ["-w", "2", "--keep-alive", "60", "--log-level", "debug"];
         let mut server = harness(backend).serve(&[&args, METRICS].concat());
-        let mut clients = connect(&server, CONNECTIONS);
+        let mut clients = connect(&server, CONNECTIONS as usize);
         for n in 1..=2 {
             server.upgrade();
             clients.iter_mut().for_each(|client| drop(ask(client)));
@@ -379,7 +392,7 @@ fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
             let figures = || {
                 let series =
                     ["connections{state=\"waiting\"}", "connections_total", "connections_unaccounted", QUEUE];
-                series.map(|series| metric(&server, series))
+                series.map(|series| metric::<i64>(&server, series))
             };
             let right = until(PATIENCE, || (figures() == [CONNECTIONS, 1, 0, 0]).then_some(()));
             assert!(right.is_some(), "{backend}, after {n}: {:?}", figures());
@@ -396,11 +409,11 @@ fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
         assert!(leaves.wait_gone(PATIENCE), "{backend}: connections keep the worker that leaves");
         for (signal, queued) in [(Signal::STOP, moving), (Signal::CONT, 0)] {
             stays.signal(signal);
-            let right = until(PATIENCE, || (metric(&server, QUEUE) == queued).then_some(()));
+            let right = until(PATIENCE, || (metric::<usize>(&server, QUEUE) == queued).then_some(()));
             assert!(
                 right.is_some(),
                 "{backend}: {} and not {queued} are on their way",
-                metric(&server, QUEUE)
+                metric::<usize>(&server, QUEUE)
             );
         }
     }
@@ -418,9 +431,9 @@ fn unprivileged() -> &'static [&'static str] {
     if geteuid().is_root() { &["--user", "nobody"] } else { &[] }
 }
 
-/// The value of a series, which is a count.
+/// The value of a series, which is a whole number.
 #[track_caller]
-fn metric(server: &Server, series: &str) -> usize {
+fn metric<T: FromStr<Err: fmt::Debug>>(server: &Server, series: &str) -> T {
     let mut client = Address::Unix(server.dir().join("admin.sock")).connect(PATIENCE).unwrap();
     client.send("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
     let text = client.response().text();

@@ -19,8 +19,8 @@
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
 //!   called, and for each time that the application is built; the hooks that its value names panic then, and those
 //!   that it names as in `pre_fork:slow` take 1.2 s.
-//! - With `FIXTURE_RECORDS=trial` it is a newer version of itself: it reads and writes records of connections that move which
-//!   have a member more, and reads the others as well.
+//! - `FIXTURE_RECORDS` says which versions of records of connections that move it reads, the one that it writes last: with `1` it is
+//!   a version that knows no newer ones, with `1,65535` a newer one than there is.
 //! - `FIXTURE_FAULT` makes whatever builds the application `fail`, `panic` or start a `thread`; `FIXTURE_MEGABYTES` has the
 //!   application hold so many.
 
@@ -46,7 +46,6 @@ use remuda::{
     Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit, WorkerInfo,
     WorkerPlace, demo, sleep,
 };
-use remuda_core::handoff::Records;
 
 pub(crate) mod message;
 
@@ -57,9 +56,9 @@ pub fn server() -> Server {
         true => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
         false => Server::new(build),
     };
-    let server = match env::var("FIXTURE_RECORDS").as_deref() {
-        Ok("trial") => server.records(Records::trial()),
-        _ => server,
+    let server = match env::var("FIXTURE_RECORDS") {
+        Ok(records) => server.records(records.parse().expect("FIXTURE_RECORDS is a list of numbers")),
+        Err(_) => server,
     };
     match env::var(HOOKS) {
         Ok(told) => server.hooks(Journal { told: told.split(',').map(str::to_owned).collect() }),
