@@ -31,6 +31,9 @@ pub struct Limits {
     pub write_rate: u64,
     /// How long a handler may take from being called to the end of its response. Default zero: no limit.
     pub request_timeout: Duration,
+    /// Bytes of a request head in all: its lines with their endings, and empty lines before it. Default 32 KiB, at most
+    /// [`READ_BUFFER_MAX`]; past it 431.
+    pub head: usize,
     /// Bytes of a request line, without its line ending. Default 8190; past it 414.
     pub request_line: usize,
     /// Fields of a request. Default 100; past it 431.
@@ -39,6 +42,17 @@ pub struct Limits {
     pub field_size: usize,
     /// Bytes of a request body. Default 0: no limit; past it 413.
     pub body: u64,
+    /// Bytes that the chunk extensions, the trailer section and the padding of a chunked body may take beyond the bytes of the
+    /// body itself (RFC 9112 §7.1). Default 16 KiB; past it 400.
+    pub framing: u32,
+    /// Bytes of a request body that nobody reads which are read and thrown away to keep a connection usable (RFC 9112 §9.3).
+    /// Default 64 KiB; past it the connection is closed instead.
+    pub unread_body: u64,
+    /// Bytes that a lingering connection discards before it is closed all the same (D7). Default 4 MiB; zero: no limit but that
+    /// of its time.
+    pub linger_size: u64,
+    /// Requests that a connection may have answered in one turn before others get theirs, at least 1. Default 16.
+    pub pipeline_budget: u32,
     /// Who stands in front of the server, and what is believed of what they say.
     pub front: Front,
 }
@@ -54,10 +68,15 @@ impl Default for Limits {
             body_rate: 240,
             write_rate: 240,
             request_timeout: Duration::ZERO,
+            head: 32 * 1024,
             request_line: 8190,
             fields: 100,
             field_size: 8190,
             body: 0,
+            framing: 16 * 1024,
+            unread_body: 64 * 1024,
+            linger_size: 4 * 1024 * 1024,
+            pipeline_budget: 16,
             front: Front::default(),
         }
     }
@@ -152,16 +171,6 @@ pub const READ_BUFFER: usize = 8 * 1024;
 /// Bytes a read buffer may grow to; no request head can be larger, whatever the other limits say.
 pub const READ_BUFFER_MAX: usize = 64 * 1024;
 
-/// Bytes of an unread request body that are read and thrown away to keep a connection usable; past it the
-/// connection is closed instead (RFC 9112 §9.3).
-pub const DISCARD_MAX: u64 = 64 * 1024;
-
-/// Bytes that a lingering connection discards before it is closed all the same (D7).
-pub const LINGER_MAX: u64 = 4 * 1024 * 1024;
-
 /// How long a connection lingers at most once the drain's deadline has passed (D10): a little less than the 0.5 s
 /// after which the kernel ends the process, so that lingering alone never looks like work that was cut.
 pub const LINGER_AT_DEADLINE: Duration = Duration::from_millis(400);
-
-/// Requests that one step may answer before other connections get their turn.
-pub const STEP_BUDGET: u32 = 16;

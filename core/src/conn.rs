@@ -23,7 +23,7 @@ use self::record::Record;
 use self::response::Encoder;
 use self::state::{Fate, Input, Receiving, Sending};
 use crate::app::{Answered, ConnectionInfo};
-use crate::config::{HIGH_WATER, LINGER_MAX, READ_BUFFER};
+use crate::config::{HIGH_WATER, Limits};
 use crate::handoff::{HandOff, Origin, Peer};
 use crate::http1::{BodyError, Decoder, HeadLimits, Parsed, Refusal, RequestHead, Version, parse_head};
 use crate::machine::{CloseReason, Cx, Interest, IoSlices, Step, Wire};
@@ -75,6 +75,8 @@ pub struct Connection {
     spare: Option<Box<RequestHead>>,
     /// A line has ended since parsing last found the head incomplete.
     line_ended: bool,
+    /// Bytes of empty lines before the head under way.
+    skipped: usize,
     /// What respond needs of the request under way.
     request: Request,
     /// The framing of its body.
@@ -151,6 +153,7 @@ impl Connection {
             held_back: Time::ZERO,
             spare: None,
             line_ended: true,
+            skipped: 0,
             request: Request {
                 version: Version::Http11,
                 is_head: false,
@@ -225,7 +228,7 @@ impl Connection {
             return None;
         }
         if (self.receiving, self.sending) == (Receiving::Discard, Sending::Quiet) {
-            self.discard(cx.now);
+            self.discard(cx);
         }
         if (self.receiving, self.sending) != (Receiving::Head, Sending::Quiet) || self.tx.len() >= HIGH_WATER
         {
@@ -235,21 +238,27 @@ impl Connection {
             return None;
         }
         self.skip_empty_lines();
+        let limits = HeadLimits {
+            head: cx.limits.head.saturating_sub(self.skipped),
+            request_line: cx.limits.request_line,
+            fields: cx.limits.fields,
+            field_size: cx.limits.field_size,
+            framing: cx.limits.framing,
+        };
+        if self.skipped > cx.limits.head {
+            self.refuse(Refusal::FieldsTooLarge, cx);
+            return None;
+        }
         if self.rx.is_empty() {
             if self.eof {
                 self.fate = Fate::Flushing(CloseReason::PeerClosed);
             }
             return None;
         }
-        if !self.line_ended && !self.rx.is_full() {
+        if !self.is_worth_parsing(limits) {
             return self.wait_for_head();
         }
         self.rx.align();
-        let limits = HeadLimits {
-            request_line: cx.limits.request_line,
-            fields: cx.limits.fields,
-            field_size: cx.limits.field_size,
-        };
         let mut head = self.spare.take().unwrap_or_default();
         let parsed = parse_head(self.rx.filled(), limits, &mut head);
         match parsed {
@@ -294,7 +303,9 @@ impl Connection {
                     return Some(Step::Close(reason));
                 }
                 self.rx.clear();
-                self.fate = Fate::Lingering { reason, until: cx.now + cx.limits.linger, left: LINGER_MAX };
+                let Limits { linger, linger_size, .. } = *cx.limits;
+                let left = if linger_size == 0 { u64::MAX } else { linger_size };
+                self.fate = Fate::Lingering { reason, until: cx.now + linger, left };
                 Some(Step::HalfClose)
             }
             Fate::Ended(reason) => Some(Step::Close(reason)),
@@ -360,9 +371,7 @@ impl Connection {
     /// Takes the storage of an answered head back.
     pub fn recycle(&mut self, mut head: Box<RequestHead>) {
         self.rx.return_storage(&mut head.buf);
-        if head.buf.len() > READ_BUFFER {
-            head.buf = Vec::new();
-        }
+        head.shrink();
         self.spare = Some(head);
     }
 
@@ -414,10 +423,10 @@ impl Connection {
         self.tx.len()
     }
 
-    /// Bytes of storage for what was read.
+    /// Bytes of storage for what was read and for heads.
     #[cfg(test)]
     pub(crate) fn storage(&self) -> usize {
-        self.rx.storage() + self.spare.as_ref().map_or(0, |head| head.buf.len())
+        self.rx.storage() + self.spare.as_ref().map_or(0, |head| head.storage())
     }
 
     /// What an application may know of it.
@@ -470,6 +479,7 @@ impl Connection {
         self.requests += 1;
         self.head_since = None;
         self.line_ended = true;
+        self.skipped = 0;
         self.body_since = cx.now;
         self.body_read = 0;
         self.fault = None;
@@ -499,15 +509,30 @@ impl Connection {
         None
     }
 
+    /// Whether there may be more to say of what there is of a head than when it was last parsed: a line has ended since, or
+    /// is over its limit already.
+    fn is_worth_parsing(&self, limits: HeadLimits) -> bool {
+        let head = self.rx.filled();
+        if self.line_ended || self.rx.is_full() || head.len() > limits.head {
+            return true;
+        }
+        let (line, limit) = match memchr::memrchr(b'\n', head) {
+            None => (head.len(), limits.request_line),
+            Some(end) => (head.len() - end - 1, limits.field_size),
+        };
+        line > limit.saturating_add(1)
+    }
+
     /// Notes when the head began whose first bytes are here already.
     fn begin_head(&mut self, now: Time) {
         self.head_since = (!self.rx.is_empty()).then_some(now);
     }
 
-    /// RFC 9112 §2.2: empty lines before a request line are ignored.
+    /// RFC 9112 §2.2: empty lines before a request line are ignored, though not without end.
     fn skip_empty_lines(&mut self) {
         while self.rx.filled().starts_with(b"\r\n") {
             self.rx.consume(2);
+            self.skipped += 2;
             if self.rx.is_empty() {
                 self.head_since = None;
             }

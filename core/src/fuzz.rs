@@ -28,8 +28,9 @@ pub enum BodyFraming {
 ///
 /// It will never be a head.
 pub fn head(bytes: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Option<Meaning>, Refusal> {
-    let &Limits { request_line, fields, field_size, .. } = limits;
-    match parse_head(bytes, HeadLimits { request_line, fields, field_size }, head) {
+    let &Limits { head: size, request_line, fields, field_size, framing, .. } = limits;
+    let limits = HeadLimits { head: size, request_line, fields, field_size, framing };
+    match parse_head(bytes, limits, head) {
         Parsed::Refused(refusal) => Err(refusal),
         Parsed::Partial => Ok(None),
         Parsed::Complete(len) => {
@@ -51,7 +52,7 @@ pub struct Chunked(Decoder);
 
 impl Default for Chunked {
     fn default() -> Self {
-        Self(Decoder::chunked())
+        Self(Decoder::chunked(Limits::default().framing))
     }
 }
 
@@ -77,6 +78,6 @@ impl Chunked {
     ///
     /// The framing is malformed.
     pub fn find_end(&self, input: &[u8]) -> Result<Option<usize>, BodyError> {
-        self.0.find_end(input)
+        self.0.find_end(input).map(|(end, _)| end)
     }
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use send_wrapper::SendWrapper;
 
 use crate::app::{self, Inline, Kind, Observer, Place, Service, Serving, Turn, Turns, Unshared, answer};
-use crate::config::STEP_BUDGET;
 use crate::conn::{Buffered, Connection, Event, Overdue, sooner};
 use crate::handoff::HandOff;
 use crate::http1::RequestHead;
@@ -335,7 +334,7 @@ impl Exchange {
 impl Machine for Session {
     fn step(&mut self, cx: &Cx<'_>) -> Step {
         self.now = cx.now;
-        for _ in 0..STEP_BUDGET {
+        for _ in 0..cx.limits.pipeline_budget {
             if let Some(step) = self.connection.ending(cx) {
                 return self.end_with(step);
             }

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 
 use super::{Connection, Fate, Input, Receiving, Sending};
-use crate::config::{DISCARD_MAX, READ_BUFFER_MAX};
+use crate::config::READ_BUFFER_MAX;
 use crate::http1::{BodyError, Decoded, Decoder};
 use crate::machine::{CloseReason, Cx};
 use crate::time::Time;
@@ -52,7 +52,7 @@ impl Connection {
                 buffer[..data].copy_from_slice(&self.rx.filled()[skip..skip + data]);
                 self.rx.consume(skip + data);
                 self.body_read += data as u64;
-                if cx.limits.body > 0 && self.body_read > cx.limits.body && !self.upgraded {
+                if self.is_too_large(self.body_read, cx) {
                     return self.fail_body(BodyError::TooLarge { limit: cx.limits.body });
                 }
                 if self.decoder.is_done() {
@@ -85,11 +85,11 @@ impl Connection {
 
     /// Whether all of the request body is in the read buffer; asks for more of it if it is not and would fit.
     pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
-        if self.receiving != Receiving::Body
-            || self.decoder.find_end(self.rx.filled()) != Ok(None)
-            || self.eof
-            || self.fault.is_some()
-        {
+        let is_sound = match self.decoder.find_end(self.rx.filled()) {
+            Ok((None, len)) => !self.is_too_large(len as u64, cx),
+            Ok((Some(_), _)) | Err(_) => false,
+        };
+        if self.receiving != Receiving::Body || !is_sound || self.eof || self.fault.is_some() {
             // Nobody waits for the peer any more, whoever is waited for next.
             self.body_wanted = false;
             return Buffered::Complete;
@@ -129,13 +129,13 @@ impl Connection {
     // Transitions.
 
     /// Whether the rest of a body that nobody wants is known to be more than is worth reading.
-    pub(super) fn discards_too_much(&self) -> bool {
+    pub(super) fn discards_too_much(&self, cx: &Cx<'_>) -> bool {
         self.receiving == Receiving::Discard
-            && self.decoder.remaining().is_some_and(|left| left > DISCARD_MAX)
+            && self.decoder.remaining().is_some_and(|left| left > cx.limits.unread_body)
     }
 
     /// Throws away what has arrived of a body that nobody reads, up to a bound.
-    pub(super) fn discard(&mut self, now: Time) {
+    pub(super) fn discard(&mut self, cx: &Cx<'_>) {
         loop {
             match self.decoder.decode(self.rx.filled(), usize::MAX) {
                 Ok(Decoded { skip, data }) if skip + data > 0 => {
@@ -149,11 +149,11 @@ impl Connection {
         if self.decoder.is_done() {
             self.enter(Input::BodyEnd);
             self.decoder = Decoder::none();
-            self.idle_since = now;
-            self.begin_head(now);
+            self.idle_since = cx.now;
+            self.begin_head(cx.now);
         } else if self.eof {
             self.abort(CloseReason::PeerAborted);
-        } else if self.body_read > DISCARD_MAX || self.discards_too_much() {
+        } else if self.body_read > cx.limits.unread_body || self.discards_too_much(cx) {
             self.abort(CloseReason::Finished);
         }
     }
@@ -162,6 +162,11 @@ impl Connection {
     pub(super) fn resume_work(&mut self, now: Time) {
         self.body_pace.pause(now);
         self.write_pace.pause(now);
+    }
+
+    /// Whether a body of so many bytes is over the limit.
+    fn is_too_large(&self, len: u64, cx: &Cx<'_>) -> bool {
+        cx.limits.body > 0 && len > cx.limits.body && !self.upgraded
     }
 
     fn want_body(&mut self, cx: &Cx<'_>) {

@@ -373,7 +373,7 @@ impl Connection {
             // RFC 9110 §10.1.1: without a 100 the client may or may not send the body, so nothing can follow it.
             || (self.request.expects_continue && self.receiving != Receiving::Done)
             || self.fault.is_some()
-            || self.discards_too_much();
+            || self.discards_too_much(cx);
         if finished {
             return Some(CloseReason::Finished);
         }

@@ -2,15 +2,13 @@
 //!
 //! Lines end with CRLF and nothing else. Extensions are checked for their form and dropped, trailers checked and kept for
 //! whoever asks; both are bounded together with all other padding, so that a body cannot consist of framing
-//! without end. An error is final: what comes behind it is never taken for a body.
+//! without end: beyond a bound, each such byte takes one of the body's own before it. An error is final: what comes behind it is
+//! never taken for a body.
 
 use http::HeaderMap;
 
 use super::framing::{BodyError, Decoded};
 use super::trailers;
-
-/// Bytes that chunk extensions, trailers and leading zeros of sizes may take together in one body.
-const OVERHEAD_MAX: u32 = 16 * 1024;
 
 /// Trailer fields that one body may have.
 const TRAILERS_MAX: u32 = 100;
@@ -19,7 +17,10 @@ const TRAILERS_MAX: u32 = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkDecoder {
     state: State,
-    overhead: u32,
+    /// Bytes that extensions, trailers and padding may still take.
+    left: u32,
+    /// What that is at most.
+    most: u32,
     /// The lines of the trailer section.
     trailers: Vec<u8>,
     trailer_count: u32,
@@ -71,8 +72,8 @@ enum Extension {
 }
 
 impl ChunkDecoder {
-    pub(crate) fn new() -> Self {
-        Self { state: State::SizeStart, overhead: 0, trailers: Vec::new(), trailer_count: 0 }
+    pub(crate) fn new(most: u32) -> Self {
+        Self { state: State::SizeStart, left: most, most, trailers: Vec::new(), trailer_count: 0 }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -93,6 +94,8 @@ impl ChunkDecoder {
                     let data = (input.len() - skip).min(max).min(usize::try_from(left).unwrap_or(usize::MAX));
                     let left = left - data as u64;
                     self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    self.left =
+                        self.left.saturating_add(u32::try_from(data).unwrap_or(u32::MAX)).min(self.most);
                     return Ok(Decoded { skip, data });
                 }
                 State::Done => break,
@@ -179,10 +182,8 @@ impl ChunkDecoder {
     }
 
     fn spend(&mut self) -> Result<(), &'static str> {
-        self.overhead += 1;
-        if self.overhead > OVERHEAD_MAX {
-            return Err("extensions, trailers and padding are over 16384 bytes");
-        }
+        self.left =
+            self.left.checked_sub(1).ok_or("extensions, trailers and padding are over their limit")?;
         Ok(())
     }
 }

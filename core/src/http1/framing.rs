@@ -36,9 +36,9 @@ impl Decoder {
         Self(Kind::Length(n))
     }
 
-    /// A chunked body.
-    pub(crate) fn chunked() -> Self {
-        Self(Kind::Chunked(ChunkDecoder::new()))
+    /// A chunked body, with at most `overhead` bytes that are not the body's own beyond so many that are.
+    pub(crate) fn chunked(overhead: u32) -> Self {
+        Self(Kind::Chunked(ChunkDecoder::new(overhead)))
     }
 
     /// Everything until the end of the connection.
@@ -92,29 +92,33 @@ impl Decoder {
 
     /// Where the rest of the body ends within `input`, if it does.
     pub(crate) fn end_within(&self, input: &[u8]) -> Option<usize> {
-        self.find_end(input).ok().flatten()
+        self.find_end(input).ok()?.0
     }
 
-    /// The same, told apart from a body that will never end.
+    /// The same, told apart from a body that will never end, and how many bytes of the body itself are within `input`.
     ///
     /// # Errors
     ///
     /// The framing is malformed.
-    pub(crate) fn find_end(&self, input: &[u8]) -> Result<Option<usize>, BodyError> {
+    pub(crate) fn find_end(&self, input: &[u8]) -> Result<(Option<usize>, usize), BodyError> {
         Ok(match &self.0 {
-            Kind::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= input.len()),
+            Kind::Length(left) => match usize::try_from(*left) {
+                Ok(left) if left <= input.len() => (Some(left), left),
+                _ => (None, input.len()),
+            },
             Kind::Chunked(chunks) => {
-                let (mut chunks, mut at) = (chunks.clone(), 0);
+                let (mut chunks, mut at, mut len) = (chunks.clone(), 0, 0);
                 while !chunks.is_done() {
                     let Decoded { skip, data } = chunks.decode(&input[at..], usize::MAX)?;
                     if skip + data == 0 {
-                        return Ok(None);
+                        return Ok((None, len));
                     }
                     at += skip + data;
+                    len += data;
                 }
-                Some(at)
+                (Some(at), len)
             }
-            Kind::Raw => None,
+            Kind::Raw => (None, input.len()),
         })
     }
 }

@@ -18,6 +18,7 @@ use super::forwarded::{self, Forwarded, is_about_forwarding};
 use super::framing::{Decoder, Refusal};
 use super::target::{authority, is_authority, path_and_query};
 use crate::client::Client;
+use crate::config::READ_BUFFER;
 use crate::trust::Trusted;
 
 /// The two versions this machine speaks.
@@ -33,9 +34,13 @@ pub enum Version {
 /// The limits a head is parsed under.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
+    /// Bytes of all of it.
+    pub(crate) head: usize,
     pub(crate) request_line: usize,
     pub(crate) fields: usize,
     pub(crate) field_size: usize,
+    /// Bytes of the framing of the body behind it, beyond what is free.
+    pub(crate) framing: u32,
 }
 
 /// What parsing found.
@@ -180,6 +185,22 @@ impl RequestHead {
 
     pub(crate) fn forwarded_host_range(&self) -> Option<Range<usize>> {
         self.forwarded_host.map(Span::range)
+    }
+
+    /// Gives memory back that only a large head needed.
+    pub(crate) fn shrink(&mut self) {
+        if self.buf.len() > READ_BUFFER {
+            self.buf = Vec::new();
+        }
+        if self.fields.capacity() > FIELDS_ON_STACK {
+            self.fields = Vec::new();
+        }
+    }
+
+    /// Bytes of storage.
+    #[cfg(test)]
+    pub(crate) fn storage(&self) -> usize {
+        self.buf.len() + self.fields.capacity() * size_of::<(Span, Span)>()
     }
 
     /// A copy of its bytes in `room`, for heads that outlive this one. The ranges below are within it. What nobody uses
@@ -370,7 +391,7 @@ fn parse_into<'b>(
     let mut request = httparse::Request::new(&mut []);
     match scan(bytes, fields, &mut request) {
         Parsed::Complete(len) => match outgrown(&bytes[..len], limits) {
-            None => understand(&bytes[..len], &request, out)
+            None => understand(&bytes[..len], &request, limits, out)
                 .map_or_else(Parsed::Refused, |()| Parsed::Complete(len)),
             Some((_, refusal)) => Parsed::Refused(refusal),
         },
@@ -435,8 +456,14 @@ fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The first line that is over its limit, if any: how many bytes it takes to see that, and the refusal.
+/// What is over its limit first, if anything: how many bytes it takes to see that, and the refusal.
 fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
+    let head = (bytes.len() > limits.head).then(|| (limits.head + 1, Refusal::FieldsTooLarge));
+    [outgrown_line(bytes, limits), head].into_iter().flatten().min_by_key(|(seen, _)| *seen)
+}
+
+/// The same of its lines.
+fn outgrown_line(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
     if bytes.len() <= limits.request_line.min(limits.field_size) {
         return None;
     }
@@ -460,6 +487,7 @@ fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
 fn understand(
     bytes: &[u8],
     request: &httparse::Request<'_, '_>,
+    limits: HeadLimits,
     out: &mut RequestHead,
 ) -> Result<(), Refusal> {
     let invariant = "a complete head has a request line";
@@ -559,7 +587,9 @@ fn understand(
         // RFC 9112 §6.1: in HTTP/1.0 the framing is faulty; with Content-Length it may be an attack.
         (Some(_), _) if out.version == Version::Http10 => return Err(Refusal::AmbiguousFraming),
         (Some(_), Some(_)) => return Err(Refusal::AmbiguousFraming),
-        (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => Decoder::chunked(),
+        (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
+            Decoder::chunked(limits.framing)
+        }
         (Some(_), None) => return Err(foreign_coding(request.headers)),
     };
     if expects_other {

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::http1::{Decoder, push_end};
 
+const OVERHEAD: u32 = 16 * 1024;
+
 /// What became of some input: the body, how much of the input was used, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
@@ -22,7 +24,7 @@ enum End {
 
 /// Decodes `wire` as it arrives in pieces of `sizes` (again and again), `max` bytes of body at a time.
 fn decode(wire: &[u8], sizes: &[usize], max: usize) -> Outcome {
-    let (mut decoder, mut body) = (Decoder::chunked(), Vec::new());
+    let (mut decoder, mut body) = (Decoder::chunked(OVERHEAD), Vec::new());
     let (mut used, mut here) = (0, 0);
     let mut sizes = sizes.iter().cycle();
     let end = loop {
@@ -203,7 +205,7 @@ fn rfc9112_7_1_2_trailers_are_checked() {
 fn rfc9112_7_1_2_trailers_are_kept_for_whoever_asks_once() {
     let wire = b"1\r\nx\r\n0\r\nA: b\r\nC:\t d \r\na:\r\nHost: e\r\n\r\nMore: f\r\n\r\n";
     for piece in 1..=wire.len() {
-        let (mut decoder, mut at) = (Decoder::chunked(), 0);
+        let (mut decoder, mut at) = (Decoder::chunked(OVERHEAD), 0);
         assert!(decoder.take_trailers().is_empty());
         while !decoder.is_done() {
             let seen = wire.len().min(at + piece);
@@ -226,11 +228,11 @@ fn trailers_are_bounded_in_number() {
 
 #[test]
 fn extensions_trailers_and_padding_are_bounded_together() {
-    let too_much = "extensions, trailers and padding are over 16384 bytes";
-    let max = OVERHEAD_MAX as usize;
+    let too_much = "extensions, trailers and padding are over their limit";
+    let max = OVERHEAD as usize;
     let body = |zeros: usize, spaces: usize, extension: usize, trailer: usize| {
         format!(
-            "{}1;{}{}\r\nx\r\n0\r\nA:{}\r\n\r\n",
+            "{}0;{}{}\r\nA:{}\r\n\r\n",
             "0".repeat(zeros),
             " ".repeat(spaces),
             "e".repeat(extension + 1),
@@ -254,6 +256,18 @@ fn extensions_trailers_and_padding_are_bounded_together() {
 }
 
 #[test]
+fn extensions_that_are_no_longer_than_the_body_are_not_bounded() {
+    let signed = format!("64;chunk-signature={}\r\n{}\r\n", "5".repeat(64), "x".repeat(100));
+    assert_eq!(end_of(signed.repeat(1000) + "0\r\n\r\n"), End::Done);
+    let longer = format!("1;{}\r\nx\r\n", "e".repeat(10));
+    assert_eq!(end_of(longer.repeat(1800) + "0\r\n\r\n"), End::Done);
+    assert_eq!(
+        error(longer.repeat(1900) + "0\r\n\r\n"),
+        "extensions, trailers and padding are over their limit"
+    );
+}
+
+#[test]
 fn plain_chunks_are_not_bounded() {
     let mut wire = "0001\r\nx\r\n".repeat(5000);
     wire.push_str("0\r\n\r\n");
@@ -263,7 +277,7 @@ fn plain_chunks_are_not_bounded() {
 #[test]
 fn an_error_is_final() {
     for bad in ["x", "1\n", "0\r\n:", "1;\0", "1\r\nab"] {
-        let mut decoder = ChunkDecoder::new();
+        let mut decoder = ChunkDecoder::new(OVERHEAD);
         let mut at = 0;
         let first = loop {
             match decoder.decode(&bad.as_bytes()[at..], usize::MAX) {
@@ -278,7 +292,7 @@ fn an_error_is_final() {
 
 #[test]
 fn nothing_is_decoded_behind_the_end() {
-    let mut decoder = ChunkDecoder::new();
+    let mut decoder = ChunkDecoder::new(OVERHEAD);
     assert_eq!(decoder.decode(b"0\r\n\r\n0\r\n", 1), Ok(Decoded { skip: 5, data: 0 }));
     assert_eq!(decoder.decode(b"0\r\n", 1), Ok(Decoded::default()));
     assert!(decoder.is_done());
@@ -371,7 +385,7 @@ proptest! {
     #[test]
     fn end_within_agrees_with_decode((_, wire) in encoded(), noise in noise(), max in 1_usize..50) {
         for wire in [&wire, &[&wire[..], &noise].concat(), &noise] {
-            let (mut decoder, mut at) = (Decoder::chunked(), 0);
+            let (mut decoder, mut at) = (Decoder::chunked(OVERHEAD), 0);
             let outcome = decode(wire, &[wire.len().max(1)], usize::MAX);
             let end = (outcome.end == End::Done).then_some(outcome.used);
             loop {

@@ -35,7 +35,7 @@ fn a_body_without_framing_never_ends() {
 
 #[test]
 fn a_chunked_body_tells_its_rest_only_at_its_end() {
-    let mut chunked = Decoder::chunked();
+    let mut chunked = Decoder::chunked(16 * 1024);
     assert_eq!((chunked.remaining(), chunked.is_done()), (None, false));
     assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r\nGET"), Some(11));
     assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r"), None);
@@ -52,7 +52,7 @@ fn a_chunked_body_tells_its_rest_only_at_its_end() {
 
 #[test]
 fn asking_for_nothing_yields_framing_alone() {
-    let mut chunked = Decoder::chunked();
+    let mut chunked = Decoder::chunked(16 * 1024);
     assert_eq!(chunked.decode(b"1\r\na", 0), Ok(Decoded { skip: 3, data: 0 }));
     assert_eq!(chunked.decode(b"a", 0), Ok(Decoded::default()));
     assert_eq!(chunked.decode(b"a", 1), Ok(Decoded { skip: 0, data: 1 }));

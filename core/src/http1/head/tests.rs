@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: HeadLimits = HeadLimits { request_line: 8190, fields: 100, field_size: 8190 };
+const LIMITS: HeadLimits =
+    HeadLimits { head: 32 * 1024, request_line: 8190, fields: 100, field_size: 8190, framing: 16 * 1024 };
 
 /// What the first bytes that suffice say of `bytes`. All that follow must say the same.
 fn verdict(bytes: &[u8], limits: HeadLimits) -> Parsed {
@@ -306,7 +307,11 @@ fn rfc9112_6_1_transfer_encoding_in_http_1_0_is_refused() {
 #[test]
 fn rfc9112_6_3_chunked_is_the_last_coding_and_only_there() {
     for value in ["chunked", "Chunked", " \tCHUNKED\t "] {
-        assert_eq!(framing(&format!("Transfer-Encoding:{value}\r\n")), Ok(Decoder::chunked()), "{value:?}");
+        assert_eq!(
+            framing(&format!("Transfer-Encoding:{value}\r\n")),
+            Ok(Decoder::chunked(LIMITS.framing)),
+            "{value:?}"
+        );
     }
     for value in [
         "",
@@ -464,8 +469,32 @@ fn a_field_count_of_the_limit_is_served_and_one_above_is_not() {
 }
 
 #[test]
+fn a_head_of_the_limit_is_served_and_one_above_is_not() {
+    let limits = HeadLimits { head: 100, ..LIMITS };
+    let head = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\nB:\r\n\r\n", "a".repeat(n - 36));
+    let fits = head(100);
+    assert_eq!(verdict(fits.as_bytes(), limits), Parsed::Complete(100));
+    assert_eq!(
+        verdict(format!("{fits}{fits}").as_bytes(), limits),
+        Parsed::Complete(100),
+        "what follows is another"
+    );
+    let over = head(101);
+    assert_eq!(verdict(&over.as_bytes()[..100], limits), Parsed::Partial);
+    assert_eq!(verdict(over.as_bytes(), limits), Parsed::Refused(Refusal::FieldsTooLarge));
+    assert_eq!(verdict(&[b'A'; 101], limits), Parsed::Refused(Refusal::FieldsTooLarge));
+    assert_eq!(verdict(&[b'\n'; 101], limits), Parsed::Refused(Refusal::FieldsTooLarge));
+}
+
+#[test]
 fn limits_without_bound_cost_nothing() {
-    let limits = HeadLimits { request_line: usize::MAX, fields: usize::MAX, field_size: usize::MAX };
+    let limits = HeadLimits {
+        head: usize::MAX,
+        request_line: usize::MAX,
+        fields: usize::MAX,
+        field_size: usize::MAX,
+        ..LIMITS
+    };
     let text = with("1.1", "A: b\r\n");
     assert_eq!(verdict(text.as_bytes(), limits), Parsed::Complete(text.len()));
 }
@@ -489,7 +518,7 @@ fn the_default_limits_hold_to_the_byte() {
 
 #[test]
 fn of_two_faults_the_first_counts() {
-    let limits = HeadLimits { request_line: 20, fields: 3, field_size: 12 };
+    let limits = HeadLimits { head: 60, request_line: 20, fields: 3, field_size: 12, ..LIMITS };
     let long = "a".repeat(40);
     for (text, refusal) in [
         (format!("G(T /{long}"), Refusal::BadRequestLine),
@@ -500,6 +529,14 @@ fn of_two_faults_the_first_counts() {
         (format!("GET / HTTP/1.1\r\nA: {long}\r\nA b\r\n\r\n"), Refusal::FieldsTooLarge),
         (format!("GET / HTTP/1.1\r\nContent-Length: x\r\nA: {long}\r\n\r\n"), Refusal::FieldsTooLarge),
         (format!("GET / HTTP/1.1\r\n\r\nA: {long}"), Refusal::BadHost),
+        (
+            "GET /aaaaa HTTP/1.1\r\nA: aaaaaaaaa\r\nA: aaaaaaaaa\r\nA: aaaaaaaa\0".to_owned(),
+            Refusal::BadField,
+        ),
+        (
+            "GET /aaaaa HTTP/1.1\r\nA: aaaaaaaaa\r\nA: aaaaaaaaa\r\nA: aaaaaaaaa\0".to_owned(),
+            Refusal::FieldsTooLarge,
+        ),
     ] {
         assert_eq!(verdict(text.as_bytes(), limits), Parsed::Refused(refusal), "{text:?}");
     }
@@ -621,10 +658,11 @@ proptest! {
     #[test]
     fn no_input_panics_or_depends_on_the_split(
         start in prop::sample::select(vec!["", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"]),
-        rest in pieces(), request_line in 0_usize..40, fields in 0_usize..5, field_size in 0_usize..30,
+        rest in pieces(), head in 0_usize..120, request_line in 0_usize..40, fields in 0_usize..5,
+        field_size in 0_usize..30,
     ) {
         let bytes = [start.as_bytes(), &rest].concat();
-        verdict(&bytes, HeadLimits { request_line, fields, field_size });
+        verdict(&bytes, HeadLimits { head, request_line, fields, field_size, ..LIMITS });
         verdict(&bytes, LIMITS);
     }
 }

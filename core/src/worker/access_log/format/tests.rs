@@ -18,7 +18,8 @@ const ADDRESS: Peer = Peer::Inet(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(
 /// A complete head.
 fn head(text: &str) -> RequestHead {
     let mut head = RequestHead::default();
-    let limits = HeadLimits { request_line: 8190, fields: 100, field_size: 8190 };
+    let limits =
+        HeadLimits { head: 8192, request_line: 8190, fields: 100, field_size: 8190, framing: 16 * 1024 };
     let text = text.replace('\n', "\r\n") + "\r\n\r\n";
     assert_eq!(parse_head(text.as_bytes(), limits, &mut head), Parsed::Complete(text.len()), "{text:?}");
     head.buf = text.into_bytes();
