@@ -62,7 +62,7 @@ pub enum Category {
     Sockets,
     /// How long a connection may take.
     Timeouts,
-    /// How large a request may be.
+    /// How large a request may be, and what else a connection may take.
     Limits,
     /// Who stands in front of the server, and what is believed of them.
     Proxies,

@@ -150,10 +150,15 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(limits("min-write-rate", "0").write_rate, 0);
     assert_eq!(limits("request-timeout", "3").request_timeout, Duration::from_secs(3));
     assert_eq!(limits("linger", "4").linger, Duration::from_secs(4));
+    assert_eq!(limits("limit-request-head", "8K").head, 8192);
     assert_eq!(limits("limit-request-line", "64K").request_line, 65536);
     assert_eq!(limits("limit-request-fields", "5").fields, 5);
     assert_eq!(limits("limit-request-field-size", "100").field_size, 100);
     assert_eq!(limits("limit-request-body", "1G").body, 1 << 30);
+    assert_eq!(limits("limit-request-framing", "1G").framing, 1 << 30);
+    assert_eq!(limits("limit-unread-body", "1M").unread_body, 1 << 20);
+    assert_eq!(limits("limit-linger", "0").linger_size, 0);
+    assert_eq!(limits("pipeline-budget", "1").pipeline_budget, 1);
 
     let front = |name, text| limits(name, text).front;
     assert_eq!(front("proxy-protocol", "v1").proxy_protocol, ProxyProtocol::V1);
