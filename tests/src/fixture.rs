@@ -7,6 +7,7 @@
 //! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
 //! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
 //! - `GET /spawn?ms=N` awaits a task that sleeps N ms in tokio.
+//! - `POST /collect` reads the whole body before it says how long that was.
 //! - `GET /environment` gives the worker's environment, a line for each variable.
 //! - `GET /grow?mb=N` has the worker keep N MiB more for good.
 //! - `GET /deaf` upgrades, and takes no notice of a drain.
@@ -28,6 +29,7 @@ use std::convert::Infallible;
 use std::env;
 use std::fmt;
 use std::fs::{self, OpenOptions};
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::path::Path;
@@ -119,7 +121,7 @@ struct Fixture<H> {
 }
 
 impl<H: Handler> Handler for Fixture<H> {
-    fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    fn call(&self, head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
         tell(head.field("Tell"));
         match head.path() {
             "/hang" => {
@@ -129,6 +131,10 @@ impl<H: Handler> Handler for Fixture<H> {
             "/grow" => {
                 grow(head.query());
                 Ok(out.send(ResponseHead::new(200), "larger\n")?)
+            }
+            "/collect" => {
+                let len = io::copy(&mut body, &mut io::sink())?;
+                Ok(out.send(ResponseHead::new(200), format!("{len}\n"))?)
             }
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
@@ -143,7 +149,7 @@ impl<H: Handler> Handler for Fixture<H> {
     fn is_short(&self, head: &Head<'_>) -> bool {
         match head.path() {
             "/hang" => true,
-            "/deaf" | "/overtime" | "/overtime/begun" => false,
+            "/collect" | "/deaf" | "/overtime" | "/overtime/begun" => false,
             path if message::name(path).is_some() => false,
             _ => self.demo.is_short(head),
         }
@@ -168,6 +174,7 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 grow(request.uri().query());
                 Response::new("larger\n".into())
             }
+            "/collect" => Response::new(collect(request.into_body()).await.into()),
             "/environment" => Response::new(environment().into()),
             "/deaf" => {
                 let echo = request.body_mut().upgrade().map(Body::new).unwrap_or_default();
@@ -193,6 +200,18 @@ fn tell(word: Option<&[u8]>) {
         // Whoever asked notices if nothing can be said.
         let _ = io::stdout().write_all(&[word, b"\n"].concat());
     }
+}
+
+/// Says how long a body is, or why nobody will ever know.
+async fn collect(mut body: Incoming) -> String {
+    let mut len = 0;
+    while let Some(frame) = poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await {
+        match frame {
+            Ok(frame) => len += frame.data_ref().map_or(0, Bytes::len),
+            Err(error) => return format!("{error}\n"),
+        }
+    }
+    format!("{len}\n")
 }
 
 /// Takes its time, whatever it is told, and says what came of that.

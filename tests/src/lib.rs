@@ -87,8 +87,13 @@ macro_rules! scenarios {
                 a_long_request_line_is_414,
                 a_long_field_is_431,
                 too_many_fields_are_431,
+                a_head_over_its_limit_is_431,
                 a_body_over_its_announced_limit_is_413,
                 a_chunked_body_over_the_limit_is_413,
+                a_client_that_is_still_sending_sees_its_413,
+                chunks_with_more_framing_than_allowed_are_400,
+                an_unread_body_is_read_away_up_to_its_limit,
+                a_pipeline_is_answered_whatever_its_budget,
                 a_full_worker_stops_accepting_and_drops_nobody,
                 requests_wait_for_a_handler_thread;
             timeouts:
@@ -97,6 +102,8 @@ macro_rules! scenarios {
                 d12_fresh_connection_ends_after_the_header_timeout,
                 d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one,
                 d12_slow_and_silent_clients_hold_nobody_up,
+                a_body_that_trickles_is_408_while_others_are_served,
+                a_reader_that_takes_too_little_is_cut_while_others_are_served,
                 a_stalled_body_ends_its_connection,
                 a_stalled_reader_ends_its_connection;
             overtime:

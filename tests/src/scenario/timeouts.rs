@@ -1,5 +1,6 @@
 //! Clients that say nothing, or not enough (D12), and those that stop half-way.
 
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,6 @@ pub(crate) fn d12_head_timeout_is_absolute(harness: &Harness) {
     thread::scope(|scope| {
         // Progress would restart a timer of the other kind over and over.
         scope.spawn(move || {
-            use std::io::Write;
             for byte in b"GET / HTTP/1.1\r\nX: ".iter().chain([b'x'; 100].iter()) {
                 if start.elapsed() > seconds(4.0) || sender.write_all(&[*byte]).is_err() {
                     break;
@@ -91,6 +91,58 @@ pub(crate) fn d12_slow_and_silent_clients_hold_nobody_up(harness: &Harness) {
     let usual = waits[waits.len() / 2];
     assert!(usual < seconds(0.05), "others waited for {usual:?}");
     drop((silent, slow));
+}
+
+pub(crate) fn a_body_that_trickles_is_408_while_others_are_served(harness: &Harness) {
+    let server = harness.serve(&["--body-timeout", "1", "--min-body-rate", "50"]);
+    let [mut trickling, mut steady] = [(); 2].map(|()| server.connect());
+    let mut senders = [(trickling.sender(), 1), (steady.sender(), 20)];
+    let (start, bytes) = (Instant::now(), 400);
+    for client in [&mut trickling, &mut steady] {
+        client.send(post("/collect", bytes));
+    }
+    thread::scope(|scope| {
+        // Both make progress all the time: 10 bytes a second, and 200.
+        scope.spawn(move || {
+            for _ in 0..30 {
+                for (sender, piece) in &mut senders {
+                    // The one is refused before it is done, the other has no more to send after a while.
+                    let _ = sender.write_all(&vec![b'x'; *piece]);
+                }
+                if start.elapsed() > seconds(5.0) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let mut other = server.connect();
+        while !trickling.has_more(Duration::from_millis(50)) {
+            other.get("/");
+        }
+        trickling.last_response(408);
+        took("it was refused", start, 0.9..3.0);
+        assert_eq!(steady.response().text(), "400\n");
+    });
+}
+
+pub(crate) fn a_reader_that_takes_too_little_is_cut_while_others_are_served(harness: &Harness) {
+    let server = harness.serve(&["--write-timeout", "1", "--min-write-rate", "1G"]);
+    let mut client = server.connect();
+    let start = Instant::now();
+    client.send(get("/stream?chunks=16384&size=65536&ms=0"));
+    assert_eq!(client.head().status, 200);
+    let mut other = server.connect();
+    // It takes several mebibytes a second, of a gibibyte.
+    let broken = loop {
+        match client.chunk() {
+            Ok(_) => assert!(start.elapsed() < seconds(8.0), "it has all the time that it wants"),
+            Err(broken) => break broken,
+        }
+        other.get("/");
+        thread::sleep(Duration::from_millis(10));
+    };
+    assert!(broken.is_cut_by_server(), "{broken}");
+    took("it was given up", start, 0.9..8.0);
 }
 
 pub(crate) fn a_stalled_body_ends_its_connection(harness: &Harness) {
