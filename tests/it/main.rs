@@ -2,6 +2,7 @@
 
 use remuda_conformance::conformance;
 
+mod alike;
 mod endurance;
 mod hand_off;
 mod preload;

@@ -1,4 +1,6 @@
 //! Requests as files, with what becomes of them: `corpus/README.md` has the format.
+//!
+//! The machine's own tests read it as well, as a file of theirs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ pub(crate) struct Case {
     pub(crate) request: Vec<u8>,
     /// The responses, in order.
     pub(crate) expected: Vec<Expected>,
+    /// What an application sees that reads all bodies, a line for each part.
+    #[allow(dead_code, reason = "the built-in application does not tell")]
+    pub(crate) events: Vec<String>,
 }
 
 /// One response and the fate of its connection.
@@ -20,13 +25,17 @@ pub(crate) struct Expected {
     pub(crate) status: u16,
     /// Whether the connection can be used again; otherwise close is announced and it ends.
     pub(crate) keep: bool,
+    /// Whether the connection may end with a response that was cut, because that had begun when the fault arrived.
+    #[allow(dead_code, reason = "where all of a body is read before the response, none is cut")]
+    pub(crate) cut: bool,
     /// The body, where it matters.
+    #[allow(dead_code, reason = "it is that of the built-in application")]
     pub(crate) body: Option<String>,
 }
 
 /// All cases, sorted by name.
 pub(crate) fn cases() -> Vec<Case> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus");
     let mut requests: Vec<PathBuf> = ["valid", "invalid"]
         .iter()
         .flat_map(|folder| fs::read_dir(corpus.join(folder)).expect("the corpus has two folders"))
@@ -45,24 +54,29 @@ impl Case {
         let text = fs::read_to_string(path.with_extension("expect"));
         let text = text.unwrap_or_else(|error| panic!("what {name} expects: {error}"));
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        let expected: Vec<Expected> = lines
+        let (responses, events): (Vec<_>, Vec<_>) =
+            lines.partition(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+        let expected: Vec<Expected> = responses
+            .iter()
             .map(|line| Expected::parse(line).unwrap_or_else(|| panic!("what {name} expects: {line:?}")))
             .collect();
         assert!(!expected.is_empty(), "{name} expects nothing");
-        Self { name, request, expected }
+        Self { name, request, expected, events: events.into_iter().map(str::to_owned).collect() }
     }
 }
 
 impl Expected {
-    /// `STATUS keep|close [BODY]`
+    /// `STATUS keep|close|cut [BODY]`
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(3, ' ');
         let status = words.next()?.parse().ok()?;
-        let keep = match words.next()? {
-            "keep" => true,
-            "close" => false,
+        let (keep, cut) = match words.next()? {
+            "keep" => (true, false),
+            "close" => (false, false),
+            "cut" => (false, true),
             _ => return None,
         };
-        Some(Self { status, keep, body: words.next().map(|body| body.replace("\\n", "\n")) })
+        let body = words.next().map(|body| body.replace("\\r", "\r").replace("\\n", "\n"));
+        Some(Self { status, keep, cut, body })
     }
 }

@@ -62,6 +62,7 @@ macro_rules! scenarios {
             framing:
                 the_corpus_is_answered_as_it_says,
                 the_corpus_is_answered_alike_byte_by_byte,
+                the_corpus_is_answered_alike_in_any_pieces,
                 a_length_that_is_known_is_announced,
                 a_response_to_head_has_no_content,
                 statuses_without_content_have_none,
@@ -77,6 +78,13 @@ macro_rules! scenarios {
                 a_response_that_belies_its_length_is_cut_and_logged,
                 nobody_breaks_out_of_a_field,
                 a_truncated_body_is_an_error_to_the_application;
+            semantics:
+                rfc9110_6_6_1_every_response_has_a_date,
+                rfc9110_9_3_2_head_has_the_fields_of_get,
+                rfc9110_15_5_6_what_is_allowed_is_told,
+                rfc9110_15_each_status_is_framed_as_it_has_to_be,
+                rfc9110_10_1_1_a_100_is_for_who_waits_for_it,
+                rfc9112_9_6_a_refusal_survives_what_is_not_read;
             streaming:
                 sixty_four_mebibytes_come_back_the_same_in_little_memory,
                 a_slow_reader_does_not_grow_the_worker,

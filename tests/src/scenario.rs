@@ -33,6 +33,7 @@ pub(crate) mod process;
 pub(crate) mod recycle;
 pub(crate) mod reload;
 pub(crate) mod reuse_port;
+pub(crate) mod semantics;
 pub(crate) mod streaming;
 pub(crate) mod timeouts;
 pub(crate) mod upgrade;

@@ -9,6 +9,7 @@ use crate::http1::{Head, ResponseHead};
 use crate::testing::{Bench, Log};
 
 mod budgets;
+mod corpus;
 mod deadlines;
 mod drain;
 mod ends;
@@ -23,6 +24,7 @@ mod pace;
 mod policies;
 mod quota;
 mod splits;
+mod strict;
 mod turns;
 
 /// The application of these tests: what it does is the target's to say, what it saw goes into the log.

@@ -1,45 +1,92 @@
 //! Where messages end (RFC 9112 §6 and §7), as written in the corpus and here.
 
-use std::time::Duration;
+use std::cell::RefCell;
 
 use super::{get, post_chunks};
 use crate::Harness;
-use crate::client::{Client, End, Framing, PATIENCE};
+use crate::client::{Client, End, Framing, PATIENCE, Response};
 use crate::corpus::{Case, cases};
 
 pub(crate) fn the_corpus_is_answered_as_it_says(harness: &Harness) {
-    replay(harness, |client, bytes| client.send(bytes));
+    replay(harness, "whole", |request| vec![request.len()]);
 }
 
 pub(crate) fn the_corpus_is_answered_alike_byte_by_byte(harness: &Harness) {
-    replay(harness, |client, bytes| client.drip(bytes, Duration::from_micros(200)));
+    // What is long is so by repeating a letter.
+    replay(harness, "byte by byte", |request| vec![1 + request.len() / 1000; request.len()]);
 }
 
-/// Sends every case of the corpus on a connection of its own and compares what comes back.
-fn replay(harness: &Harness, send: impl Fn(&mut Client, &[u8])) {
-    let server = harness.serve(&[]);
-    for Case { name, request, expected } in cases() {
-        let mut client = server.connect();
-        send(&mut client, &request);
-        let mut open = true;
-        for expected in expected {
-            assert!(open, "{name}: the connection ended before {expected:?}");
-            let response = client.try_response().unwrap_or_else(|broken| panic!("{name}: {broken}"));
-            assert_eq!(response.status, expected.status, "{name}: {response:?}");
-            if let Some(body) = &expected.body {
-                assert_eq!(&response.text(), body, "{name}");
+pub(crate) fn the_corpus_is_answered_alike_in_any_pieces(harness: &Harness) {
+    let seed = fastrand::u64(..);
+    let chance = RefCell::new(fastrand::Rng::with_seed(seed));
+    replay(harness, &format!("in pieces by seed {seed}"), |request| {
+        (0..6).map(|_| chance.borrow_mut().usize(1..=request.len())).collect()
+    });
+}
+
+/// Connections that a case is sent on at once with others.
+const AT_ONCE: usize = 64;
+
+/// Sends every case of the corpus on a connection of its own, in pieces of these lengths and a piece of each in turn, and
+/// compares what comes back.
+fn replay(harness: &Harness, how: &str, lengths: impl Fn(&[u8]) -> Vec<usize>) {
+    // A peer that is sent to for longer than that loses what it has not read.
+    let server = harness.serve(&["--linger", "60"]);
+    for cases in cases().chunks(AT_ONCE) {
+        let mut clients: Vec<_> = cases.iter().map(|_| server.connect()).collect();
+        let mut rest: Vec<_> = cases.iter().map(|case| &case.request[..]).collect();
+        let lengths: Vec<_> = cases.iter().map(|case| lengths(&case.request)).collect();
+        for turn in 0.. {
+            for ((client, rest), lengths) in clients.iter_mut().zip(&mut rest).zip(&lengths) {
+                let most = lengths.get(turn).copied().unwrap_or(usize::MAX);
+                let (piece, after) = rest.split_at(most.min(rest.len()));
+                if !piece.is_empty() {
+                    // The server need not take what is behind a fault.
+                    client.try_send(piece).ok();
+                }
+                *rest = after;
             }
-            assert_eq!(response.announces_close(), !expected.keep, "{name}: {response:?}");
-            open = expected.keep;
+            if rest.iter().all(|rest| rest.is_empty()) {
+                break;
+            }
         }
-        if open {
-            // What was read of this request must not be taken for the beginning of the next.
-            client.send(get("/bytes?n=7"));
-            let next = client.try_response().unwrap_or_else(|broken| panic!("{name}, next: {broken}"));
-            assert_eq!((next.status, next.body.len()), (200, 7), "{name}: {next:?}");
-        } else {
-            assert_eq!(client.end(PATIENCE), End::Fin, "{name}");
+        for (case, client) in cases.iter().zip(&mut clients) {
+            check(case, client, &format!("{}, {how}", case.name));
         }
+    }
+}
+
+fn check(case: &Case, client: &mut Client, what: &str) {
+    let mut requests = case.events.iter().filter_map(|event| event.strip_prefix("request "));
+    let mut open = true;
+    for expected in &case.expected {
+        assert!(open, "{what}: the connection ended before {expected:?}");
+        let is_head = requests.next().is_some_and(|request| request.starts_with("HEAD "));
+        open = expected.keep;
+        let response = loop {
+            match if is_head { client.try_head() } else { client.try_response() } {
+                Ok(Response { status: 100, .. }) => {}
+                result => break result,
+            }
+        };
+        let response = match response {
+            Err(broken) if expected.cut && broken.is_cut_by_server() => continue,
+            response => response.unwrap_or_else(|broken| panic!("{what}: {broken}")),
+        };
+        assert_eq!(response.status, expected.status, "{what}: {response:?}");
+        if let Some(body) = &expected.body {
+            assert_eq!(&response.text(), body, "{what}");
+        }
+        assert_eq!(response.announces_close(), !expected.keep, "{what}: {response:?}");
+        assert!(response.field("date").is_some(), "{what}: {response:?}");
+    }
+    if open {
+        // What was read of this request must not be taken for the beginning of the next.
+        client.send(get("/bytes?n=7"));
+        let next = client.try_response().unwrap_or_else(|broken| panic!("{what}, next: {broken}"));
+        assert_eq!((next.status, next.body.len()), (200, 7), "{what}: {next:?}");
+    } else {
+        assert_eq!(client.end(PATIENCE), End::Fin, "{what}");
     }
 }
 

@@ -665,4 +665,11 @@ proptest! {
         verdict(&bytes, HeadLimits { head, request_line, fields, field_size, ..LIMITS });
         verdict(&bytes, LIMITS);
     }
+
+    #[test]
+    fn a_length_is_the_number_that_its_digits_say(text in "[0-9]{1,24}|[0-9+_ -]{0,6}") {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse::<u128>().ok().filter(|_| digits).and_then(|number| u64::try_from(number).ok());
+        prop_assert_eq!(decimal(text.as_bytes()), number);
+    }
 }
