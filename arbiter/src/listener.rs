@@ -166,6 +166,12 @@ pub enum BindError {
 /// The longest path of a unix socket, in bytes, without the final zero.
 const PATH_MAX: usize = 107;
 
+/// For how long nothing has come from a peer when it is asked for the first time, and how often that is repeated: a peer that
+/// never answers is given up after two minutes.
+const PROBED_AFTER: Duration = Duration::from_secs(60);
+const PROBED_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 6;
+
 impl Listeners {
     /// Keeps those of `binds` that are held and binds the others, or none: on an error everything is as it was. Unix
     /// sockets are given to `owner`. What another arbiter shares is kept until [`settle`](Self::settle).
@@ -505,10 +511,21 @@ fn inet(addr: SocketAddr, backlog: i32, joins: bool) -> Result<(OwnedFd, SocketA
     if addr.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
+    probe_silent_peers(&socket)?;
     bind(&socket, &addr)?;
     listen(&socket, backlog)?;
     let addr = getsockname(&socket)?.try_into()?;
     Ok((socket, addr))
+}
+
+/// Has the kernel ask whether a peer is still there that has long been silent, so that one whose machine or network has failed
+/// does not wait for a handler for ever. Neither does one that has closed its socket, of which a FIN does not tell: its
+/// kernel answers with a reset. Accepted sockets inherit this (tcp(7)); an inherited listener is as its owner wants it.
+fn probe_silent_peers(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(socket, PROBED_AFTER)?;
+    sockopt::set_tcp_keepintvl(socket, PROBED_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    sockopt::set_socket_keepalive(socket, true)
 }
 
 /// Whether two listeners cannot be: the same, or one is all addresses. `[::]` is those of IPv4 too.

@@ -56,6 +56,18 @@ fn assert_is_served(mut client: impl io::Read, mut server: impl io::Write) {
 }
 
 #[test]
+fn silent_peers_of_a_tcp_listener_are_probed() {
+    let listeners = bind_one(tcp(ANY)).unwrap();
+    let listener = &listeners.held[0].listener;
+    let _client = TcpStream::connect(addr_of(&listeners, 0)).unwrap();
+    let server = rustix::net::accept(listener).unwrap();
+    assert!(sockopt::socket_keepalive(&server).unwrap());
+    assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), PROBED_AFTER);
+    assert_eq!(sockopt::tcp_keepintvl(&server).unwrap(), PROBED_EVERY);
+    assert_eq!(sockopt::tcp_keepcnt(&server).unwrap(), PROBES);
+}
+
+#[test]
 fn a_tcp_listener_knows_the_port_it_got_and_is_ready_for_workers() {
     let listeners = bind_one(tcp(ANY)).unwrap();
     let addr = addr_of(&listeners, 0);
