@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// How long a client waits for anything that should come at once, even on a busy machine.
@@ -171,9 +172,22 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
-    /// Resets the connection.
-    pub fn abort(self) {
-        self.socket.set_linger(Some(Duration::ZERO)).expect("a socket has that option");
+    /// Sends `bytes` and ends the sending side with them: of TCP, in the same segment.
+    #[track_caller]
+    pub fn send_last(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut rest = bytes.as_ref();
+        while !rest.is_empty() {
+            let sent = rustix::net::send(&self.socket, rest, SendFlags::MORE | SendFlags::NOSIGNAL);
+            rest = &rest[sent.expect("the server takes what the client sends")..];
+        }
+        self.half_close();
+    }
+
+    /// Goes without a word: of TCP, with a reset.
+    pub fn vanish(self) {
+        if self.socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+            self.socket.set_linger(Some(Duration::ZERO)).expect("the connection is open");
+        }
     }
 
     /// The next response. Panics when it does not arrive whole.
@@ -296,6 +310,18 @@ impl Client {
         };
         assert!(self.unread.is_empty(), "unasked bytes arrived: {:?}", lossy(&self.unread));
         end
+    }
+
+    /// Ends the sending side, and waits at most [`PATIENCE`] for the end of the connection, whatever comes before it.
+    pub fn give_up(&mut self) -> End {
+        // A connection that has ended cannot be ended.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Err(end) = self.fill(deadline) {
+                return end;
+            }
+        }
     }
 
     /// Sends now and then until that resets the connection, which is how a client learns that the server has

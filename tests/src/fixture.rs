@@ -14,6 +14,9 @@
 //! - `GET /overtime?ms=N` sleeps for N ms and then answers, `/overtime/begun?ms=N` after it has sent the head and a piece. The
 //!   blocking kind says on standard output what came of that, `<answered>` or the error, with `<told>` before it if the
 //!   drain's signal was set by then; the async kind says `<dropped>` when its future is dropped before that.
+//! - `GET /patient?ms=N` and `/patient/begun?ms=N` are the same for a handler of the blocking kind that asks whether its client
+//!   is gone: it ends then, and says `<gone>`.
+//! - `GET /farewell?n=N` upgrades, reads until the client has ended its side, and then sends as many bytes.
 //! - What is under `/message/` is said in the module `message`.
 //! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
 //!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
@@ -35,18 +38,19 @@ use std::mem;
 use std::path::Path;
 use std::pin::Pin;
 use std::process;
+use std::str::FromStr;
 use std::sync::{Mutex, mpsc};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::{Request, Response};
 use http_body::Frame;
 use remuda::{
-    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, Boot, Bytes, ChildExit, Handler, Head, Hooks,
-    Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit, WorkerInfo,
-    WorkerPlace, demo, sleep,
+    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, Bytes, ChildExit, Handler,
+    Head, Hooks, Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit,
+    WorkerInfo, WorkerPlace, demo, sleep,
 };
 
 pub(crate) mod message;
@@ -139,6 +143,8 @@ impl<H: Handler> Handler for Fixture<H> {
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
             "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
             "/overtime" | "/overtime/begun" => Ok(overtime(head, out)?),
+            "/patient" | "/patient/begun" => Ok(patient(head, out)?),
+            "/farewell" => Ok(farewell(head, out)?),
             path => match message::name(path) {
                 Some(name) => message::blocking(name, head, body, out),
                 None => self.demo.call(head, body, out),
@@ -150,6 +156,7 @@ impl<H: Handler> Handler for Fixture<H> {
         match head.path() {
             "/hang" => true,
             "/collect" | "/deaf" | "/overtime" | "/overtime/begun" => false,
+            "/patient" | "/patient/begun" | "/farewell" => false,
             path if message::name(path).is_some() => false,
             _ => self.demo.is_short(head),
         }
@@ -181,11 +188,21 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
                 response.expect("a status and a field of ours are valid")
             }
-            "/overtime" => {
+            "/farewell" => {
+                let n = number(request.uri().query(), "n=").unwrap_or_default();
+                let farewell =
+                    request.body_mut().upgrade().map(|client| Farewell { client: Some(client), n });
+                let body = farewell.map(Body::new).unwrap_or_default();
+                let response = Response::builder().status(101).header("Upgrade", "farewell").body(body);
+                response.expect("a status and a field of ours are valid")
+            }
+            "/overtime" | "/patient" => {
                 sleep_guarded(time(request.uri().query())).await;
                 Response::new("late\n".into())
             }
-            "/overtime/begun" => Response::new(Body::new(Begun::new(time(request.uri().query())))),
+            "/overtime/begun" | "/patient/begun" => {
+                Response::new(Body::new(Begun::new(time(request.uri().query()))))
+            }
             path => match message::name(path).map(str::to_owned) {
                 Some(name) => message::future(&name, request).await,
                 None => self.demo.call(request).await,
@@ -217,14 +234,7 @@ async fn collect(mut body: Incoming) -> String {
 /// Takes its time, whatever it is told, and says what came of that.
 fn overtime(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let (drain, time) = (out.drain(), time(head.query()));
-    let mut rest = match head.path() {
-        "/overtime" => Err(out),
-        _ => Ok(out.stream(ResponseHead::new(200))?),
-    };
-    if let Ok(begun) = &mut rest {
-        begun.write_all(b"in time\n")?;
-        begun.flush()?;
-    }
+    let rest = begin(head, out)?;
     thread::sleep(time);
     if drain.is_set() {
         tell(Some(b"<told>"));
@@ -236,6 +246,72 @@ fn overtime(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let what = done.as_ref().map_or_else(|error| format!("<{error}>"), |()| "<answered>".to_owned());
     tell(Some(what.as_bytes()));
     done
+}
+
+/// Takes its time while somebody waits for it.
+fn patient(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let end = Instant::now() + time(head.query());
+    let rest = begin(head, out)?;
+    while Instant::now() < end {
+        let is_gone = match &rest {
+            Err(out) => out.is_gone(),
+            Ok(begun) => begun.is_gone(),
+        };
+        if is_gone {
+            tell(Some(b"<gone>"));
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    match rest {
+        Err(out) => out.send(ResponseHead::new(200), "late\n"),
+        Ok(mut begun) => begun.write_all(b"late\n"),
+    }
+}
+
+/// Sends the head and a piece, if the path asks for that.
+fn begin<'a>(head: &Head<'_>, out: Responder<'a>) -> io::Result<Result<BodyWriter<'a>, Responder<'a>>> {
+    if !head.path().ends_with("/begun") {
+        return Ok(Err(out));
+    }
+    let mut begun = out.stream(ResponseHead::new(200))?;
+    begun.write_all(b"in time\n")?;
+    begun.flush()?;
+    Ok(Ok(begun))
+}
+
+/// Says more once the client has no more to say.
+fn farewell(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let n = number(head.query(), "n=").unwrap_or_default();
+    let mut socket = out.upgrade(ResponseHead::new(101).field("Upgrade", "farewell"))?;
+    io::copy(&mut socket, &mut io::sink())?;
+    socket.write_all(&vec![b'x'; n])?;
+    socket.flush()
+}
+
+/// The same as a body.
+struct Farewell {
+    client: Option<Incoming>,
+    n: usize,
+}
+
+impl http_body::Body for Farewell {
+    type Data = Bytes;
+    type Error = AppError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AppError>>> {
+        while let Some(client) = &mut self.client {
+            match ready!(Pin::new(client).poll_frame(cx)) {
+                Some(frame) => drop(frame?),
+                None => self.client = None,
+            }
+        }
+        let n = mem::take(&mut self.n);
+        Poll::Ready((n > 0).then(|| Ok(Frame::data(vec![b'x'; n].into()))))
+    }
 }
 
 /// Sleeps, and says if it is dropped before the end of that.
@@ -304,8 +380,8 @@ fn environment() -> String {
 /// Keeps so many MiB, each page of them written to.
 fn grow(query: Option<&str>) {
     static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-    let mebibytes: Option<usize> = query.and_then(|query| query.strip_prefix("mb=")?.parse().ok());
-    let more = vec![1; mebibytes.unwrap_or(1) << 20];
+    let mebibytes: usize = number(query, "mb=").unwrap_or(1);
+    let more = vec![1; mebibytes << 20];
     KEPT.lock().expect("no one panics here").push(more);
 }
 
@@ -314,8 +390,11 @@ fn hang(query: Option<&str>) {
 }
 
 fn time(query: Option<&str>) -> Duration {
-    let millis = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
-    Duration::from_millis(millis.unwrap_or(1000))
+    Duration::from_millis(number(query, "ms=").unwrap_or(1000))
+}
+
+fn number<N: FromStr>(query: Option<&str>, name: &str) -> Option<N> {
+    query?.strip_prefix(name)?.parse().ok()
 }
 
 /// Hooks that write down when they are called, in which process, and with what.

@@ -91,6 +91,28 @@ macro_rules! scenarios {
                 a_continue_is_sent_when_the_body_is_read,
                 a_response_that_ignores_the_body_arrives_whole,
                 a_client_that_leaves_costs_only_its_connection;
+            half_close:
+                half_close_gets_every_response_whole,
+                half_close_gets_every_response_whole_among_many,
+                half_close_gets_what_no_buffer_holds,
+                half_close_gets_its_response_in_a_drain,
+                half_close_gets_its_response_while_workers_are_replaced,
+                half_close_leaves_the_other_direction_of_an_upgraded_connection_open,
+                half_close_is_waited_for_without_work;
+            vanish:
+                a_client_that_vanishes_is_noticed_while_a_handler_runs,
+                a_client_that_vanishes_from_a_unix_socket_is_noticed,
+                a_client_that_vanishes_after_its_half_close_is_noticed,
+                a_client_that_vanished_is_counted_and_logged,
+                a_handler_that_does_not_look_costs_no_processor_time_when_its_client_vanishes;
+            robust:
+                robust_slow_heads_hold_nobody_up,
+                robust_silent_connections_leave_nothing_behind,
+                robust_slow_bodies_hold_nobody_up,
+                robust_readers_that_stop_hold_nobody_up,
+                robust_resets_leave_nothing_behind,
+                robust_random_bytes_harm_nobody,
+                robust_other_protocols_are_refused_by_name;
             limits:
                 a_long_request_line_is_414,
                 a_long_field_is_431,

@@ -504,6 +504,17 @@ impl Process {
         title.trim_end_matches('\0').to_owned()
     }
 
+    /// How long it has used a processor (proc(5), `schedstat`), in all of its threads.
+    #[track_caller]
+    pub fn processor_time(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the process is there");
+        let used = threads.flatten().filter_map(|thread| {
+            let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            schedstat.split_once(' ')?.0.parse().ok().map(Duration::from_nanos)
+        });
+        used.sum()
+    }
+
     /// How many children it has.
     pub fn count_children(&self) -> usize {
         self.children().len()

@@ -16,6 +16,7 @@ pub(crate) mod deadline;
 pub(crate) mod drain;
 pub(crate) mod framing;
 pub(crate) mod front;
+pub(crate) mod half_close;
 pub(crate) mod hand_off;
 pub(crate) mod heartbeat;
 pub(crate) mod hooks;
@@ -33,11 +34,13 @@ pub(crate) mod process;
 pub(crate) mod recycle;
 pub(crate) mod reload;
 pub(crate) mod reuse_port;
+pub(crate) mod robust;
 pub(crate) mod semantics;
 pub(crate) mod streaming;
 pub(crate) mod timeouts;
 pub(crate) mod upgrade;
 pub(crate) mod upgrade_binary;
+pub(crate) mod vanish;
 
 /// A request for `path`.
 pub(crate) fn get(path: &str) -> String {

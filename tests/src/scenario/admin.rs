@@ -41,7 +41,7 @@ pub(super) fn metric(text: &str, series: &str) -> f64 {
 }
 
 /// The helper and the workers.
-fn processes(harness: &Harness, server: &Server, workers: usize) -> (Process, Vec<Process>) {
+pub(super) fn processes(harness: &Harness, server: &Server, workers: usize) -> (Process, Vec<Process>) {
     let (arbiter, _) = status(harness, server);
     let helper = arbiter["admin_pid"].as_u64().expect("there is a helper");
     let (mut helpers, workers): (Vec<_>, _) =

@@ -191,7 +191,7 @@ pub(crate) fn a_truncated_body_is_an_error_to_the_application(harness: &Harness)
         let server = harness.serve(&[]);
         let mut client = server.connect();
         server.begin(&mut client, &body);
-        client.abort();
+        client.vanish();
         // A future is dropped with its connection.
         let is_noticed = || {
             let log = server.log();

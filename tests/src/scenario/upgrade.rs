@@ -1,6 +1,6 @@
 //! Connections that speak something else after a 101 (RFC 9110 §7.8).
 
-use super::took;
+use super::{get, took};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::process::Server;
@@ -41,9 +41,7 @@ pub(crate) fn d13_upgraded_connection_is_in_flight_until_the_deadline(harness: &
 #[track_caller]
 pub(super) fn upgrade(server: &Server, path: &str) -> Client {
     let mut client = server.connect();
-    client.send(format!(
-        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly"
-    ));
+    client.send(request(path) + "early");
     let response = client.response();
     assert_eq!(response.status, 101, "{response:?}");
     assert_eq!(response.field("upgrade"), Some("echo"));
@@ -51,4 +49,9 @@ pub(super) fn upgrade(server: &Server, path: &str) -> Client {
     assert!(connection.eq_ignore_ascii_case("upgrade"), "{response:?}");
     assert_eq!(client.bytes(5), b"early");
     client
+}
+
+/// A request for `path` that offers to speak something else.
+pub(super) fn request(path: &str) -> String {
+    get(path).replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 }
