@@ -5,6 +5,8 @@
 
 use remuda_core::fuzz::Chunked;
 
+use crate::head::is_token;
+
 /// Checks what is made of `input`.
 pub fn check(input: &[u8]) {
     let whole = decode(input, &[], usize::MAX);
@@ -98,6 +100,9 @@ fn bounded(input: &[u8], whole: &Decoded) {
 /// What extensions, trailers and padding may take.
 const PADDING_MAX: usize = 16 * 1024;
 
+/// Trailer fields that a body may have.
+const TRAILERS_MAX: usize = 100;
+
 /// RFC 9112 §7.1, line by line.
 pub(crate) fn read(input: &[u8]) -> Decoded {
     let mut body = Vec::new();
@@ -128,6 +133,7 @@ pub(crate) fn read(input: &[u8]) -> Decoded {
 }
 
 fn read_trailers(input: &[u8], mut at: usize) -> End {
+    let mut fields = 0;
     loop {
         let Some(line) = line(&input[at..]) else { return End::Open };
         at += line.len() + 2;
@@ -135,39 +141,56 @@ fn read_trailers(input: &[u8], mut at: usize) -> End {
             return End::Done(at);
         }
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(0);
-        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        if colon == 0 || !line[..colon].iter().all(is_token) || has_control(&line[colon..]) {
+        fields += 1;
+        if !is_token(&line[..colon]) || has_control(&line[colon..]) || fields > TRAILERS_MAX {
             return End::Malformed;
         }
     }
 }
 
-/// `chunk-size [ BWS ";" ...]`: a number of 64 bits, and behind it nothing but white space or an extension.
+/// `chunk-size [ chunk-ext ]`, the size a number of 64 bits.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let rest = line[digits..].trim_ascii_start();
-    if has_control(line) || !(rest.is_empty() || rest.starts_with(b";")) || within_quotes(rest) {
-        return None;
-    }
-    let significant = str::from_utf8(&line[..digits]).ok()?;
-    u64::from_str_radix(significant, 16).ok()
+    let (size, extensions) = line.split_at(digits);
+    let size = u64::from_str_radix(str::from_utf8(size).ok()?, 16).ok()?;
+    are_extensions(extensions).then_some(size)
 }
 
-/// Whether a quoted string has begun in `text` and not ended.
-fn within_quotes(text: &[u8]) -> bool {
-    match text.iter().position(|byte| *byte == b'"') {
-        None => false,
-        Some(opening) => {
-            let mut inside = text[opening + 1..].iter();
-            while let Some(byte) = inside.next() {
-                match byte {
-                    b'"' => return within_quotes(inside.as_slice()),
-                    b'\\' => drop(inside.next()),
-                    _ => {}
-                }
-            }
-            true
-        }
+/// `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1)
+fn are_extensions(mut text: &[u8]) -> bool {
+    while !text.is_empty() {
+        let named = space(text).strip_prefix(b";").and_then(|rest| token(space(rest)));
+        let Some(rest) = named else { return false };
+        text = match space(rest).strip_prefix(b"=") {
+            None => rest,
+            Some(value) => match token(space(value)).or_else(|| quoted(space(value))) {
+                Some(rest) => rest,
+                None => return false,
+            },
+        };
+    }
+    true
+}
+
+fn space(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|byte| b" \t".contains(byte)).count()..]
+}
+
+/// What follows a token.
+fn token(text: &[u8]) -> Option<&[u8]> {
+    let len = text.iter().take_while(|byte| is_token(std::slice::from_ref(byte))).count();
+    (len > 0).then(|| &text[len..])
+}
+
+/// What follows a string in quotes (RFC 9110 §5.6.4).
+fn quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if !has_control(&[*byte]) => rest,
+            _ => return None,
+        };
     }
 }
 

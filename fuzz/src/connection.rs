@@ -31,7 +31,9 @@ pub fn check(script: Script) {
     let Script { settings, commands, events } = script;
     let app = Arc::new(Application::new(commands));
     let world = World::new(&settings, events, app.clone());
-    let connection = Connection::new(Origin::new(0, Peer::Unix, 0x5555_5555), START);
+    // One that may send a PROXY header.
+    let peer = Peer::Inet(([127, 0, 0, 1], 4711).into());
+    let connection = Connection::new(Origin::new(0, peer, 0x5555_5555), START);
     let service = service(&settings, &app, &world);
     let machine = match settings.kind {
         Kind::Direct => Player::Direct(Direct::new(connection, app.clone())),

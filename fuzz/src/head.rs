@@ -55,7 +55,11 @@ fn agrees_with_its_beginnings(input: &[u8], limits: &Limits, verdict: Result<Opt
 fn agrees_with_httparse(bytes: &[u8], parsed: &RequestHead) {
     let mut fields = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut fields);
-    assert_eq!(request.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    // RFC 9110 §2.5: a higher minor version is as good as 1.1, but not for httparse.
+    let minor = parsed.view().request_line().len() - 1 + start_of_line(bytes);
+    let mut known = bytes.to_vec();
+    known[minor] = known[minor].min(b'1');
+    assert_eq!(request.parse(&known), Ok(httparse::Status::Complete(bytes.len())));
     let view = parsed.view();
     assert_eq!(request.method, Some(view.method()));
     assert_eq!(request.path, Some(view.target()));
@@ -64,6 +68,11 @@ fn agrees_with_httparse(bytes: &[u8], parsed: &RequestHead) {
     let line_ends = |byte: u8| bytes.iter().filter(|b| **b == byte).count();
     assert_eq!(line_ends(b'\n'), bytes.windows(2).filter(|two| two == b"\r\n").count(), "a lone LF");
     assert_eq!(line_ends(b'\n'), line_ends(b'\r'), "a lone CR");
+}
+
+/// How many bytes stand before the request line.
+fn start_of_line(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count()
 }
 
 fn agrees_with_lines(parsed: &RequestHead, lines: &[&[u8]]) {
@@ -127,7 +136,9 @@ impl<'a> Reading<'a> {
         faults.unless(!lines[1..].iter().any(|line| lone(line)), Refusal::BadField);
         // Where an LF does not end a line it may seem to: which lines are too long or too many is not to be told here.
         let longest = lines[1..].iter().map(|line| line.len()).max().unwrap_or(0);
-        faults.unless(lines[0].len() <= limits.request_line, Refusal::UriTooLong);
+        let names_method = lines[0].iter().take(limits.request_line + 2).any(|byte| *byte == b' ');
+        let too_long = if names_method { Refusal::UriTooLong } else { Refusal::UnknownMethod };
+        faults.unless(lines[0].len() <= limits.request_line, too_long);
         faults.unless(
             longest <= limits.field_size
                 && lines.len() - 1 <= limits.fields
@@ -135,7 +146,8 @@ impl<'a> Reading<'a> {
             Refusal::FieldsTooLarge,
         );
         let version = read_request_line(lines[0], &mut faults);
-        let meaning = read_fields(&lines[1..], version, start + length + 4, &mut faults);
+        let method = lines[0].split(|byte| *byte == b' ').next().unwrap_or_default();
+        let meaning = read_fields(&lines[1..], method, version, start + length + 4, &mut faults);
         Some(Self { lines, meaning, faults })
     }
 }
@@ -143,21 +155,22 @@ impl<'a> Reading<'a> {
 /// RFC 9112 §3: method, target and version, with one space between each two.
 fn read_request_line(line: &[u8], faults: &mut Faults) -> Version {
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let version = words.get(2).copied().unwrap_or_default();
-    let known = matches!(version, b"HTTP/1.0" | b"HTTP/1.1");
-    let is_version = |v: &[u8]| matches!(v, [b'H', b'T', b'T', b'P', b'/', a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit());
-    let foreign = version.get(..8).is_some_and(is_version) && !known;
-    faults.unless(!foreign, Refusal::UnknownVersion);
-    let fits = words.len() == 3
-        && is_token(words[0])
-        && str::from_utf8(words[1]).is_ok_and(|target| is_target(words[0], target))
-        && (known || (foreign && version.len() == 8));
+    let [method, target, version] = [0, 1, 2].map(|at| words.get(at).copied().unwrap_or_default());
+    let is_version = matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor, ..]
+        if major.is_ascii_digit() && minor.is_ascii_digit());
+    // RFC 9110 §2.5.
+    faults.unless(!is_version || version[5] == b'1', Refusal::UnknownVersion);
+    let fits = words.len() == 3 && is_token(method) && is_version && version.len() == 8;
     faults.unless(fits, Refusal::BadRequestLine);
+    let target = str::from_utf8(target).map_err(|_| Refusal::BadRequestLine);
+    if let Err(refusal) = target.and_then(|target| read_target(method, target)) {
+        faults.unless(false, refusal);
+    }
     if version == b"HTTP/1.0" { Version::Http10 } else { Version::Http11 }
 }
 
 /// RFC 9112 §5 and what the fields that belong to the connection mean.
-fn read_fields(lines: &[&[u8]], version: Version, len: usize, faults: &mut Faults) -> Meaning {
+fn read_fields(lines: &[&[u8]], method: &[u8], version: Version, len: usize, faults: &mut Faults) -> Meaning {
     let mut fields = Vec::new();
     for line in lines {
         let field = split_at_first(line, b':').map(|(name, value)| (name.to_ascii_lowercase(), trim(value)));
@@ -186,55 +199,83 @@ fn read_fields(lines: &[&[u8]], version: Version, len: usize, faults: &mut Fault
     let lengths = all("content-length");
     let numbers: Vec<Option<u64>> = lengths.iter().map(|text| number(text)).collect();
     let length = numbers.first().copied().flatten();
-    faults.unless(numbers.iter().all(|n| n.is_some() && *n == length), Refusal::BadContentLength);
+    faults.unless(numbers.iter().all(Option::is_some) && numbers.len() <= 1, Refusal::BadContentLength);
     let codings = all("transfer-encoding");
     let chunked = !codings.is_empty();
     let known = codings.len() == 1 && codings[0].eq_ignore_ascii_case(b"chunked");
     if chunked {
         faults.unless(is_1_1 && lengths.is_empty(), Refusal::AmbiguousFraming);
-        let named: Vec<_> =
-            members("transfer-encoding").into_iter().filter(|name| !name.is_empty()).collect();
-        let times = named.iter().filter(|name| *name == b"chunked").count();
-        let last = named.last().is_some_and(|name| name == b"chunked");
-        let ambiguous = named.is_empty() || times > 1 || (times == 1 && !last);
-        // An empty member can be read either way, and is refused in either.
-        let plain = named.len() == members("transfer-encoding").len();
-        faults.unless(known || (plain && !ambiguous), Refusal::AmbiguousFraming);
-        faults.unless(known || (plain && ambiguous), Refusal::UnknownTransferCoding);
+        let listed = members("transfer-encoding");
+        let is_coding =
+            |name: &Vec<u8>| is_token(trim(name.split(|byte| *byte == b';').next().unwrap_or_default()));
+        let has_parameters =
+            |name: &Vec<u8>| split_at_first(name, b';').is_some_and(|(name, _)| trim(name) == b"chunked");
+        let at = listed.iter().position(|name| name == b"chunked");
+        let clear = at.is_none_or(|at| at + 1 == listed.len())
+            && listed.iter().all(is_coding)
+            && !listed.iter().any(has_parameters);
+        faults.unless(known || clear, Refusal::AmbiguousFraming);
+        faults.unless(known || !clear, Refusal::UnknownTransferCoding);
     }
 
     let options = members("connection");
     let has = |option: &str| options.iter().any(|o| o == option.as_bytes());
-    let expects = members("expect").iter().any(|expectation| expectation == b"100-continue");
+    let expected = members("expect");
+    let others = expected.iter().any(|other| !other.is_empty() && other != b"100-continue");
+    faults.unless(!is_1_1 || !others, Refusal::UnknownExpectation);
+    let expects = expected.iter().any(|expectation| expectation == b"100-continue");
     Meaning {
         len,
         framing: if chunked { BodyFraming::Chunked } else { BodyFraming::Length(length.unwrap_or(0)) },
-        keep_alive: !has("close") && (is_1_1 || has("keep-alive")),
+        // RFC 9110 §9.3.6: what follows a CONNECT may be meant for the tunnel.
+        keep_alive: !has("close") && (is_1_1 || has("keep-alive")) && method != b"CONNECT",
         expects_continue: is_1_1 && expects,
         offers_upgrade: is_1_1 && has("upgrade") && !all("upgrade").is_empty(),
     }
 }
 
 /// RFC 9112 §3.2: the four forms.
-fn is_target(method: &[u8], target: &str) -> bool {
-    let escaped = |c: char| c <= ' ' || c == '\x7f' || "\"#<>`".contains(c);
-    let (scheme, rest) = target.split_once("://").unwrap_or_default();
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let absolute = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-        && !authority.is_empty()
-        && is_authority(authority.as_bytes());
-    match method {
+fn read_target(method: &[u8], target: &str) -> Result<(), Refusal> {
+    let fits = match method {
         b"CONNECT" => {
             let port = target.rsplit(':').next().unwrap_or_default();
             number(port.as_bytes()).is_some() && is_authority(target.as_bytes())
         }
         b"OPTIONS" if target == "*" => true,
-        _ => !target.contains(escaped) && (target.starts_with('/') || absolute),
-    }
+        _ if target.starts_with('/') => is_origin(target),
+        _ => {
+            let (scheme, rest) = target.split_once("://").ok_or(Refusal::BadRequestLine)?;
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+                && is_authority(authority.as_bytes())
+                && is_origin(&rest[authority.len()..]);
+            if fits && !scheme.eq_ignore_ascii_case("http") {
+                return Err(Refusal::Misdirected);
+            }
+            fits
+        }
+    };
+    if fits { Ok(()) } else { Err(Refusal::BadRequestLine) }
 }
 
-/// RFC 3986 §3.2.2 and §3.2.3, without the user that RFC 9110 §4.2.4 warns of. No host at all is one, if no port follows.
+/// RFC 3986 §3.3 and §3.4, and what browsers leave as it is.
+fn is_origin(text: &str) -> bool {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    let mut parts = path.as_bytes().split(|byte| *byte == b'%');
+    let plain = |part: &[u8]| {
+        part.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/[]|".contains(byte))
+    };
+    let escaped = |part: &[u8]| match part {
+        [a, b, rest @ ..] => a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && plain(rest),
+        _ => false,
+    };
+    parts.next().is_some_and(plain)
+        && parts.all(escaped)
+        && query.chars().all(|c| c.is_ascii_graphic() && !"\"#<>`".contains(c))
+}
+
+/// RFC 3986 §3.2.2 and §3.2.3, without the user that RFC 9110 §4.2.4 warns of, and with a name (§4.2.1) that is no list.
 fn is_authority(text: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(text) else { return false };
     let (host, port) =
@@ -253,7 +294,7 @@ fn is_authority(text: &[u8]) -> bool {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => is_name(host.as_bytes()),
     };
-    fits && port.is_none_or(|port| is_port(port) && !host.is_empty())
+    fits && !host.is_empty() && port.is_none_or(is_port)
 }
 
 fn is_name(name: &[u8]) -> bool {
@@ -261,7 +302,7 @@ fn is_name(name: &[u8]) -> bool {
         [] => true,
         [b'%', a, b, rest @ ..] => a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && is_name(rest),
         [byte, rest @ ..] => {
-            (byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte)) && is_name(rest)
+            (byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte)) && is_name(rest)
         }
     }
 }

@@ -5,3 +5,4 @@
 pub mod chunked;
 pub mod connection;
 pub mod head;
+pub mod proxy;

@@ -138,6 +138,15 @@ pub(crate) fn content(call: usize, at: usize) -> u8 {
     b'a' + ((call * 7 + at + at / 26) % 26) as u8
 }
 
+/// Some that may be sent, and some that may not.
+pub(crate) fn trailers() -> http::HeaderMap {
+    let fields =
+        [("x-trailer", "a"), ("content-length", "1"), ("transfer-encoding", "chunked"), ("etag", "b")];
+    let spelled = fields
+        .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)));
+    spelled.into_iter().collect()
+}
+
 /// The field that tells which call a response is for.
 pub(crate) const CALL: &str = "X-Call";
 
@@ -203,6 +212,11 @@ pub(crate) fn call(
                 out.send(answer.head(call), content)?;
             }
             (Command::Begin(answer), Some(out)) => writer = Some(Box::new(out.stream(answer.head(call))?)),
+            (Command::Interim(answer), Some(rest)) => {
+                // What is no interim response is refused, and changes nothing.
+                let _ = rest.interim(&answer.head(call));
+                out = Some(rest);
+            }
             (Command::Upgrade(answer), Some(out)) => {
                 raw = Some(out.upgrade(answer.head(call))?);
                 app.note(call, |call| call.upgraded = Some(Vec::new()));
@@ -271,6 +285,11 @@ impl AsyncHandler for Future {
                     app.note(call, |call| call.upgraded = Some(Vec::new()));
                     let stream = Stream { app: app.clone(), call, raw };
                     return response(Answer { fields: answer.fields | 4, ..answer }, call, Body::new(stream));
+                }
+                Command::Interim(answer) => {
+                    if let Some(body) = &body {
+                        let _ = body.info().interim(&answer.head(call));
+                    }
                 }
                 Command::Discard => body = None,
                 Command::Wait => poll_fn(|cx| app.poll_open(cx.waker())).await,
@@ -348,6 +367,10 @@ impl http_body::Body for Stream {
                 Some(Command::Fail) => {
                     app.next();
                     return Poll::Ready(Some(Err(AppError::msg("as the script says"))));
+                }
+                Some(Command::FinishWith) => {
+                    app.next();
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers()))));
                 }
                 Some(Command::Finish) | None => {
                     app.next();

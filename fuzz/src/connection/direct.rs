@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use remuda_core::conn::{BodyRead, Buffered, Connection, Event};
 use remuda_core::http1::{BodyLen, Refusal, RequestHead};
 use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Step, Wire};
 use remuda_core::time::Time;
 
-use super::app::Application;
+use super::app::{Application, trailers};
 use super::moved;
 use super::script::{Answer, Command};
 
@@ -70,7 +71,13 @@ impl Direct {
                     app.note_written(call, len);
                 }
             }
-            Command::Finish => self.finish(cx),
+            Command::Interim(answer) => {
+                let awaited = connection.awaits_response();
+                let result = connection.interim(&answer.head(call), cx);
+                assert!(awaited || result.is_err(), "{result:?} and nobody has asked");
+            }
+            Command::Finish => self.finish(&HeaderMap::new(), cx),
+            Command::FinishWith => self.finish(&trailers(), cx),
             Command::Fail => connection.abort(CloseReason::ApplicationFailed),
             Command::Discard => connection.discard_body(),
             Command::Refuse(which) => {
@@ -98,8 +105,8 @@ impl Direct {
         true
     }
 
-    fn finish(&mut self, cx: &Cx<'_>) {
-        if self.connection.finish(cx.now).is_ok() {
+    fn finish(&mut self, trailers: &HeaderMap, cx: &Cx<'_>) {
+        if self.connection.finish_with(trailers, cx.now).is_ok() {
             let (_, head) = self.exchange.take().expect("only a request can be answered");
             self.connection.recycle(head);
         }
@@ -112,7 +119,7 @@ impl Direct {
             self.give(Command::Send(Answer::USUAL), cx);
             self.give(Command::WriteShared(10), cx);
         }
-        self.finish(cx);
+        self.finish(&HeaderMap::new(), cx);
         if self.exchange.is_some() {
             self.connection.abort(CloseReason::ApplicationFailed);
         }

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) in_turns: bool,
     /// The body of a request has a limit.
     pub(crate) small_bodies: bool,
+    /// The connection begins with a header of the PROXY protocol.
+    pub(crate) proxied: bool,
     /// Handing it off fails: for now, or for good.
     pub(crate) hand_off_fails: bool,
     pub(crate) stays: bool,
@@ -48,11 +50,14 @@ pub(crate) enum Command {
     /// The whole response; its parts.
     Send(Answer),
     Begin(Answer),
+    Interim(Answer),
     Upgrade(Answer),
     Write(usize),
     WriteShared(usize),
     Flush,
     Finish,
+    /// With trailer fields.
+    FinishWith,
     Fail,
     /// It drops what is left of the request's body.
     Discard,
@@ -125,6 +130,7 @@ impl<'a> Arbitrary<'a> for Script {
             small_bodies: flag(3),
             hand_off_fails: flag(4),
             stays: flag(5),
+            proxied: flag(6),
         };
         let length = usize::from(input.arbitrary::<u16>()?).min(input.len());
         let mut commands = Unstructured::new(input.bytes(length)?);
@@ -144,7 +150,7 @@ fn all<T>(input: &mut Unstructured<'_>, read: fn(&mut Unstructured<'_>) -> Resul
 }
 
 fn command(input: &mut Unstructured<'_>) -> Result<Command> {
-    Ok(match byte(input)? % 18 {
+    Ok(match byte(input)? % 20 {
         0 | 1 => Command::Read(size(input)?),
         2 => Command::Send(answer(input)?),
         3 => Command::Begin(answer(input)?),
@@ -153,6 +159,8 @@ fn command(input: &mut Unstructured<'_>) -> Result<Command> {
         6 => Command::WriteShared(size(input)?),
         7 => Command::Flush,
         8 | 9 => Command::Finish,
+        17 => Command::FinishWith,
+        18 => Command::Interim(answer(input)?),
         10 => Command::Fail,
         11 => Command::Discard,
         12 => Command::Wait,

@@ -10,11 +10,13 @@ use http::Uri;
 use remuda_core::fuzz::BodyFraming;
 use remuda_core::http1::Version;
 use remuda_core::machine::CloseReason;
+use remuda_core::proxy::ProxyProtocol;
 
 use super::app::{CALL, Call, content};
 use super::world::World;
 use crate::chunked::{End, read};
 use crate::head::{Reading, is_token, number, split_at_first, trim};
+use crate::proxy;
 
 pub(crate) fn check(world: &World, calls: &[Call], reason: CloseReason) {
     let requests = requests(world);
@@ -85,6 +87,12 @@ struct Request {
 fn requests(world: &World) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let mut at = 0;
+    if world.limits.front.proxy_protocol != ProxyProtocol::Off {
+        match proxy::read(&world.arrived, ProxyProtocol::Auto) {
+            proxy::Read::Header(len, _) => at = len,
+            proxy::Read::Open | proxy::Read::None => return requests,
+        }
+    }
     while requests.last().is_none_or(|last| last.complete)
         && let Some(Reading { lines, meaning, faults }) = Reading::of(&world.arrived[at..], &world.limits)
         && faults.0.is_empty()

@@ -13,6 +13,7 @@ use remuda_core::app::DrainWatch;
 use remuda_core::config::Limits;
 use remuda_core::http1::HttpDate;
 use remuda_core::machine::{Cx, Deadline, Interest, Transport, Wants};
+use remuda_core::proxy::ProxyProtocol;
 use remuda_core::pump::Readiness;
 use remuda_core::shutdown::{CloseIdle, Drain, Finish, Grace, Handoff, Reason, ShutdownPolicy, Spread};
 use remuda_core::time::Time;
@@ -311,6 +312,12 @@ fn limits(settings: &Settings) -> Limits {
     }
     if settings.zeroes >> 5 & 1 == 1 {
         limits.request_timeout = Duration::from_secs(7);
+    }
+    if settings.zeroes >> 6 & 1 == 1 {
+        (limits.body_rate, limits.write_rate) = (0, 0);
+    }
+    if settings.proxied {
+        limits.front.proxy_protocol = ProxyProtocol::Auto;
     }
     if settings.small_bodies {
         limits.body = 64;
