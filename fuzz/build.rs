@@ -7,8 +7,11 @@ use std::{env, fs, io};
 fn main() -> io::Result<()> {
     let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let (cases, corpus) = (Path::new(&here).join("../tests/corpus"), Path::new(&here).join("corpus"));
-    for target in ["head", "chunked", "connection"] {
+    for target in ["head", "chunked", "connection", "proxy"] {
         fs::create_dir_all(corpus.join(target))?;
+    }
+    for (number, header) in PROXIES.iter().enumerate() {
+        fs::write(corpus.join("proxy").join(number.to_string()), header)?;
     }
     for folder in ["valid", "invalid"] {
         println!("cargo::rerun-if-changed={}", cases.join(folder).display());
@@ -29,6 +32,16 @@ fn main() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Headers of the PROXY protocol: the corpus has none, because its requests are sent to a server that takes none.
+const PROXIES: [&[u8]; 6] = [
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 4711 80\r\nGET",
+    b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 4711 65535\r\n",
+    b"PROXY UNKNOWN whatever\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\x00",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xc0\0\x02\x01\xc0\0\x02\x02\x12\x67\0\x50\x03\0\x04abcd",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x28aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbb\x12\x67\0\x50\x04\0\x01z",
+];
 
 /// What stands behind the first head.
 fn body(request: &[u8]) -> &[u8] {

@@ -46,7 +46,11 @@ pub(crate) struct Call {
 }
 
 impl Application {
-    pub(crate) fn new(commands: Vec<Command>) -> Self {
+    pub(crate) fn new(mut commands: Vec<Command>) -> Self {
+        // To wait for the last thing to happen is to wait for nothing.
+        while let Some(Command::Wait) = commands.last() {
+            commands.pop();
+        }
         Self(Mutex::new(State {
             commands: commands.into_iter(),
             calls: Vec::new(),
