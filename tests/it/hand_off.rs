@@ -1,151 +1,22 @@
-//! Hand-off (D19) where it takes more than one server of one kind: two versions of it, or deaths, or a system that refuses. Some
-//! print what they count, for `--nocapture`.
+//! Hand-off (D19) of thousands of connections, also when somebody dies in the middle of it; between two arbiters, and where
+//! descriptors are short. With `--nocapture` it is said how many were where.
 
 use std::collections::HashSet;
 use std::env;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use remuda_conformance::Harness;
 use remuda_conformance::client::{Address, Client, PATIENCE, Response};
 use remuda_conformance::process::{Process, Server, allow_descriptors, until};
-use rustix::process::{Signal, geteuid};
+use rustix::process::Signal;
 
-/// A backend of each of the two loops that backends have; all with `EVERY_BACKEND` in the environment.
-fn backends() -> &'static [&'static str] {
-    match env::var_os("EVERY_BACKEND") {
-        Some(_) => &["sync", "threaded", "mio", "smol", "tokio"],
-        None => &["sync", "tokio"],
-    }
-}
-
-const INFO: &str = "GET /info HTTP/1.1\r\nHost: test\r\n\r\n";
-
-fn harness(backend: &str) -> Harness {
-    Harness::new(backend, "blocking", Path::new(env!("CARGO_BIN_EXE_fixture")))
-}
-
-/// What a version of the fixture does with records of connections that move.
-#[derive(Clone, Copy, PartialEq)]
-enum Version {
-    Old,
-    /// It reads those of the old one, and would rather write others.
-    New,
-}
-
-impl Version {
-    /// Makes it the executable of `server` from the next upgrade on.
-    fn install(self, server: &Server, harness: &Harness) {
-        let (fixture, records) = (absolute(harness.fixture()).unwrap(), self.records());
-        // It is called by the same name, or the next upgrade would run something else.
-        server.replace_executable(&format!(
-            "#!/bin/bash\nexport {RECORDS}={records}\nexec -a \"$0\" '{}' \"$@\"\n",
-            fixture.display()
-        ));
-    }
-
-    /// What it reads, and what it writes last.
-    fn records(self) -> &'static str {
-        if self == Self::New { "1,65535" } else { "1" }
-    }
-}
-
-const RECORDS: &str = "FIXTURE_RECORDS";
-
-#[test]
-fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_understood() {
-    for backend in backends() {
-        let harness = harness(backend).with_variable(RECORDS, Version::Old.records());
-        let mut server = harness.serve_replaceable(&["--keep-alive", "60", "--log-level", "debug"]);
-        let mut idle = server.connect();
-        let mut before = ask(&mut idle);
-        let mut expect_elsewhere = |idle: &mut Client, half: &mut Client| {
-            half.send("st: test\r\n\r\n");
-            let (half, now) = (half.response(), ask(idle));
-            for response in [&half, &now] {
-                assert_eq!(response.status, 200, "{response:?}");
-                assert!(!response.announces_close(), "{response:?}");
-                assert_ne!(response.number("pid"), before.number("pid"), "it has not moved");
-            }
-            let requests = |response: &Response| response.number("connection_requests");
-            assert_eq!((requests(&now), requests(&half)), (requests(&before) + 1, 1));
-            before = now;
-        };
-        // To a newer one, and back; and to one that would write what only its like reads, twice, which then does.
-        for version in [Version::New, Version::Old, Version::New, Version::New] {
-            let mut half = half_a_request(&server);
-            version.install(&server, &harness);
-            server.upgrade();
-            expect_elsewhere(&mut idle, &mut half);
-        }
-        let mut half = half_a_request(&server);
-        let worker = server.worker();
-        server.arbiter().signal(Signal::HUP);
-        assert!(worker.wait_gone(PATIENCE), "connections keep the worker that leaves");
-        expect_elsewhere(&mut idle, &mut half);
-        drop(half);
-        assert!(!server.log().contains("ERROR") && !server.log().contains("no connection moves"));
-
-        // What nobody would read is not sent: connections stay, and nothing is lost.
-        let worker = server.worker();
-        Version::Old.install(&server, &harness);
-        let mut half = half_a_request(&server);
-        let heir = server.begin_upgrade();
-        let sentence = "no connection moves to the new workers: they read records of versions 1, and the old ones write 65535";
-        assert!(server.logs(sentence, PATIENCE), "{}", server.log());
-        let drains = || server.log().matches("DEBUG draining reason=upgrade").count();
-        assert!(until(PATIENCE, || (drains() == 5).then_some(())).is_some(), "{}", server.log());
-        half.send("st: test\r\n\r\n");
-        for response in [half.response(), ask(&mut idle)] {
-            assert_eq!((response.status, response.number("pid")), (200, worker.id()), "{response:?}");
-            assert!(response.announces_close(), "{response:?}");
-        }
-        drop((half, idle));
-        server.pass_to(heir);
-        assert_ne!(ask(&mut server.connect()).number("pid"), worker.id());
-        assert!(!server.log().contains("ERROR"), "{}", server.log());
-    }
-}
-
-/// A connection waits in the queue, because every worker is full, when another version takes over. It is the new one's where
-/// that understands it, and otherwise the last worker's of the old one.
-#[test]
-fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
-    let ways = [(Version::Old, Version::New), (Version::New, Version::Old)];
-    for (backend, (from, to)) in backends().iter().flat_map(|backend| ways.map(|way| (backend, way))) {
-        let harness = harness(backend).with_variable(RECORDS, from.records());
-        let mut server = harness.serve_replaceable(&["-w", "2", "--worker-connections", "1"]);
-        let [mut stays, mut moves] = [(); 2].map(|()| server.connect());
-        let pids = [&mut stays, &mut moves].map(|client| ask(client).number("pid"));
-        let before = server.workers(2);
-        server.arbiter().signal(Signal::TTOU);
-        let last = server.worker();
-        // It is not ours to choose which of them leaves.
-        if pids[1] == last.id() {
-            std::mem::swap(&mut stays, &mut moves);
-        }
-        moves.send(INFO);
-        assert!(!moves.has_more(Duration::from_millis(200)), "{backend}: a full worker takes it");
-        to.install(&server, &harness);
-        let heir = server.begin_upgrade();
-        let served = moves.response();
-        assert_eq!((served.status, served.number("connection_requests")), (200, 2), "{served:?}");
-        let by_old = before.iter().any(|worker| worker.id() == served.number("pid"));
-        assert_eq!(by_old, to == Version::Old, "{backend}: {served:?}");
-        assert_eq!(served.announces_close(), by_old, "{served:?}");
-        assert_eq!(ask(&mut stays).announces_close(), by_old);
-        drop((stays, moves));
-        server.pass_to(heir);
-        assert!(!server.log().contains("ERROR"), "{}", server.log());
-    }
-}
+mod shortage;
+mod versions;
 
 /// Who dies in the middle of a hand-off.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -236,112 +107,6 @@ fn killed_in_the_middle(backend: &str, victim: Victim) {
     }
 }
 
-/// A hand-off by workers without privileges, of whose user no more descriptors may be on their way than each may open (unix(7),
-/// `ETOOMANYREFS`).
-#[test]
-fn d19_who_has_too_many_connections_on_their_way_tries_again() {
-    const CONNECTIONS: usize = 400;
-    for backend in backends() {
-        let harness = harness(backend).started_by(&["bash", "-c", "ulimit -S -n 256; exec \"$@\"", "bash"]);
-        let args = ["-w", "2", "--keep-alive", "60", "--reload-concurrency", "2"];
-        let server = harness.serve(&[&args, METRICS, unprivileged()].concat());
-        let senders = workers(&server, 2);
-        let mut clients = connect(&server, CONNECTIONS);
-        // The next workers take a few.
-        server.arbiter().limit_descriptors_for_now(Some(64));
-        server.arbiter().signal(Signal::HUP);
-        let held = |why| metric::<usize>(&server, &format!("handoff_held_total{{reason=\"{why}\"}}"));
-        let refused = until(PATIENCE, || (held("exhausted") > 0).then_some(()));
-        assert!(refused.is_some(), "{backend}: it never happens");
-        let at_first = metric(&server, OUT);
-        assert!((1..CONNECTIONS).contains(&at_first), "{backend}: {at_first} have left");
-        // One more takes the others.
-        server.arbiter().limit_descriptors_for_now(None);
-        server.arbiter().signal(Signal::TTIN);
-        // On a machine that is very busy some may have waited for too long, and stay.
-        let have_left = || senders.iter().all(|sender| sender.wait_gone(Duration::ZERO));
-        let settled = until(PATIENCE, || (have_left() || held("late") > 0).then_some(()));
-        assert!(settled.is_some(), "{backend}: it is not tried again");
-        let answers: Vec<_> = clients.iter_mut().filter_map(answered).collect();
-        assert_eq!(answers.len(), CONNECTIONS, "{backend}");
-        let stayed = |info: &&Response| senders.iter().any(|sender| sender.id() == info.number("pid"));
-        let moved = CONNECTIONS - answers.iter().filter(stayed).count();
-        report(&format!(
-            "{backend}: {moved} of {CONNECTIONS} connections moved, {at_first} before the kernel refused more, which it did {} times",
-            held("exhausted")
-        ));
-        assert!(moved > at_first && held("failed") == 0, "{backend}");
-    }
-}
-
-/// Clients that ask, and others that wait, while workers without privileges that may open 256 descriptors are replaced; and
-/// then there is one less, and no room for all.
-#[test]
-fn d19_few_descriptors_lose_no_connection() {
-    const ASK: usize = 64;
-    const WAIT: usize = 236;
-    const ROUNDS: usize = 3;
-    const THOUGHT: Duration = Duration::from_millis(10);
-    for backend in backends() {
-        let harness = harness(backend).started_by(&["bash", "-c", "ulimit -n 256; exec \"$@\"", "bash"]);
-        let args = ["-w", "2", "--keep-alive", "60", "--control-socket", "control.sock"];
-        let server = harness.serve(&[&args, METRICS, unprivileged()].concat());
-        let mut waiting: Vec<_> = (0..WAIT).map(|_| server.connect()).collect();
-        waiting.iter_mut().for_each(|client| drop(ask(client)));
-        let asked = AtomicUsize::new(0);
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for _ in 0..ASK {
-                scope.spawn(|| {
-                    let mut client = server.connect();
-                    for n in 1.. {
-                        thread::sleep(THOUGHT);
-                        let info = ask(&mut client);
-                        assert!(
-                            !info.announces_close() && info.number("connection_requests") == n,
-                            "{info:?}"
-                        );
-                        asked.fetch_add(1, Ordering::Relaxed);
-                        if over.load(Ordering::Relaxed) {
-                            return;
-                        }
-                    }
-                });
-            }
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                for _ in 0..ROUNDS {
-                    let recycle =
-                        harness.sub_command(&server.dir().join("control.sock"), &["recycle"]).output();
-                    assert!(recycle.unwrap().status.success(), "{backend}");
-                    waiting.iter_mut().for_each(|client| drop(ask(client)));
-                }
-                server.arbiter().signal(Signal::TTOU);
-                assert!(server.logs("waits in the hand-off queue", PATIENCE), "{backend}: nobody is told");
-                waiting.truncate(WAIT / 2);
-                assert!(
-                    server.logs("no connection waits in the hand-off queue any more", PATIENCE),
-                    "{backend}"
-                );
-                waiting.iter_mut().for_each(|client| drop(ask(client)));
-            }));
-            over.store(true, Ordering::Relaxed);
-            result.unwrap_or_else(|panic| resume_unwind(panic));
-        });
-        let value = |series: &str| metric::<usize>(&server, series);
-        let held = ["full", "exhausted", "late", "failed"]
-            .map(|why| value(&format!("handoff_held_total{{reason=\"{why}\"}}")));
-        report(&format!(
-            "{backend}: {} requests of {ASK} clients, {WAIT} connections more: {} times one has left and {} times one has come; \
-             held (full, exhausted, late, failed) {held:?}; 0 lost",
-            asked.into_inner(),
-            value(OUT),
-            value("handoff_connections_total{direction=\"in\"}"),
-        ));
-        assert!(value(OUT) >= ROUNDS * (ASK + WAIT), "{backend}");
-        assert_eq!((held[3], value("handoff_lost_total")), (0, 0), "{backend}");
-    }
-}
-
 /// All idle connections of a worker that is replaced, `IDLE=10000` in the environment, are answered on afterwards.
 #[test]
 fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
@@ -376,60 +141,12 @@ fn d19_many_idle_connections_move_quickly_and_in_little_memory() {
     }
 }
 
-#[test]
-fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
-    const CONNECTIONS: i64 = 20;
-    for backend in backends() {
-        let args = ["-w", "2", "--keep-alive", "60", "--log-level", "debug"];
-        let mut server = harness(backend).serve(&[&args, METRICS].concat());
-        let mut clients = connect(&server, CONNECTIONS as usize);
-        for n in 1..=2 {
-            server.upgrade();
-            clients.iter_mut().for_each(|client| drop(ask(client)));
-            drop(clients.pop());
-            clients.push(server.connect());
-            clients.iter_mut().for_each(|client| drop(ask(client)));
-            let figures = || {
-                let series =
-                    ["connections{state=\"waiting\"}", "connections_total", "connections_unaccounted", QUEUE];
-                series.map(|series| metric::<i64>(&server, series))
-            };
-            let right = until(PATIENCE, || (figures() == [CONNECTIONS, 1, 0, 0]).then_some(()));
-            assert!(right.is_some(), "{backend}, after {n}: {:?}", figures());
-        }
-        let settled =
-            format!("[{}] DEBUG the account of the hand-off queue is in order", server.arbiter().id());
-        assert!(server.logs(&settled, PATIENCE), "{backend}");
-        let [stays, leaves] = &workers(&server, 2)[..] else { unreachable!("there are two") };
-        let moving =
-            clients.iter_mut().filter_map(answered).filter(|info| info.number("pid") == leaves.id()).count();
-        stays.signal(Signal::STOP);
-        assert!(stays.wait_frozen(PATIENCE), "SIGSTOP stops a process");
-        server.arbiter().signal(Signal::TTOU);
-        assert!(leaves.wait_gone(PATIENCE), "{backend}: connections keep the worker that leaves");
-        for (signal, queued) in [(Signal::STOP, moving), (Signal::CONT, 0)] {
-            stays.signal(signal);
-            let right = until(PATIENCE, || (metric::<usize>(&server, QUEUE) == queued).then_some(()));
-            assert!(
-                right.is_some(),
-                "{backend}: {} and not {queued} are on their way",
-                metric::<usize>(&server, QUEUE)
-            );
-        }
-    }
-}
-
 /// Where a server tells its figures.
 const METRICS: &[&str] = &["--admin-bind", "unix:admin.sock"];
 
 const QUEUE: &str = "handoff_queue";
 
 const OUT: &str = "handoff_connections_total{direction=\"out\"}";
-
-/// What makes workers run as somebody with no privileges.
-fn unprivileged() -> &'static [&'static str] {
-    if geteuid().is_root() { &["--user", "nobody"] } else { &[] }
-}
 
 /// The value of a series, which is a whole number.
 #[track_caller]
@@ -451,6 +168,20 @@ fn workers(server: &Server, n: usize) -> Vec<Process> {
     named.expect("they have their titles");
     children.retain(is_worker);
     children
+}
+
+/// A backend of each of the two loops that backends have; all with `EVERY_BACKEND` in the environment.
+fn backends() -> &'static [&'static str] {
+    match env::var_os("EVERY_BACKEND") {
+        Some(_) => &["sync", "threaded", "mio", "smol", "tokio"],
+        None => &["sync", "tokio"],
+    }
+}
+
+const INFO: &str = "GET /info HTTP/1.1\r\nHost: test\r\n\r\n";
+
+fn harness(backend: &str) -> Harness {
+    Harness::new(backend, "blocking", Path::new(env!("CARGO_BIN_EXE_fixture")))
 }
 
 /// So many connections, with an answer on each.
@@ -504,14 +235,6 @@ fn ask(client: &mut Client) -> Response {
     let response = client.response();
     assert_eq!(response.status, 200, "{response:?}");
     response
-}
-
-/// A connection on which part of a request's head has arrived.
-fn half_a_request(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.send("GET /info HTTP/1.1\r\nHo");
-    server.catch_up();
-    client
 }
 
 #[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]

@@ -25,7 +25,7 @@ pub(crate) fn robust_slow_heads_hold_nobody_up(harness: &Harness) {
         let mut slow: Vec<_> = (0..64).map(|_| subject.server.connect()).collect();
         let (complete, endless) = slow.split_at_mut(48);
         // All but the last byte comes one by one, to each in turn.
-        for byte in head[..head.len() - 1].as_bytes() {
+        for byte in &head.as_bytes()[..head.len() - 1] {
             for client in complete.iter_mut().chain(&mut *endless) {
                 client.send([*byte]);
             }
