@@ -7,6 +7,7 @@ mod endurance;
 mod hand_off;
 mod preload;
 mod seams;
+mod silent;
 mod supervision;
 mod turns;
 
