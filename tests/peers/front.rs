@@ -1,4 +1,4 @@
-//! A proxy in front of a server, as a process in a private directory.
+//! A proxy in front of a server, or by itself, as a process in a private directory.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
@@ -42,6 +42,28 @@ impl Front {
 
     fn nginx_with(upstream: &Address, pool: &str, listen: &str, location: &str) -> Self {
         let Address::Inet(upstream) = upstream else { unreachable!("it has a port") };
+        Self::nginx_of(
+            &format!("upstream app {{ server {upstream}; {pool} }}"),
+            listen,
+            &format!(
+                "location / {{
+                    proxy_pass http://app;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection \"\";
+                    proxy_next_upstream off;
+                    {location}
+                }}"
+            ),
+        )
+    }
+
+    /// nginx by itself, which answers `marked` with 418 and all else with 200.
+    pub(crate) fn nginx_alone(marked: &str) -> Self {
+        let locations = format!("location / {{ return 200; }} location = {marked} {{ return 418; }}");
+        Self::nginx_of("", "", &locations)
+    }
+
+    fn nginx_of(upstream: &str, listen: &str, locations: &str) -> Self {
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
         let config = format!(
@@ -50,16 +72,10 @@ impl Front {
             http {{
                 access_log off;
                 {paths}
-                upstream app {{ server {upstream}; {pool} }}
+                {upstream}
                 server {{
                     listen unix:front.sock {listen};
-                    location / {{
-                        proxy_pass http://app;
-                        proxy_http_version 1.1;
-                        proxy_set_header Connection \"\";
-                        proxy_next_upstream off;
-                        {location}
-                    }}
+                    {locations}
                 }}
             }}"
         );

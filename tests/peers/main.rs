@@ -1,5 +1,5 @@
 //! Programs that others wrote, as peers of every backend that is built in: nginx and HAProxy in front, with connections
-//! that they keep; and `ab`.
+//! that they keep; `ab`; and nginx and hyper beside it, with the same requests.
 //!
 //! They come as Debian packages (`nginx`, `haproxy`, `apache2-utils`), so that only `.ci/run` asks for this:
 //! `cargo test -p remuda-conformance --features peers --test peers`. A program that is missing is a failure.
@@ -14,6 +14,9 @@ use remuda_conformance::probe::backends;
 
 use self::front::Front;
 
+#[path = "../src/corpus.rs"]
+mod corpus;
+mod differential;
 mod front;
 mod load;
 

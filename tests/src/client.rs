@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
@@ -340,6 +341,15 @@ impl Client {
     /// Waits until something can be read, or the connection has ended; `false` after `limit`.
     pub fn has_more(&mut self, limit: Duration) -> bool {
         !self.unread.is_empty() || self.fill(Instant::now() + limit) != Err(End::StillOpen)
+    }
+
+    /// All that arrives until the connection ends or nothing has arrived for `limit`, as it is, and how it has ended.
+    pub fn rest(&mut self, limit: Duration) -> (Vec<u8>, End) {
+        loop {
+            if let Err(end) = self.fill(Instant::now() + limit) {
+                return (mem::take(&mut self.unread), end);
+            }
+        }
     }
 
     /// Waits for more bytes; how the connection ended if there are none.
