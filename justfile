@@ -14,13 +14,17 @@ test *args:
 probe *backends:
     cargo run --release -p remuda-conformance --bin probe {{ backends }}
 
-# nginx, HAProxy and ab against every backend; they have to be installed
+# nginx, HAProxy and ab against every backend, and nginx and hyper beside it; the programs have to be installed
 peers:
     cargo test -p remuda-conformance --features peers --test peers
 
 # play schedules in virtual time: `just simulate --schedules 100000`, `just simulate --seed 4711 --trace`
 simulate *args:
     cargo run --release -p remuda-conformance --bin simulate -- {{ args }}
+
+# fuzz a target with nightly, for a minute or so many seconds: `just fuzz head 1800`
+fuzz target seconds="60":
+    fuzz/run {{ target }} {{ seconds }}
 
 # serve the built-in application: `just run -w 4`
 run *args:
