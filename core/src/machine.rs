@@ -163,7 +163,8 @@ pub enum CloseReason {
     PeerAborted,
     /// The transport failed; the peer may have reset it.
     TransportFailed,
-    /// The last response announced close, because peer or application asked for that.
+    /// The last response announced close, because peer or application asked for that; or it did not, and more of its request's
+    /// body was left than is worth reading.
     Finished,
     /// The last response announced close, because the worker drains.
     Drained,
@@ -177,7 +178,7 @@ pub enum CloseReason {
     DeadlineIdle,
     /// The drain's deadline cut a request in flight (D10).
     DeadlineCut,
-    /// The request was refused; a response said why.
+    /// The request was refused; a response said why, unless the fault was found in what an answered one had left.
     Refused,
     /// The application failed or broke its own framing after the head was sent.
     ApplicationFailed,

@@ -87,17 +87,17 @@ fn agrees_with_lines(input: &[u8], whole: &Decoded) {
     }
 }
 
-/// Framing has an end even if it is made of nothing but small chunks: what each of them may have without being counted is
-/// a size of 16 digits, a semicolon and two line ends.
+/// Framing has an end even if it is made of nothing but small chunks. Beside what is counted, each chunk may have a size of 16
+/// digits, a semicolon and two line ends; each trailer field a colon and a line end; and each byte of body pays for one.
 fn bounded(input: &[u8], whole: &Decoded) {
     if whole.end != End::Malformed {
-        let chunks = whole.body.len() + 1;
         let read = if let End::Done(at) = whole.end { at } else { input.len() };
-        assert!(read - whole.body.len() <= 4 * PADDING_MAX + 21 * chunks + 8, "{read} bytes of framing");
+        let (counted, chunks) = (PADDING_MAX + whole.body.len(), whole.body.len() + 1);
+        assert!(read - whole.body.len() <= counted + 3 * TRAILERS_MAX + 21 * chunks + 8, "{read} bytes");
     }
 }
 
-/// What extensions, trailers and padding may take.
+/// What extensions, trailers and padding may take, beyond the bytes of the body itself.
 const PADDING_MAX: usize = 16 * 1024;
 
 /// Trailer fields that a body may have.

@@ -13,7 +13,7 @@ use remuda_core::http1::{Refusal, RequestHead, Version};
 /// Checks what is made of `input` under the limits of everyday, and under such as it will exceed.
 pub fn check(input: &[u8]) {
     let mut tight = Limits::default();
-    (tight.request_line, tight.fields, tight.field_size) = (24, 3, 20);
+    (tight.head, tight.request_line, tight.fields, tight.field_size) = (60, 24, 3, 20);
     for limits in [Limits::default(), tight] {
         let mut parsed = RequestHead::default();
         let verdict = head(input, &limits, &mut parsed);
@@ -134,6 +134,7 @@ impl<'a> Reading<'a> {
         let lone = |line: &[u8]| line.iter().any(|byte| b"\r\n".contains(byte));
         faults.unless(!lone_before && !lone(lines[0]), Refusal::BadRequestLine);
         faults.unless(!lines[1..].iter().any(|line| lone(line)), Refusal::BadField);
+        faults.unless(start + length + 4 <= limits.head, Refusal::FieldsTooLarge);
         // Where an LF does not end a line it may seem to: which lines are too long or too many is not to be told here.
         let longest = lines[1..].iter().map(|line| line.len()).max().unwrap_or(0);
         let names_method = lines[0].iter().take(limits.request_line + 2).any(|byte| *byte == b' ');

@@ -50,10 +50,10 @@ pub(crate) fn check(world: &World, calls: &[Call], reason: CloseReason) {
     assert!(answered <= calls.len(), "more responses than requests");
     let unanswered = answered < calls.len();
     assert!(!unanswered || may_cut(reason), "{reason:?}, but a request is unanswered");
-    assert!(
-        !matches!(reason, CloseReason::Finished | CloseReason::Drained),
-        "{reason:?}, but nothing says so"
-    );
+    // What is left of a body, and is more than is worth reading, may end the connection behind a response that did not say so.
+    let all_read = calls.last().is_none_or(|call| call.ended);
+    let announced = reason == CloseReason::Drained || (reason == CloseReason::Finished && all_read);
+    assert!(!announced, "{reason:?}, but nothing says so");
 }
 
 /// Whether a connection that ended so may leave a response unfinished.
