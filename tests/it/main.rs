@@ -3,6 +3,7 @@
 use remuda_conformance::conformance;
 
 mod alike;
+mod documents;
 mod endurance;
 mod hand_off;
 mod preload;
