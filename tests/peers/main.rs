@@ -14,6 +14,7 @@ use remuda_conformance::probe::backends;
 
 use self::front::Front;
 
+#[allow(dead_code, reason = "what should become of the requests is for others to ask")]
 #[path = "../src/corpus.rs"]
 mod corpus;
 mod differential;
