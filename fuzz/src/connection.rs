@@ -36,7 +36,7 @@ pub fn check(script: Script) {
     let connection = Connection::new(Origin::new(0, peer, 0x5555_5555), START);
     let service = service(&settings, &app, &world);
     let machine = match settings.kind {
-        Kind::Direct => Player::Direct(Direct::new(connection, app.clone())),
+        Kind::Direct => Player::Direct(Box::new(Direct::new(connection, app.clone()))),
         _ => Player::Session(Box::new(Session::new(connection, service.clone()))),
     };
     let io = Io::new(world.pipe.clone());
@@ -79,7 +79,7 @@ struct Play {
 }
 
 enum Player {
-    Direct(Direct),
+    Direct(Box<Direct>),
     Session(Box<Session>),
 }
 
@@ -114,7 +114,7 @@ impl Play {
     fn drive(&mut self) -> Outcome {
         let cx = self.world.cx();
         match &mut self.machine {
-            Player::Direct(direct) => drive(direct, &mut self.io, &cx),
+            Player::Direct(direct) => drive(&mut **direct, &mut self.io, &cx),
             Player::Session(session) => drive(&mut **session, &mut self.io, &cx),
         }
     }

@@ -276,9 +276,7 @@ impl World {
         let mut ends = self.pipe.0.borrow_mut();
         if ends.room < usize::MAX {
             ends.room = usize::MAX;
-        } else if self.app.open_for_good() {
-            return Some(Readiness::default());
-        } else if self.settings.kind == Kind::Direct && self.app.has_more() {
+        } else if self.app.open_for_good() || (self.settings.kind == Kind::Direct && self.app.has_more()) {
             return Some(Readiness::default());
         } else if !ends.eof && (!self.settings.silent || deadline.is_none()) {
             ends.eof = true;
