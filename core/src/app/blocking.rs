@@ -141,7 +141,7 @@ impl<'a> Responder<'a> {
     }
 }
 
-/// The body of a response. What is written is queued up to [`HIGH_WATER`](crate::config::HIGH_WATER); `flush` waits
+/// The body of a response. What is written is queued up to [`HIGH_WATER`]; `flush` waits
 /// until the kernel has all of it. The body ends when the handler returns `Ok`.
 pub struct BodyWriter<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,

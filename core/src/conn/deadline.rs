@@ -1,7 +1,7 @@
 //! The deadlines of a connection, and what happens when one passes.
 //!
 //! Nothing is armed or cancelled: the nearest deadline is computed from the state whenever somebody asks, so it
-//! cannot disagree with it. Times that are zero in [`Limits`](crate::config::Limits) have no deadline.
+//! cannot disagree with it. Times that are zero in [`Limits`] have no deadline.
 
 use std::time::Duration;
 
