@@ -504,15 +504,15 @@ impl Process {
         title.trim_end_matches('\0').to_owned()
     }
 
-    /// How long it has used a processor (proc(5), `schedstat`), in all of its threads.
+    /// How long it has used a processor, in all of its threads and in those that have ended (proc_pid_stat(5), `utime` and
+    /// `stime`), as exactly as the kernel's ticks are.
     #[track_caller]
     pub fn processor_time(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the process is there");
-        let used = threads.flatten().filter_map(|thread| {
-            let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            schedstat.split_once(' ')?.0.parse().ok().map(Duration::from_nanos)
-        });
-        used.sum()
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("the process is there");
+        // The second field is a name in parentheses, which may have spaces.
+        let fields = stat.rsplit_once(')').expect("a process has a name").1.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
     /// How many children it has.
