@@ -33,11 +33,12 @@ impl Connection {
 
     /// Ends or refuses what has reached its deadline, and gives the nearest that is still to come.
     pub fn handle_time(&mut self, cx: &Cx<'_>) -> Option<Deadline> {
+        let Limits { write_timeout, write_rate, body_timeout, body_rate, .. } = *cx.limits;
         if !self.tx.is_empty() {
-            self.write_pace.wait(cx.now);
+            self.write_pace.wait(cx.now, write_timeout, write_rate);
         }
         if self.awaits_body() {
-            self.body_pace.wait(cx.now);
+            self.body_pace.wait(cx.now, body_timeout, body_rate);
         }
         loop {
             let nearest = self.deadline(cx);
@@ -72,29 +73,19 @@ impl Connection {
     }
 
     fn write_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
-        let Limits { write_timeout, write_rate, .. } = *cx.limits;
-        let (last, pace) = (self.write_since, &self.write_pace);
         (!self.tx.is_empty())
-            .then(|| self.progress(last, pace, write_timeout, write_rate, Timer::Write))
+            .then(|| self.progress(self.write_since, &self.write_pace, cx.limits.write_timeout, Timer::Write))
             .flatten()
     }
 
     fn body_deadline(&self, cx: &Cx<'_>) -> Option<Deadline> {
-        let Limits { body_timeout, body_rate, .. } = *cx.limits;
-        self.progress(self.body_since, &self.body_pace, body_timeout, body_rate, Timer::Body)
+        self.progress(self.body_since, &self.body_pace, cx.limits.body_timeout, Timer::Body)
     }
 
     /// The end of a transfer that makes no progress, or too little: the first as seen from the `last`, the second by its pace.
     /// On a connection that has changed the protocol nobody but the application knows what is too little.
-    fn progress(
-        &self,
-        last: Time,
-        pace: &Pace,
-        timeout: Duration,
-        rate: u64,
-        why: Timer,
-    ) -> Option<Deadline> {
-        let floor = if self.upgraded { None } else { pace.deadline(timeout, rate) };
+    fn progress(&self, last: Time, pace: &Pace, timeout: Duration, why: Timer) -> Option<Deadline> {
+        let floor = if self.upgraded { None } else { pace.deadline() };
         sooner(after(last, timeout, why), floor.map(|at| Deadline { at, why }))
     }
 

@@ -3,6 +3,9 @@
 //! Whoever sends or takes a byte every now and then makes progress, and could hold a connection and a handler for as
 //! long as it likes. So each transfer has the timeout of its kind and what its bytes have bought it at the least rate that
 //! is accepted: one of `n` bytes is waited for no longer than timeout + `n` / rate in all.
+//!
+//! A wait that had no time left when bytes were found was ours: whoever looks in time ends it. A worker that was frozen finds
+//! what has come meanwhile, and nobody knows when.
 
 use std::time::Duration;
 
@@ -17,6 +20,8 @@ pub(super) struct Pace {
     waited: Duration,
     /// When that began, if there is one.
     since: Option<Time>,
+    /// When it has used up what the transfer has, if that is limited.
+    until: Option<Time>,
 }
 
 impl Pace {
@@ -25,14 +30,20 @@ impl Pace {
         Self { bytes: bytes as u64, ..Self::default() }
     }
 
-    /// There is nothing to do but wait for the peer.
-    pub(super) fn wait(&mut self, now: Time) {
-        self.since.get_or_insert(now);
+    /// There is nothing to do but wait for the peer: for `timeout`, and a second for each `rate` bytes that there were. If
+    /// either is zero there is no limit.
+    pub(super) fn wait(&mut self, now: Time, timeout: Duration, rate: u64) {
+        if self.since.is_none() {
+            self.since = Some(now);
+            self.until = self.left(timeout, rate).map(|left| now + left);
+        }
     }
 
     /// The wait is over, or is ours from here on.
     pub(super) fn pause(&mut self, now: Time) {
-        if let Some(since) = self.since.take() {
+        if let Some(since) = self.since.take()
+            && self.until.take().is_none_or(|until| now <= until)
+        {
             self.waited += now - since;
         }
     }
@@ -43,12 +54,18 @@ impl Pace {
         self.bytes += n as u64;
     }
 
-    /// When the wait under way has used up what the transfer has: `timeout`, and a second for each `rate` bytes. Without
-    /// either of them there is no such time.
-    pub(super) fn deadline(&self, timeout: Duration, rate: u64) -> Option<Time> {
-        let since = self.since.filter(|_| rate > 0 && !timeout.is_zero())?;
+    /// When the wait under way has used up what the transfer has, if there is such a time.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.until
+    }
+
+    /// How long it may still be waited for: `timeout`, and a second for each `rate` bytes, less what it took.
+    fn left(&self, timeout: Duration, rate: u64) -> Option<Duration> {
+        if rate == 0 || timeout.is_zero() {
+            return None;
+        }
         let bought = u128::from(self.bytes) * 1_000_000_000 / u128::from(rate);
         let bought = Duration::from_nanos(bought.try_into().unwrap_or(u64::MAX));
-        Some(since + timeout.saturating_add(bought).saturating_sub(self.waited))
+        Some(timeout.saturating_add(bought).saturating_sub(self.waited))
     }
 }

@@ -122,8 +122,6 @@ impl Script {
         limits.header_timeout = ms(rng.u64(300..3000));
         limits.body_timeout = ms(rng.u64(300..3000));
         limits.write_timeout = ms(rng.u64(300..3000));
-        // The time that a process is frozen counts as waiting for the peer, which clients here know nothing of.
-        (limits.body_rate, limits.write_rate) = (0, 0);
         limits.linger = if rng.u8(..) < 8 { Duration::ZERO } else { ms(rng.u64(100..2000)) };
         let graceful = ms(rng.u64(50..5000));
         let (mut policies, mut undecided) = (Policies::default(), Duration::ZERO);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::Limits;
 use crate::machine::{CloseReason, Timer};
-use crate::testing::{Event, ms};
+use crate::pump::Readiness;
+use crate::testing::{Event, START, ms};
 
 /// Five seconds and a hundred bytes for each more.
 fn slow(limits: &mut Limits) {
@@ -63,6 +64,18 @@ fn a_body_is_not_waited_for_while_its_application_does_not_read() {
     bench = bench.limits(|limits| limits.body_rate = 1_000_000).bytes(1, "x".repeat(19_900));
     bench = bench.bytes(30_000, "x".repeat(100));
     assert_eq!(count(&bench.until(70_000).out(), "\r\n0\r\n"), 1, "{:?}", bench.reason);
+}
+
+/// Whatever is due when a frozen worker goes on, it finds bytes first.
+#[test]
+fn the_time_of_a_frozen_worker_is_not_the_peers() {
+    let mut bench = short_bench().limits(slow).bytes(0, announced("/echo", 300));
+    bench = bench.bytes(1000, "x".repeat(100)).bytes(65_900, "x".repeat(100));
+    bench.until(1000);
+    bench.pipe.0.borrow_mut().incoming.extend("x".repeat(100).into_bytes());
+    bench.world.now = START + ms(61_000);
+    bench.io.ready(Readiness { readable: true, ..Readiness::default() });
+    assert_eq!(count(&bench.until(70_000).out(), "200 OK"), 1, "{:?}", bench.reason);
 }
 
 #[test]
