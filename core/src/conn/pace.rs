@@ -4,8 +4,8 @@
 //! long as it likes. So each transfer has the timeout of its kind and what its bytes have bought it at the least rate that
 //! is accepted: one of `n` bytes is waited for no longer than timeout + `n` / rate in all.
 //!
-//! A wait that had no time left when bytes were found was ours: whoever looks in time ends it. A worker that was frozen finds
-//! what has come meanwhile, and nobody knows when.
+//! A wait is never charged with more than was left to it. A worker that was frozen, or is busy, finds bytes later than they came,
+//! and nobody knows when that was: these and what they have bought count, whatever the time.
 
 use std::time::Duration;
 
@@ -41,10 +41,8 @@ impl Pace {
 
     /// The wait is over, or is ours from here on.
     pub(super) fn pause(&mut self, now: Time) {
-        if let Some(since) = self.since.take()
-            && self.until.take().is_none_or(|until| now <= until)
-        {
-            self.waited += now - since;
+        if let Some(since) = self.since.take() {
+            self.waited += self.until.take().map_or(now, |until| now.min(until)) - since;
         }
     }
 
@@ -67,5 +65,26 @@ impl Pace {
         let bought = u128::from(self.bytes) * 1_000_000_000 / u128::from(rate);
         let bought = Duration::from_nanos(bought.try_into().unwrap_or(u64::MAX));
         Some(timeout.saturating_add(bought).saturating_sub(self.waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{START, ms};
+
+    /// A handler that waits by itself may ask again before anybody has looked at the time.
+    #[test]
+    fn asking_again_begins_no_other_wait() {
+        let mut pace = Pace::with(0);
+        let at = |seconds: u64| START + ms(1000 * seconds);
+        pace.wait(at(0), ms(5000), 100);
+        pace.pause(at(5));
+        pace.wait(at(5), ms(5000), 100);
+        assert_eq!(pace.deadline(), Some(at(5)));
+        pace.pause(at(6));
+        pace.advance(100, at(6));
+        pace.wait(at(6), ms(5000), 100);
+        assert_eq!(pace.deadline(), Some(at(7)));
     }
 }
