@@ -567,6 +567,8 @@ impl Wire for Connection {
 
     fn handle_eof(&mut self, _: Time) {
         self.eof = true;
+        // No more of it will come: what is wrong with it shows now, however it came.
+        self.line_ended = true;
         if let Fate::Lingering { reason, .. } = self.fate {
             self.fate = Fate::Ended(reason);
         }

@@ -136,7 +136,9 @@ impl RequestHead {
     /// be told apart.
     pub(crate) fn of_refused(bytes: &[u8]) -> Self {
         let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
-        let line = bytes[start..].split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let line = bytes[start..].split(|&byte| byte == b'\n').next().unwrap_or_default();
+        // What follows a method ends it, even if nothing else does.
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         let buf = line[..line.len().min(REFUSED_LINE)].to_vec();
         let mut request = httparse::Request::new(&mut []);
         // Whatever that says: what comes before the fault has been understood.

@@ -271,3 +271,15 @@ proptest! {
         prop_assert_eq!(transcript, read(&bytes, [], short));
     }
 }
+
+/// Both have no line that ends where they are wrong.
+#[test]
+fn what_is_refused_before_a_line_ends_is_refused_in_the_same_way_in_any_pieces() {
+    for bytes in [&b"HEAD  / HTTP/1.1\r\n\r\n"[..], b"GET / HTTP/1.1\r\nHost: a\r\n\r x"] {
+        let whole = read(bytes, [], false);
+        assert!(whole.out.starts_with("HTTP/1.1 400 "), "{}", whole.out);
+        for cut in 1..bytes.len() {
+            assert_eq!(read(bytes, [cut], false), whole, "{cut}");
+        }
+    }
+}
