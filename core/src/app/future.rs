@@ -276,9 +276,6 @@ impl Exchange {
     ) -> Poll<bool> {
         let mut context = Context::from_waker(cx.waker);
         let polling = self.pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
-        if let Stage::Calling(_) = self.stage {
-            self.interim.polling(cx.waker);
-        }
         // A size hint and the destructor of the future are the application's code as well.
         let result = catch_unwind(AssertUnwindSafe(|| match &mut self.stage {
             Stage::Calling(future) => future.as_mut().poll(&mut context).map(|response| {
@@ -292,7 +289,12 @@ impl Exchange {
         }));
         drop(polling);
         match result {
-            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Pending) => {
+                if let Stage::Calling(_) = self.stage {
+                    self.interim.wait(cx.waker);
+                }
+                Poll::Pending
+            }
             Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(connection, frame, cx)),
             Ok(Poll::Ready(Polled::Head(parts, len))) => {
                 // A handler that has returned has dropped what it did not keep for the response.

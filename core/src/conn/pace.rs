@@ -62,8 +62,7 @@ impl Pace {
         if rate == 0 || timeout.is_zero() {
             return None;
         }
-        let bought = u128::from(self.bytes) * 1_000_000_000 / u128::from(rate);
-        let bought = Duration::from_nanos(bought.try_into().unwrap_or(u64::MAX));
+        let bought = Duration::from_micros(self.bytes.saturating_mul(1_000_000) / rate);
         Some(timeout.saturating_add(bought).saturating_sub(self.waited))
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Interim {
 #[derive(Debug, Default)]
 struct State {
     heads: Vec<u8>,
-    /// The connection's own task, as it polled last.
+    /// The connection's own task, once it waits.
     machine: Option<Waker>,
     /// The final response has begun, or the exchange is over.
     closed: bool,
@@ -49,8 +49,8 @@ impl Interim {
         Ok(())
     }
 
-    /// Tells that `machine` wakes the connection's task from here on.
-    pub(super) fn polling(&self, machine: &Waker) {
+    /// Tells that `machine` wakes the connection's task from here on. What came before has to be [taken](Self::take) after it.
+    pub(super) fn wait(&self, machine: &Waker) {
         let former = self.with(|state| {
             let is_known = state.machine.as_ref().is_some_and(|known| known.will_wake(machine));
             (!is_known).then(|| state.machine.replace(machine.clone()))
