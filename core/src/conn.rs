@@ -368,6 +368,11 @@ impl Connection {
         }
     }
 
+    /// Gives memory back that is not needed before bytes arrive.
+    pub fn rest(&mut self) {
+        self.rx.rest();
+    }
+
     /// Takes the storage of an answered head back.
     pub fn recycle(&mut self, mut head: Box<RequestHead>) {
         self.rx.return_storage(&mut head.buf);

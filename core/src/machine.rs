@@ -77,6 +77,9 @@ pub trait Wire {
 pub trait Machine: Wire {
     /// Does all that can be done without I/O or the passage of time, within a budget, and says what is next.
     fn step(&mut self, cx: &Cx<'_>) -> Step;
+
+    /// Nothing moves for now: the memory that only moving takes can be given back. Gives none by default.
+    fn rest(&mut self) {}
 }
 
 /// What a machine needs next.

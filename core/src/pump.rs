@@ -215,6 +215,7 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
                 Ok(false) if io.broken => return Outcome::Close(CloseReason::TransportFailed),
                 Ok(false) => match io.transport.wants(interest) {
                     Wants::Io(interest) => {
+                        machine.rest();
                         io.awaited = interest;
                         return Outcome::Wait { interest, deadline };
                     }

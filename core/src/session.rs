@@ -387,6 +387,10 @@ impl Machine for Session {
         }
         Step::Yield
     }
+
+    fn rest(&mut self) {
+        self.connection.rest();
+    }
 }
 
 impl Wire for Session {

@@ -563,6 +563,7 @@ fn check_wait(session: &mut Session, world: &World, interest: Interest, deadline
     if interest.read {
         assert!(!session.read_buf().is_empty(), "there is room for what is asked for");
     }
+    session.rest();
 }
 
 /// `out` without 100s: whether one is sent depends on what had arrived when the application asked.

@@ -1,5 +1,6 @@
 //! The two buffers of a connection: what was read and not used, and what waits to be sent.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 
@@ -42,8 +43,10 @@ impl ReadBuffer {
     pub(super) fn space(&mut self) -> &mut [u8] {
         if self.end == self.storage.len() {
             self.align();
-            if self.end == self.storage.len() && self.end < READ_BUFFER_MAX {
-                self.storage.resize((self.end * 2).clamp(READ_BUFFER, READ_BUFFER_MAX), 0);
+            if self.storage.is_empty() {
+                self.storage = borrowed();
+            } else if self.end == self.storage.len() && self.end < READ_BUFFER_MAX {
+                self.storage.resize((self.end * 2).min(READ_BUFFER_MAX), 0);
             }
         }
         &mut self.storage[self.end..]
@@ -97,6 +100,13 @@ impl ReadBuffer {
         }
     }
 
+    /// Leaves storage that holds nothing to the next connection of this thread that reads.
+    pub(super) fn rest(&mut self) {
+        if self.is_empty() && self.storage.len() == READ_BUFFER {
+            lend(mem::take(&mut self.storage));
+        }
+    }
+
     /// Gives memory back that only a large head or body needed.
     pub(super) fn shrink(&mut self) {
         if self.is_empty() && self.storage.len() > READ_BUFFER {
@@ -110,12 +120,39 @@ impl ReadBuffer {
     }
 
     fn fill(&mut self, bytes: &[u8]) {
+        if self.storage.is_empty() {
+            self.storage = borrowed();
+        }
         if self.storage.len() < bytes.len() {
-            self.storage.resize(bytes.len().max(READ_BUFFER), 0);
+            self.storage.resize(bytes.len(), 0);
         }
         self.storage[..bytes.len()].copy_from_slice(bytes);
         (self.start, self.end) = (0, bytes.len());
     }
+}
+
+thread_local! {
+    /// Storage of connections that have nothing to read: most wait, and few of them at a time need any.
+    static LENT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Storage that a thread keeps, at most.
+const LENT_MAX: usize = 32;
+
+/// Storage for a read buffer: initialised, of any content.
+fn borrowed() -> Vec<u8> {
+    let lent = LENT.try_with(|lent| lent.borrow_mut().pop()).ok().flatten();
+    lent.unwrap_or_else(|| vec![0; READ_BUFFER])
+}
+
+fn lend(storage: Vec<u8>) {
+    // A thread that is ending has no use for it.
+    let _ = LENT.try_with(|lent| {
+        let mut lent = lent.borrow_mut();
+        if lent.len() < LENT_MAX {
+            lent.push(storage);
+        }
+    });
 }
 
 /// Bytes that are shared instead of copied only from this size on; below it a copy is cheaper.

@@ -162,6 +162,10 @@ impl Machine for Direct {
         }
         Step::Yield
     }
+
+    fn rest(&mut self) {
+        self.connection.rest();
+    }
 }
 
 impl Wire for Direct {

@@ -179,6 +179,10 @@ impl Machine for Observed {
             .trace(|| format!("step     {} {:?} {step:?}", self.conn, self.session.connection().state()));
         step
     }
+
+    fn rest(&mut self) {
+        self.session.rest();
+    }
 }
 
 impl Wire for Observed {

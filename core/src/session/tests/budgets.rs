@@ -99,6 +99,18 @@ fn an_idle_connection_keeps_no_memory_that_only_a_large_head_needed() {
     assert!(bench.connection().storage() <= 2 * READ_BUFFER, "{} bytes", bench.connection().storage());
 }
 
+#[test]
+fn a_connection_that_waits_for_its_first_byte_or_the_next_request_keeps_no_read_buffer() {
+    for short in [false, true] {
+        let mut bench = bench_of(short).bytes(1000, get("/")).bytes(2000, "GET / HT");
+        for (time, reads) in [(500, false), (1500, false), (2500, true)] {
+            bench.until(time);
+            assert_eq!(bench.connection().storage() >= READ_BUFFER, reads, "short: {short}, at {time} ms");
+        }
+        assert_eq!(count(&bench.bytes(3000, "TP/1.1\r\nHost: a\r\n\r\n").until(3500).out(), "200 OK"), 2);
+    }
+}
+
 /// A request whose head has `len` bytes.
 fn head_of(len: usize) -> String {
     let most = 4000;
