@@ -256,7 +256,7 @@ impl Session {
     fn gather(&mut self, head: Box<RequestHead>, cx: &Cx<'_>) {
         self.exchange = match self.connection.collect_body(cx) {
             Buffered::Partial => Exchange::Gathering(head),
-            Buffered::Complete | Buffered::TooLarge => Exchange::Waiting(head),
+            Buffered::Complete | Buffered::Unbuffered => Exchange::Waiting(head),
         };
     }
 
@@ -267,7 +267,7 @@ impl Session {
                 self.answer(head, &mut Inline(*cx));
             }
             Buffered::Partial => self.exchange = Exchange::Collecting(head),
-            Buffered::TooLarge => self.exchange = Exchange::Waiting(head),
+            Buffered::Unbuffered => self.exchange = Exchange::Waiting(head),
         }
     }
 

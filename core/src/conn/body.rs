@@ -30,8 +30,9 @@ pub enum Buffered {
     Complete,
     /// Not yet, but it would fit.
     Partial,
-    /// It is larger than a read buffer may be.
-    TooLarge,
+    /// The application has to read it as it comes: it is larger than a read buffer may be, or its client waits to be asked
+    /// for it.
+    Unbuffered,
 }
 
 impl Connection {
@@ -94,10 +95,11 @@ impl Connection {
             self.body_wanted = false;
             return Buffered::Complete;
         }
-        let room = READ_BUFFER_MAX as u64;
-        if self.rx.is_full() || self.decoder.remaining().is_some_and(|left| left > room) {
+        let fits =
+            !self.rx.is_full() && self.decoder.remaining().is_none_or(|left| left <= READ_BUFFER_MAX as u64);
+        if !fits || self.is_to_ask() {
             self.body_wanted = false;
-            return Buffered::TooLarge;
+            return Buffered::Unbuffered;
         }
         self.want_body(cx);
         Buffered::Partial
@@ -169,8 +171,13 @@ impl Connection {
         cx.limits.body > 0 && len > cx.limits.body && !self.upgraded
     }
 
+    /// Whether a body that is wanted has to be asked for with a 100 (RFC 9110 §10.1.1).
+    fn is_to_ask(&self) -> bool {
+        self.request.expects_continue && self.sending == Sending::Awaiting
+    }
+
     fn want_body(&mut self, cx: &Cx<'_>) {
-        if self.request.expects_continue && self.sending == Sending::Awaiting {
+        if self.is_to_ask() {
             self.begin_queueing(cx.now);
             self.tx.push(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.request.expects_continue = false;
