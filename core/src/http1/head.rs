@@ -1,25 +1,21 @@
-//! Request heads (RFC 9112 §2 to §5): httparse's tokens as spans into the read buffer, and what they mean.
-//!
-//! A head is read once, from the first byte to the empty line, and everything the connection machine needs of
-//! it is decided in that one pass over the fields: framing, persistence, expectation. Ambiguous framing is
-//! refused, never guessed at (RFC 9112 §6.3, §11.2), and so is a line end or a target that two recipients could
-//! read differently.
+//! Request heads: their parts as spans into the buffer that they arrived in.
 
 use std::fmt;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::str;
 
 use bytes::{Bytes, BytesMut};
-use httparse::Status;
 
-use super::chunked::is_token;
-use super::forwarded::{self, Forwarded, is_about_forwarding};
+use super::forwarded::{self, Forwarded};
 use super::framing::{Decoder, Refusal};
-use super::target::{authority, is_authority, path_and_query};
+use super::target::{authority, path_and_query};
 use crate::client::Client;
 use crate::config::READ_BUFFER;
 use crate::trust::Trusted;
+
+pub(crate) use self::parse::{HeadLimits, Parsed, parse_head};
+
+mod parse;
 
 /// The two versions this machine speaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -29,29 +25,6 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
-}
-
-/// The limits a head is parsed under.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeadLimits {
-    /// Bytes of all of it.
-    pub(crate) head: usize,
-    pub(crate) request_line: usize,
-    pub(crate) fields: usize,
-    pub(crate) field_size: usize,
-    /// Bytes of the framing of the body behind it, beyond what is free.
-    pub(crate) framing: u32,
-}
-
-/// What parsing found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Parsed {
-    /// The head ends at this offset.
-    Complete(usize),
-    /// There is no complete head yet, and nothing wrong with what there is.
-    Partial,
-    /// This will never be a head.
-    Refused(Refusal),
 }
 
 /// A place in the buffer that holds the head.
@@ -352,293 +325,14 @@ impl<'a> Iterator for Fields<'a> {
 /// How many fields are parsed without an allocation.
 const FIELDS_ON_STACK: usize = 128;
 
-/// Bytes that are kept of the first line of a head that was refused.
-const REFUSED_LINE: usize = 8 * 1024;
-
 /// What stands behind a target, on the same line.
 const VERSION: &str = " HTTP/1.1";
 
-/// Parses the head at the beginning of `bytes` into `out`, whose `buf` it leaves alone.
-///
-/// The answer is a matter of the bytes alone, never of how many of them arrived at once.
-pub(crate) fn parse_head(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
-    match parse(bytes, limits, out) {
-        Parsed::Refused(Refusal::UnknownVersion) => match as_http_1_1(bytes) {
-            Some(bytes) => parse(&bytes, limits, out),
-            None => Parsed::Refused(Refusal::UnknownVersion),
-        },
-        parsed => parsed,
-    }
-}
-
-fn parse(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
-    // No field line is shorter than `a:` and its line ending, so that a generous limit costs nothing.
-    let most = limits.fields.min(bytes.len() / 3 + 1);
-    if most <= FIELDS_ON_STACK {
-        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-        parse_into(bytes, limits, &mut fields[..most], out)
-    } else {
-        let mut fields = Vec::new();
-        fields.resize_with(most, MaybeUninit::uninit);
-        parse_into(bytes, limits, &mut fields, out)
-    }
-}
-
-fn parse_into<'b>(
-    bytes: &'b [u8],
-    limits: HeadLimits,
-    fields: &mut [MaybeUninit<httparse::Header<'b>>],
-    out: &mut RequestHead,
-) -> Parsed {
-    let mut request = httparse::Request::new(&mut []);
-    match scan(bytes, fields, &mut request) {
-        Parsed::Complete(len) => match outgrown(&bytes[..len], limits) {
-            None => understand(&bytes[..len], &request, limits, out)
-                .map_or_else(Parsed::Refused, |()| Parsed::Complete(len)),
-            Some((_, refusal)) => Parsed::Refused(refusal),
-        },
-        Parsed::Partial => {
-            outgrown(bytes, limits).map_or(Parsed::Partial, |(_, refusal)| Parsed::Refused(refusal))
-        }
-        // Of two faults the first counts.
-        Parsed::Refused(fault) => match outgrown(bytes, limits) {
-            Some((seen, refusal))
-                if scan(&bytes[..seen], fields, &mut httparse::Request::new(&mut [])) == Parsed::Partial =>
-            {
-                Parsed::Refused(refusal)
-            }
-            _ => Parsed::Refused(fault),
-        },
-    }
-}
-
-/// Takes the head apart, whatever the length of its lines.
-fn scan<'h, 'b>(
-    bytes: &'b [u8],
-    fields: &'h mut [MaybeUninit<httparse::Header<'b>>],
-    request: &mut httparse::Request<'h, 'b>,
-) -> Parsed {
-    match request.parse_with_uninit_headers(bytes, fields) {
-        Ok(Status::Complete(len)) => Parsed::Complete(len),
-        Ok(Status::Partial) => Parsed::Partial,
-        Err(httparse::Error::Version) => {
-            let target = request.path.expect("a target is parsed before the version");
-            foreign_version(&bytes[Span::of(target.as_bytes(), bytes).range().end + 1..])
-        }
-        Err(httparse::Error::TooManyHeaders) => Parsed::Refused(Refusal::FieldsTooLarge),
-        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => Parsed::Refused(Refusal::BadField),
-        Err(_) => Parsed::Refused(Refusal::BadRequestLine),
-    }
-}
-
-/// Tells a version that is not ours (505) from what is no version (400), once there is enough to tell by.
-fn foreign_version(token: &[u8]) -> Parsed {
-    let form = b"HTTP/0.0";
-    let fits = token.iter().zip(form).all(|(byte, like)| match like {
-        b'0' => byte.is_ascii_digit(),
-        _ => byte == like,
-    });
-    match fits {
-        true if token.len() < form.len() => Parsed::Partial,
-        true => Parsed::Refused(Refusal::UnknownVersion),
-        false => Parsed::Refused(Refusal::BadRequestLine),
-    }
-}
-
-/// The same head in HTTP/1.1, if its version is a higher minor one: then that is what it is processed as (RFC 9110 §2.5).
-#[cold]
-fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
-    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte))?;
-    let mut spaces = memchr::memchr_iter(b' ', &bytes[start..]);
-    let minor = start + spaces.nth(1)? + VERSION.len() - 1;
-    (bytes[..minor].ends_with(b"HTTP/1.") && matches!(bytes[minor], b'2'..=b'9')).then(|| {
-        let mut bytes = bytes.to_vec();
-        bytes[minor] = b'1';
-        bytes
-    })
-}
-
-/// What is over its limit first, if anything: how many bytes it takes to see that, and the refusal.
-fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
-    let head = (bytes.len() > limits.head).then(|| (limits.head + 1, Refusal::FieldsTooLarge));
-    [outgrown_line(bytes, limits), head].into_iter().flatten().min_by_key(|(seen, _)| *seen)
-}
-
-/// The same of its lines.
-fn outgrown_line(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
-    if bytes.len() <= limits.request_line.min(limits.field_size) {
-        return None;
-    }
-    let mut start = bytes.iter().position(|&b| b != b'\r' && b != b'\n')?;
-    let (mut limit, mut refusal) = (limits.request_line, Refusal::UriTooLong);
-    loop {
-        let line = &bytes[start..];
-        let feed = memchr::memchr(b'\n', line);
-        if feed.unwrap_or(line.len()) > limit.saturating_add(1) {
-            let seen = limit + 2;
-            // RFC 9112 §3: a method longer than any that is implemented.
-            let is_method = refusal == Refusal::UriTooLong && !line[..seen].contains(&b' ');
-            return Some((start + seen, if is_method { Refusal::UnknownMethod } else { refusal }));
-        }
-        start += feed? + 1;
-        (limit, refusal) = (limits.field_size, Refusal::FieldsTooLarge);
-    }
-}
-
-/// Decides everything the connection needs to know of a complete head, in one pass over its fields.
-fn understand(
-    bytes: &[u8],
-    request: &httparse::Request<'_, '_>,
-    limits: HeadLimits,
-    out: &mut RequestHead,
-) -> Result<(), Refusal> {
-    let invariant = "a complete head has a request line";
-    let (method, target) = (request.method.expect(invariant), request.path.expect(invariant));
-    out.version = if request.version.expect(invariant) == 1 { Version::Http11 } else { Version::Http10 };
-    out.method = Span::of(method.as_bytes(), bytes);
-    out.target = Span::of(target.as_bytes(), bytes);
-    out.is_head = method == "HEAD";
-    // What follows a CONNECT that was not granted may have been meant for the tunnel (RFC 9110 §9.3.6).
-    let mut close = method == "CONNECT";
-    out.keep_alive = out.version == Version::Http11;
-    out.expects_continue = false;
-    out.is_forwarded = false;
-    out.forwarded_host = None;
-    out.fields.clear();
-
-    // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. One that does not would see other
-    // fields than we do, which is all that smuggling needs: every line ends with CRLF here.
-    let empty_lines = &bytes[..out.method.range().start];
-    let lines_end = bytes[out.target.range().end + VERSION.len()] == b'\r'
-        && empty_lines.chunks(2).all(|line| line == b"\r\n");
-    if !lines_end {
-        return Err(Refusal::BadRequestLine);
-    }
-    let (path, query) = path_and_query(method, target)?;
-    out.path = Span::of(path.as_bytes(), bytes);
-    out.query = query.map(|query| Span::of(query.as_bytes(), bytes));
-
-    let mut hosts = 0;
-    let mut length: Option<u64> = None;
-    let mut coding: Option<&[u8]> = None;
-    let mut codings = 0;
-    let mut expects_other = false;
-    let (mut names_protocol, mut upgrade) = (false, false);
-    for field in request.headers.iter() {
-        let (name, value) = (field.name.as_bytes(), field.value);
-        let name_span = Span::of(name, bytes);
-        if bytes[name_span.range().start - 2] != b'\r' {
-            return Err(Refusal::BadField);
-        }
-        // The length of a name tells most fields apart before any letter is compared.
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                hosts += 1;
-                if !is_authority(value) {
-                    return Err(Refusal::BadHost);
-                }
-            }
-            // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses, and no expectations that count.
-            6 if name.eq_ignore_ascii_case(b"expect") && out.version == Version::Http11 => {
-                for expectation in tokens(value).filter(|expectation| !expectation.is_empty()) {
-                    let is_continue = expectation.eq_ignore_ascii_case(b"100-continue");
-                    out.expects_continue |= is_continue;
-                    expects_other |= !is_continue;
-                }
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => names_protocol = true,
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                for option in tokens(value) {
-                    close |= option.eq_ignore_ascii_case(b"close");
-                    upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-                    out.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                // RFC 9110 §8.6 would have the same number repeated taken once, in a list or on lines of its own; but
-                // who repeats it is not one sender.
-                let n = decimal(value).ok_or(Refusal::BadContentLength)?;
-                if length.replace(n).is_some() {
-                    return Err(Refusal::BadContentLength);
-                }
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                coding = Some(value);
-                codings += 1;
-            }
-            9 | 15..=17 if matches!(name[0] | 0x20, b'f' | b'x') => {
-                out.is_forwarded |= is_about_forwarding(name);
-            }
-            _ => {}
-        }
-        out.fields.push((name_span, Span::of(value, bytes)));
-    }
-    if !bytes.ends_with(b"\r\n\r\n") {
-        return Err(Refusal::BadField);
-    }
-    out.keep_alive &= !close;
-    // RFC 9110 §7.8: HTTP/1.0 cannot ask for it, and a field that no hop names is not meant for this one.
-    out.offers_upgrade = names_protocol && upgrade && out.version == Version::Http11;
-    // RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in any version.
-    if hosts > 1 || (hosts == 0 && out.version == Version::Http11) {
-        return Err(Refusal::BadHost);
-    }
-    out.framing = match (coding, length) {
-        (None, None) => Decoder::none(),
-        (None, Some(n)) => Decoder::length(n),
-        // RFC 9112 §6.1: in HTTP/1.0 the framing is faulty; with Content-Length it may be an attack.
-        (Some(_), _) if out.version == Version::Http10 => return Err(Refusal::AmbiguousFraming),
-        (Some(_), Some(_)) => return Err(Refusal::AmbiguousFraming),
-        (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
-            Decoder::chunked(limits.framing)
-        }
-        (Some(_), None) => return Err(foreign_coding(request.headers)),
-    };
-    if expects_other {
-        return Err(Refusal::UnknownExpectation);
-    }
-    Ok(())
-}
-
-/// Why a list of transfer codings is not one we speak. Where chunked is repeated, has parameters or is not the last, or a
-/// member is no coding at all, nobody can tell where the body ends (RFC 9112 §6.3, §7.1); any other list has a coding that is
-/// not implemented (§6.1). The connection ends with either answer.
-fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
-    let mut ended = false;
-    let members = fields
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
-        .flat_map(|field| tokens(field.value));
-    for member in members {
-        let name = member.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
-        let is_coding = !name.is_empty() && name.iter().all(|&byte| is_token(byte));
-        let is_chunked = name.eq_ignore_ascii_case(b"chunked");
-        if ended || !is_coding || (is_chunked && name.len() < member.len()) {
-            return Refusal::AmbiguousFraming;
-        }
-        ended = is_chunked;
-    }
-    Refusal::UnknownTransferCoding
-}
+/// Bytes that are kept of the first line of a head that was refused.
+const REFUSED_LINE: usize = 8 * 1024;
 
 fn has_underscore(name: &[u8]) -> bool {
     memchr::memchr(b'_', name).is_some()
-}
-
-/// The members of a comma-separated list, without the white space around them.
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
-    value.split(|&b| b == b',').map(<[u8]>::trim_ascii)
-}
-
-/// A number of decimal digits and nothing else (RFC 9110 §8.6).
-fn decimal(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |n, &digit| {
-        let digit = digit.checked_sub(b'0').filter(|d| *d <= 9)?;
-        n.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 #[cfg(test)]

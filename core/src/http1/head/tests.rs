@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::parse::decimal;
 use super::*;
 
 const LIMITS: HeadLimits =
