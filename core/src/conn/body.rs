@@ -90,7 +90,8 @@ impl Connection {
             Ok((None, len)) => !self.is_too_large(len as u64, cx),
             Ok((Some(_), _)) | Err(_) => false,
         };
-        if self.receiving != Receiving::Body || !is_sound || self.eof || self.fault.is_some() {
+        let may_come = self.fate == Fate::Open && self.receiving == Receiving::Body && !self.eof;
+        if !may_come || !is_sound || self.fault.is_some() {
             // Nobody waits for the peer any more, whoever is waited for next.
             self.body_wanted = false;
             return Buffered::Complete;

@@ -82,6 +82,21 @@ fn a_request_with_an_unread_body_cannot_be_upgraded() {
 }
 
 #[test]
+fn nobody_is_asked_for_the_body_of_a_refused_request() {
+    let bench = bench();
+    let cx = bench.world.cx();
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let post = format!("POST / HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: 5\r\n\r\n");
+        let mut connection = with(&post, &cx);
+        connection.refuse(Refusal::BodyTimeout, &cx);
+        assert_eq!(connection.collect_body(&cx), Buffered::Complete);
+        assert_eq!(connection.read_body(&mut [0; 5], &cx), BodyRead::Aborted(BodyError::Closed));
+        let sent = sent(&mut connection);
+        assert!(sent.starts_with("HTTP/1.1 408 ") && sent.matches("HTTP/1.1").count() == 1, "{sent}");
+    }
+}
+
+#[test]
 fn a_response_without_content_swallows_what_is_written() {
     let bench = bench();
     let cx = bench.world.cx();
