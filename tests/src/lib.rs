@@ -94,6 +94,7 @@ macro_rules! scenarios {
             half_close:
                 half_close_gets_every_response_whole,
                 half_close_gets_every_response_whole_among_many,
+                half_close_gets_every_response_whole_behind_a_proxy_header,
                 half_close_gets_what_no_buffer_holds,
                 half_close_gets_its_response_in_a_drain,
                 half_close_gets_its_response_while_workers_are_replaced,

@@ -63,6 +63,16 @@ pub(crate) fn half_close_gets_every_response_whole(harness: &Harness) {
     }
 }
 
+pub(crate) fn half_close_gets_every_response_whole_behind_a_proxy_header(harness: &Harness) {
+    let server = harness.serve(&["--proxy-protocol", "v1"]);
+    for fin in FINS {
+        for Case { request, lengths } in cases() {
+            let request = format!("PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\r\n{request}");
+            Case { request, lengths }.is_answered(&server, fin);
+        }
+    }
+}
+
 pub(crate) fn half_close_gets_every_response_whole_among_many(harness: &Harness) {
     let server = harness.serve(&["-w", "2"]);
     let server = &server;
@@ -190,7 +200,7 @@ impl Case {
     #[track_caller]
     fn is_answered_on(&self, client: &mut Client, fin: Fin) {
         fin.send(client, &self.request);
-        let what = self.request.lines().next().unwrap_or_default();
+        let what = self.request.lines().find(|line| !line.starts_with("PROXY ")).unwrap_or_default();
         for &len in self.lengths {
             let mut response = client.try_head().unwrap_or_else(|broken| panic!("{what}, {fin:?}: {broken}"));
             if !what.starts_with("HEAD") {
