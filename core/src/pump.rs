@@ -232,8 +232,8 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
             },
             Step::HalfClose => io.transport.close_write().map(|()| true),
             Step::Run => {
-                // What arrives while a handler runs is read before the next step, as after a wait.
-                io.awaited = Interest { read: true, write: false };
+                // What arrives while a handler runs, and what it leaves to send, moves before the next step, as after a wait.
+                io.awaited = Interest { read: true, write: true };
                 return Outcome::Run;
             }
             Step::HandOff => return Outcome::HandOff,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Limits;
 use crate::http1::HttpDate;
+use crate::machine::Timer;
 use crate::shutdown::Finish;
 use crate::testing::{Pipe, START};
 
@@ -205,16 +206,19 @@ fn a_machine_that_yields_sends_what_it_has_and_reads_nothing() {
     assert_eq!((machine.unsent.len(), machine.read.len()), (0, 0));
 }
 
+/// However long it took to come back to it, it is in time.
 #[test]
-fn what_has_arrived_while_a_handler_ran_is_read_before_the_next_step() {
+fn what_has_arrived_while_a_handler_ran_and_what_it_has_left_moves_before_the_next_step() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     machine.says = Some(Step::Run);
     assert_eq!(driven(&mut machine, &mut io), Outcome::Run);
     pipe.0.borrow_mut().incoming.extend(b"request");
+    machine.unsent.extend(b"response");
     io.ready(Readiness { readable: true, ..Readiness::default() });
-    machine.says = Some(Step::Close(CloseReason::DrainIdle));
+    machine.says = Some(Step::Close(CloseReason::TimedOut(Timer::Write)));
     driven(&mut machine, &mut io);
     assert_eq!(machine.read, b"request");
+    assert_eq!(pipe.0.borrow().outgoing, b"response");
 }
 
 #[test]
