@@ -94,7 +94,7 @@ impl Request {
         };
         match method {
             "OPTIONS" => Ok(Self::Options { allow }),
-            _ if allow.split(", ").any(|allowed| allowed == method) => request,
+            _ if allow.split(',').any(|allowed| allowed.trim_start() == method) => request,
             _ => Err(Refusal::Method { allow }),
         }
     }
@@ -145,7 +145,10 @@ pub(super) fn required_field(code: u16) -> Option<(&'static str, &'static str)> 
 
 /// What `text` says without escapes (RFC 3986 §2.1). No name has control characters, or bytes that are not UTF-8.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| Refusal::Text)?;
+    let text = match text.contains('%') {
+        true => percent_decode_str(text).decode_utf8().map_err(|_| Refusal::Text)?,
+        false => Cow::Borrowed(text),
+    };
     if text.contains(char::is_control) { Err(Refusal::Text) } else { Ok(text) }
 }
 
