@@ -239,8 +239,8 @@ fn read_fields(lines: &[&[u8]], method: &[u8], version: Version, len: usize, fau
 fn read_target(method: &[u8], target: &str) -> Result<(), Refusal> {
     let fits = match method {
         b"CONNECT" => {
-            let port = target.rsplit(':').next().unwrap_or_default();
-            number(port.as_bytes()).is_some() && is_authority(target.as_bytes())
+            let port = target.rsplit_once(':').map(|(_, port)| port);
+            port.is_some_and(|port| number(port.as_bytes()).is_some()) && is_authority(target.as_bytes())
         }
         b"OPTIONS" if target == "*" => true,
         _ if target.starts_with('/') => is_origin(target),
