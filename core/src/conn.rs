@@ -25,7 +25,9 @@ use self::state::{Fate, Input, Receiving, Sending};
 use crate::app::{Answered, ConnectionInfo};
 use crate::config::{HIGH_WATER, Limits};
 use crate::handoff::{HandOff, Origin, Peer};
-use crate::http1::{BodyError, Decoder, HeadLimits, Parsed, Refusal, RequestHead, Version, parse_head};
+use crate::http1::{
+    Ahead, BodyError, Decoder, HeadLimits, Parsed, Refusal, RequestHead, Version, parse_head,
+};
 use crate::machine::{CloseReason, Cx, Interest, IoSlices, Step, Wire};
 use crate::shutdown::{ConnState, ConnView};
 use crate::time::Time;
@@ -81,6 +83,8 @@ pub struct Connection {
     request: Request,
     /// The framing of its body.
     decoder: Decoder,
+    /// What is known of the body that is waited for as a whole.
+    ahead: Option<Ahead>,
     body_read: u64,
     /// The application waits for more of the body.
     body_wanted: bool,
@@ -166,6 +170,7 @@ impl Connection {
                 status: 0,
             },
             decoder: Decoder::none(),
+            ahead: None,
             body_read: 0,
             body_wanted: false,
             fault: None,
@@ -469,6 +474,7 @@ impl Connection {
 
     fn begin(&mut self, mut head: Box<RequestHead>, len: usize, cx: &Cx<'_>) -> Option<Event> {
         self.decoder = std::mem::replace(&mut head.framing, Decoder::none());
+        self.ahead = None;
         self.request = Request {
             version: head.version(),
             is_head: head.is_head,

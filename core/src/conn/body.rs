@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 use super::{Connection, Fate, Input, Receiving, Sending};
 use crate::config::READ_BUFFER_MAX;
-use crate::http1::{BodyError, Decoded, Decoder};
+use crate::http1::{Ahead, BodyError, Decoded, Decoder};
 use crate::machine::{CloseReason, Cx};
 use crate::time::Time;
 
@@ -47,6 +47,7 @@ impl Connection {
             (Fate::Open, Receiving::Body) => {}
             _ => return BodyRead::Aborted(BodyError::Closed),
         }
+        self.ahead = None;
         match self.decoder.decode(self.rx.filled(), buffer.len()) {
             Err(error) => return self.fail_body(error),
             Ok(Decoded { skip, data }) => {
@@ -86,12 +87,12 @@ impl Connection {
 
     /// Whether all of the request body is in the read buffer; asks for more of it if it is not and would fit.
     pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
-        let is_sound = match self.decoder.find_end(self.rx.filled()) {
-            Ok((None, len)) => !self.is_too_large(len as u64, cx),
-            Ok((Some(_), _)) | Err(_) => false,
-        };
+        let mut ahead = self.ahead.take().unwrap_or_else(|| Ahead::of(&self.decoder));
         let may_come = self.fate == Fate::Open && self.receiving == Receiving::Body && !self.eof;
-        if !may_come || !is_sound || self.fault.is_some() {
+        let is_sound = may_come
+            && matches!(ahead.find_end(self.rx.filled()), Ok(None))
+            && !self.is_too_large(ahead.len() as u64, cx);
+        if !is_sound || self.fault.is_some() {
             // Nobody waits for the peer any more, whoever is waited for next.
             self.body_wanted = false;
             return Buffered::Complete;
@@ -103,6 +104,7 @@ impl Connection {
             return Buffered::Unbuffered;
         }
         self.want_body(cx);
+        self.ahead = Some(ahead);
         Buffered::Partial
     }
 

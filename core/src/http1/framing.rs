@@ -101,25 +101,48 @@ impl Decoder {
     ///
     /// The framing is malformed.
     pub(crate) fn find_end(&self, input: &[u8]) -> Result<(Option<usize>, usize), BodyError> {
-        Ok(match &self.0 {
-            Kind::Length(left) => match usize::try_from(*left) {
-                Ok(left) if left <= input.len() => (Some(left), left),
-                _ => (None, input.len()),
-            },
-            Kind::Chunked(chunks) => {
-                let (mut chunks, mut at, mut len) = (chunks.clone(), 0, 0);
-                while !chunks.is_done() {
-                    let Decoded { skip, data } = chunks.decode(&input[at..], usize::MAX)?;
-                    if skip + data == 0 {
-                        return Ok((None, len));
-                    }
-                    at += skip + data;
-                    len += data;
-                }
-                (Some(at), len)
+        let mut ahead = Ahead::of(self);
+        Ok((ahead.find_end(input)?, ahead.len()))
+    }
+}
+
+/// What is known of a body in a buffer that grows and from which nothing is taken: each byte is looked at once, however few
+/// arrive at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    decoder: Decoder,
+    /// Bytes that were looked at.
+    seen: usize,
+    /// Those of the body itself among them.
+    len: usize,
+}
+
+impl Ahead {
+    /// Ahead of `decoder`, which has not been given anything of what is in the buffer.
+    pub(crate) fn of(decoder: &Decoder) -> Self {
+        Self { decoder: decoder.clone(), seen: 0, len: 0 }
+    }
+
+    /// Where the body ends within `input`, if it does. That begins with what was given before.
+    ///
+    /// # Errors
+    ///
+    /// The framing is malformed.
+    pub(crate) fn find_end(&mut self, input: &[u8]) -> Result<Option<usize>, BodyError> {
+        while !self.decoder.is_done() {
+            let Decoded { skip, data } = self.decoder.decode(&input[self.seen..], usize::MAX)?;
+            if skip + data == 0 {
+                return Ok(None);
             }
-            Kind::Raw => (None, input.len()),
-        })
+            self.seen += skip + data;
+            self.len += data;
+        }
+        Ok(Some(self.seen))
+    }
+
+    /// Bytes of the body itself that were found.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 }
 

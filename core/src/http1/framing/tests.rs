@@ -51,6 +51,24 @@ fn a_chunked_body_tells_its_rest_only_at_its_end() {
 }
 
 #[test]
+fn what_lies_ahead_is_looked_at_once_however_it_arrives() {
+    let text = b"3;a=b\r\nabc\r\n0\r\nT: x\r\n\r\nGET";
+    let decoder = Decoder::chunked(16 * 1024);
+    let mut ahead = Ahead::of(&decoder);
+    for n in 0..=text.len() {
+        // What was there before may be anything now.
+        let mut now = text[..n].to_vec();
+        now[..n.saturating_sub(1)].fill(b'!');
+        let found = ahead.find_end(&now).map(|end| (end, ahead.len()));
+        assert_eq!(found, decoder.find_end(&text[..n]), "{n}");
+    }
+    assert_eq!(ahead.find_end(text), Ok(Some(text.len() - 3)));
+    let mut ahead = Ahead::of(&Decoder::length(5));
+    assert_eq!(ahead.find_end(b"abc"), Ok(None));
+    assert_eq!((ahead.find_end(b"!!!defg"), ahead.len()), (Ok(Some(5)), 5));
+}
+
+#[test]
 fn asking_for_nothing_yields_framing_alone() {
     let mut chunked = Decoder::chunked(16 * 1024);
     assert_eq!(chunked.decode(b"1\r\na", 0), Ok(Decoded { skip: 3, data: 0 }));
