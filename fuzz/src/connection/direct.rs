@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use remuda_core::config::HIGH_WATER;
 use remuda_core::conn::{BodyRead, Buffered, Connection, Event};
 use remuda_core::http1::{BodyLen, Refusal, RequestHead};
 use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Step, Wire};
@@ -135,6 +136,8 @@ impl Machine for Direct {
             }
             let ended = self.connection.is_ending();
             let waits = match self.app.next() {
+                // Who queues pieces as they are looks first whether there is room, and waits if there is none.
+                Some(Command::WriteShared(_)) if self.connection.unsent() >= HIGH_WATER => true,
                 Some(command) => !self.give(command, cx),
                 None if self.exchange.is_some() && !ended => {
                     self.conclude(cx);
