@@ -89,10 +89,10 @@ impl Connection {
     pub fn collect_body(&mut self, cx: &Cx<'_>) -> Buffered {
         let mut ahead = self.ahead.take().unwrap_or_else(|| Ahead::of(&self.decoder));
         let may_come = self.fate == Fate::Open && self.receiving == Receiving::Body && !self.eof;
-        let is_sound = may_come
+        let goes_on = may_come
             && matches!(ahead.find_end(self.rx.filled()), Ok(None))
             && !self.is_too_large(ahead.len() as u64, cx);
-        if !is_sound || self.fault.is_some() {
+        if !goes_on || self.fault.is_some() {
             // Nobody waits for the peer any more, whoever is waited for next.
             self.body_wanted = false;
             return Buffered::Complete;
