@@ -30,16 +30,21 @@ mod admin;
 mod backlog;
 mod control;
 mod hooks;
+#[path = "worker_link.rs"]
 mod link;
 mod listener;
+#[path = "plan/notice.rs"]
 mod notice;
 mod notify;
+#[path = "crash_report.rs"]
 mod obituary;
+#[path = "unattended.rs"]
 mod orphans;
 mod pidfile;
 mod plan;
 mod process;
 #[doc(hidden)]
+#[path = "simulated.rs"]
 pub mod rehearsal;
 mod run;
 mod status;
@@ -421,4 +426,5 @@ impl From<ThreadsError> for Outcome {
 }
 
 #[cfg(test)]
+#[path = "outcome/tests.rs"]
 mod tests;

@@ -30,6 +30,7 @@ use tracing::warn;
 
 use crate::{Bind, sys};
 
+#[path = "listener/per_slot.rs"]
 pub(crate) mod slots;
 
 /// Who a unix socket is given to; none: whoever made it.

@@ -55,8 +55,11 @@ use crate::notice::Notice;
 mod command;
 mod expiry;
 mod helper;
+#[path = "plan/lifecycle.rs"]
 mod lives;
+#[path = "plan/worker_entry.rs"]
 mod member;
+#[path = "plan/unattended.rs"]
 mod orphans;
 mod reload;
 mod replace;

@@ -47,11 +47,14 @@ use crate::sys::{self, Fork, Signals, Title};
 use crate::upgrade::{Upgrade, Word};
 use crate::{Load, Loaded, Outcome};
 
+#[path = "run/spawn.rs"]
 mod birth;
 mod change;
+#[path = "run/hook_caller.rs"]
 mod hooked;
 mod open;
 mod operators;
+#[path = "run/handoff_queue.rs"]
 mod queue;
 mod signals;
 

@@ -8,6 +8,7 @@ mod blocking;
 mod counters;
 mod drain;
 mod future;
+#[path = "app/activity.rs"]
 mod hands;
 mod observer;
 mod overtime;

@@ -41,11 +41,13 @@ pub(crate) use self::response::push_interim;
 mod body;
 mod buffer;
 mod deadline;
+#[path = "conn/proxy_trust.rs"]
 mod front;
 mod pace;
 mod record;
 mod response;
 mod state;
+#[path = "conn/foreign_protocol.rs"]
 mod stranger;
 
 /// One connection. See the [module](self) for how its methods fit together.

@@ -6,6 +6,7 @@
 mod chunked;
 mod date;
 mod encode;
+#[path = "trust/forwarded.rs"]
 mod forwarded;
 mod framing;
 mod head;

@@ -39,24 +39,38 @@ use crate::config::{Jitter, Limits};
 use crate::order::PolicyId;
 use crate::shutdown::{Finish, Handoff, Reason, ShutdownPolicy};
 
+#[path = "worker/accept/thread.rs"]
 mod accept_thread;
+#[path = "worker/accept/acceptor.rs"]
 mod acceptor;
+#[path = "worker/logs/access.rs"]
 mod access_log;
 pub mod alarm;
 mod clock;
+#[path = "worker/arbiter_link/orders.rs"]
 mod control;
+#[path = "worker/handlers/pool.rs"]
 mod crew;
+#[path = "worker/handoff/departures.rs"]
 mod departures;
+#[path = "worker/handlers/lease.rs"]
 mod desk;
 mod draws;
+#[path = "worker/waiter/epoll.rs"]
 pub mod epoll;
 #[cfg(feature = "tokio-context")]
+#[path = "worker/handlers/future.rs"]
 pub mod future_turn;
 pub mod handoff;
+#[path = "worker/connections.rs"]
 pub mod intake;
+#[path = "worker/drain/completion.rs"]
 pub mod leave;
+#[path = "worker/scoreboard/ledger.rs"]
 mod ledger;
+#[path = "worker/logs/file.rs"]
 mod log_file;
+#[path = "worker/logs/level.rs"]
 pub mod log_level;
 pub mod poll_loop;
 mod scoreboard;
@@ -64,7 +78,9 @@ mod socket;
 pub mod sys;
 pub mod task_loop;
 mod tokio_context;
+#[path = "worker/handlers/blocking.rs"]
 mod turn;
+#[path = "worker/arbiter_link/watch.rs"]
 mod watch;
 
 /// A backend: one way for a process to wait for many connections.
@@ -408,4 +424,5 @@ pub enum Ownership {
 }
 
 #[cfg(test)]
+#[path = "worker/config/tests.rs"]
 mod tests;

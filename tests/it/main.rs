@@ -5,11 +5,13 @@ use remuda_conformance::conformance;
 mod alike;
 mod documents;
 mod endurance;
+#[path = "handoff.rs"]
 mod hand_off;
 mod preload;
 mod seams;
 mod silent;
 mod supervision;
+#[path = "handlers.rs"]
 mod turns;
 
 conformance!(sync => "sync", "blocking", deviations: [

@@ -23,6 +23,7 @@ pub mod process;
 pub mod simulation;
 
 mod corpus;
+#[path = "host.rs"]
 mod machine;
 mod scenario;
 

@@ -17,6 +17,7 @@ pub(crate) mod drain;
 pub(crate) mod framing;
 pub(crate) mod front;
 pub(crate) mod half_close;
+#[path = "scenario/handoff.rs"]
 pub(crate) mod hand_off;
 pub(crate) mod heartbeat;
 pub(crate) mod hooks;

@@ -17,13 +17,17 @@
 
 mod application;
 mod client;
+#[path = "simulation/records.rs"]
 mod fates;
+#[path = "simulation/monitor.rs"]
 mod ground;
+#[path = "simulation/handler_thread.rs"]
 mod hand;
 mod observed;
 mod process;
 mod response;
 mod script;
+#[path = "simulation/system.rs"]
 mod stage;
 mod wire;
 mod workers;

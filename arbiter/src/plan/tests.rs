@@ -13,6 +13,7 @@ mod expiry;
 mod hand_off;
 mod heartbeat;
 mod lameduck;
+#[path = "tests/unattended.rs"]
 mod orphans;
 mod recycle;
 mod reload;

@@ -13,8 +13,10 @@ mod corpus;
 mod deadlines;
 mod drain;
 mod ends;
+#[path = "tests/proxy_trust.rs"]
 mod front;
 mod futures;
+#[path = "tests/handoff.rs"]
 mod hand_off;
 mod handlers;
 mod interim;
@@ -25,6 +27,7 @@ mod policies;
 mod quota;
 mod splits;
 mod strict;
+#[path = "tests/placement.rs"]
 mod turns;
 
 /// The application of these tests: what it does is the target's to say, what it saw goes into the log.

@@ -323,4 +323,5 @@ impl Inbox {
 }
 
 #[cfg(test)]
+#[path = "handoff/queue/tests.rs"]
 mod tests;

@@ -27,6 +27,7 @@ use crate::pump::Readiness;
 use crate::session::Session;
 use crate::time::Time;
 
+#[path = "handlers.rs"]
 mod handlers;
 
 /// What a loop waits with: epoll(7), by whatever name.

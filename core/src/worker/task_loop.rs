@@ -5,6 +5,7 @@
 //! runtime's part is [`Runtime`]: to run these tasks on one thread, and to wait.
 
 mod connection;
+#[path = "task_loop/reactor.rs"]
 mod lookout;
 
 use std::cell::RefCell;

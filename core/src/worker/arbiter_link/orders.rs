@@ -288,4 +288,5 @@ impl Heard {
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
 mod tests;

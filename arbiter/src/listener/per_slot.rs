@@ -160,4 +160,5 @@ fn own(listeners: impl Iterator<Item = Listener>) -> Vec<Listener> {
 }
 
 #[cfg(test)]
+#[path = "per_slot/tests.rs"]
 mod tests;

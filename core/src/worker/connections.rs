@@ -362,4 +362,5 @@ impl Wake for Ring {
 }
 
 #[cfg(test)]
+#[path = "connections/tests.rs"]
 mod tests;

@@ -275,4 +275,5 @@ fn readiness(flags: EventFlags) -> Readiness {
 }
 
 #[cfg(test)]
+#[path = "reactor/tests.rs"]
 mod tests;

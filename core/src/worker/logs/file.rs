@@ -135,4 +135,5 @@ impl WorkerLogs {
 }
 
 #[cfg(test)]
+#[path = "file/tests.rs"]
 mod tests;

@@ -15,7 +15,9 @@ use remuda_conformance::client::{Address, Client, PATIENCE, Response};
 use remuda_conformance::process::{Process, Server, allow_descriptors, until};
 use rustix::process::Signal;
 
+#[path = "handoff/shortage.rs"]
 mod shortage;
+#[path = "handoff/versions.rs"]
 mod versions;
 
 /// Who dies in the middle of a hand-off.

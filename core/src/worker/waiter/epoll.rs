@@ -131,4 +131,5 @@ fn readiness(got: EventFlags) -> Readiness {
 }
 
 #[cfg(test)]
+#[path = "epoll/tests.rs"]
 mod tests;

@@ -394,4 +394,5 @@ fn quote(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
+#[path = "format/tests.rs"]
 mod tests;

@@ -166,4 +166,5 @@ impl Hand {
 }
 
 #[cfg(test)]
+#[path = "activity/tests.rs"]
 mod tests;

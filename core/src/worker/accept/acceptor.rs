@@ -237,4 +237,5 @@ fn peer_of(bound: &Bound, addr: Option<SocketAddrAny>) -> Peer {
 }
 
 #[cfg(test)]
+#[path = "acceptor/tests.rs"]
 mod tests;

@@ -92,4 +92,5 @@ impl fmt::Debug for Departures {
 }
 
 #[cfg(test)]
+#[path = "departures/tests.rs"]
 mod tests;

@@ -237,4 +237,5 @@ fn kills(events: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "crash_report/tests.rs"]
 mod tests;

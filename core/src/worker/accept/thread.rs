@@ -246,4 +246,5 @@ impl Thread {
 }
 
 #[cfg(test)]
+#[path = "thread/tests.rs"]
 mod tests;

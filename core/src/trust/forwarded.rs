@@ -246,4 +246,5 @@ fn is_same_host(one: &&[u8], other: &&[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[path = "forwarded/tests.rs"]
 mod tests;

@@ -252,4 +252,5 @@ impl DrainWatch for Watch {
 }
 
 #[cfg(test)]
+#[path = "watch/tests.rs"]
 mod tests;

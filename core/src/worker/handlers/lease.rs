@@ -156,4 +156,5 @@ impl<J> Desks<J> {
 }
 
 #[cfg(test)]
+#[path = "lease/tests.rs"]
 mod tests;

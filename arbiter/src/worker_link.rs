@@ -82,4 +82,5 @@ impl Link {
 }
 
 #[cfg(test)]
+#[path = "worker_link/tests.rs"]
 mod tests;

@@ -29,6 +29,7 @@ use crate::app::{Answered, Observer};
 use crate::http1::HttpDate;
 use crate::time::Time;
 
+#[path = "access/format.rs"]
 mod format;
 
 /// Bytes of lines that wait at most, but for the last line.
@@ -267,4 +268,5 @@ fn complain(dropped: u64) {
 }
 
 #[cfg(test)]
+#[path = "access/tests.rs"]
 mod tests;

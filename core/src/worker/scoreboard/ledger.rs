@@ -264,4 +264,5 @@ pub(super) struct Page {
 }
 
 #[cfg(test)]
+#[path = "ledger/tests.rs"]
 mod tests;
