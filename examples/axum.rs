@@ -1,7 +1,8 @@
 //! An axum `Router` with remuda's processes, settings and signals.
 //!
-//! Run it with `cargo run --release --example axum -- -w 2`, then ask `curl -i localhost:8000/` or
-//! `curl localhost:8000/slow`, and stop it with Ctrl-C while the slow answer is under way: it still arrives.
+//! Run it with `cargo run --release --example axum -- -w 2`. Then request `curl -i localhost:8000/`
+//! or `curl localhost:8000/slow`, and stop it with Ctrl-C during the slow response, which still
+//! arrives.
 
 use std::process::ExitCode;
 use std::time::Duration;

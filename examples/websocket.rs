@@ -1,7 +1,8 @@
 //! A WebSocket echo as a blocking application, on tungstenite.
 //!
-//! Run it with `cargo run --release --example websocket -- -k threaded --threads 16` and talk to `ws://localhost:8000/`: what is
-//! said comes back. Each conversation holds a thread. Stop it with Ctrl-C: it says goodbye (1001) to those who are talking.
+//! Run it with `cargo run --release --example websocket -- -k threaded --threads 16` and connect to
+//! `ws://localhost:8000/`, which echoes every message. Each connection holds a thread. Stop it with
+//! Ctrl-C: it sends a close frame (1001) on every open connection.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -27,10 +28,10 @@ fn echo(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), Ap
     loop {
         match socket.read() {
             Ok(message) if message.is_text() || message.is_binary() => socket.send(message)?,
-            // Pings and goodbyes are answered by the library.
+            // The library answers pings and close frames.
             Ok(_) => {}
             Err(Error::ConnectionClosed) => return Ok(()),
-            // Once, when the worker drains; the client answers with a goodbye of its own.
+            // Once, when the worker drains. The client answers with its own close frame.
             Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {
                 let reason = "the server is stopping".into();
                 socket.close(Some(CloseFrame { code: CloseCode::Away, reason }))?;

@@ -1,7 +1,8 @@
 //! A WebSocket echo in an axum `Router`, on tokio-tungstenite.
 //!
-//! Run it with `cargo run --release --example websocket_axum` and talk to `ws://localhost:8000/`: what is said comes back. Stop it
-//! with Ctrl-C: it says goodbye (1001) to those who are talking. axum's own `ws` can take a connection over from hyper only.
+//! Run it with `cargo run --release --example websocket_axum` and connect to
+//! `ws://localhost:8000/`, which echoes every message. Stop it with Ctrl-C: it sends a close frame
+//! (1001) on every open connection. axum's own `ws` works with hyper's connections only.
 
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router, routing::get};
 use futures_lite::future;
 use futures_util::{SinkExt, StreamExt};
-use remuda::{DrainSignal, Duplex, RequestInfo, take_over};
+use remuda::app::{DrainSignal, Duplex, RequestInfo, take_over};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -34,7 +35,8 @@ async fn echo(Extension(info): Extension<RequestInfo>, headers: HeaderMap) -> Re
     (StatusCode::SWITCHING_PROTOCOLS, fields, Body::new(body)).into_response()
 }
 
-/// Echoes messages until the client says goodbye, which it also does when it is told that the server stops.
+/// Echoes messages until the client sends a close frame, which it also does in answer to the
+/// server's at a drain.
 async fn converse(stream: Duplex, drain: DrainSignal) -> Result<(), Error> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     loop {

@@ -1,5 +1,5 @@
-//! Lays the requests of `tests/corpus` out as the inputs that the targets begin with: in `corpus/TARGET`, where `cargo fuzz`
-//! looks for them and puts what it finds out.
+//! Writes the requests of `tests/corpus` as initial inputs of the targets: to `corpus/TARGET`,
+//! where `cargo fuzz` reads them and adds its own.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -33,7 +33,8 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Headers of the PROXY protocol: the corpus has none, because its requests are sent to a server that takes none.
+/// Headers of the PROXY protocol. The corpus has none, because its requests are sent to a server
+/// that expects none.
 const PROXIES: [&[u8]; 6] = [
     b"PROXY TCP4 192.0.2.1 198.51.100.2 4711 80\r\nGET",
     b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 4711 65535\r\n",
@@ -43,14 +44,14 @@ const PROXIES: [&[u8]; 6] = [
     b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x28aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbb\x12\x67\0\x50\x04\0\x01z",
 ];
 
-/// What stands behind the first head.
+/// The bytes after the first head.
 fn body(request: &[u8]) -> &[u8] {
     let end = request.windows(4).position(|end| end == b"\r\n\r\n");
     end.map_or(&[], |end| &request[end + 4..])
 }
 
-/// A client that sends `request` in pieces and ends its side, and an application that answers everything alike. The form
-/// is that of `src/connection/script.rs`.
+/// A client that sends `request` in pieces and ends its side, and an application that answers every
+/// request in the same way. The format is that of `src/connection/script.rs`.
 fn connection(kind: u8, request: &[u8]) -> Vec<u8> {
     const BYTES: u8 = 0;
     const EOF: u8 = 6;

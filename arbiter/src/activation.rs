@@ -1,7 +1,8 @@
-//! Socket activation: listeners that a service manager opened and passed on (sd_listen_fds(3)).
+//! Socket activation: listeners from a service manager (sd_listen_fds(3)).
 //!
-//! They are descriptors 3 and up, `LISTEN_FDS` of them, for the process `LISTEN_PID`; `LISTEN_FDNAMES` names them, with
-//! colons between. They stay the manager's: used as those of `fd://N` are, and never shut down or unlinked (D3).
+//! They are `LISTEN_FDS` descriptors from 3 upwards, for the process `LISTEN_PID`. `LISTEN_FDNAMES`
+//! has their names, separated by colons. They belong to the manager: the server uses them like
+//! those of `fd://N`, and never shuts them down or unlinks them (D3).
 
 use std::env;
 use std::iter;
@@ -10,30 +11,31 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::getpid;
 use tracing::warn;
 
+use crate::config::Bind;
 use crate::listener::BindError;
-use crate::{Bind, sys};
+use crate::sys;
 
-/// What is passed on, and to whom.
+/// The variables of socket activation.
 pub(crate) const VARIABLES: [&str; 3] = [PID, COUNT, NAMES];
 
 const PID: &str = "LISTEN_PID";
 const COUNT: &str = "LISTEN_FDS";
 const NAMES: &str = "LISTEN_FDNAMES";
 
-/// The first descriptor that is passed on (`SD_LISTEN_FDS_START`).
+/// The first descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
 
-/// Whether a service manager has passed listeners on to this process.
+/// Whether a service manager passed listeners to this process.
 pub fn is_socket_activated() -> bool {
     !Passed::of_process().0.is_empty()
 }
 
-/// The names of the descriptors that were passed on, in their order; a name may be there several times.
+/// The names of the descriptors, in their order. A name may occur several times.
 #[derive(Debug, Default)]
 pub(crate) struct Passed(Vec<String>);
 
 impl Passed {
-    /// What was passed on to this process.
+    /// Reads the variables of this process.
     pub(crate) fn of_process() -> Self {
         Self::read(|name| env::var(name).ok(), &getpid().to_string())
     }
@@ -48,15 +50,16 @@ impl Passed {
         Self(names.take(count.into()).map(str::to_owned).collect())
     }
 
-    /// Keeps them from the programs that workers may start, those also that nobody uses.
+    /// Sets close-on-exec on all descriptors, also unused ones, so that programs started by workers
+    /// do not inherit them.
     pub(crate) fn close_on_exec(&self) {
         for fd in self.descriptors() {
-            // One that is not open is refused where it is used.
+            // A descriptor that is not open is refused where it is used.
             let _ = sys::inherited(fd).map(|fd| fcntl_setfd(fd, FdFlags::CLOEXEC));
         }
     }
 
-    /// `binds` with the descriptors in place of what stands for them.
+    /// Replaces `systemd` and `fd://NAME` in `binds` by descriptors.
     pub(crate) fn resolve(&self, binds: &[Bind]) -> Result<Vec<Bind>, BindError> {
         let mut resolved = Vec::new();
         for bind in binds {
@@ -77,7 +80,7 @@ impl Passed {
         if unused > 0 {
             warn!(
                 unused,
-                "{unused} of the listeners that were passed on are not used; bind to systemd uses all"
+                "{unused} of the listeners from the service manager are not used; bind systemd uses all"
             );
         }
         Ok(resolved)

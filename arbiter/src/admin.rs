@@ -1,159 +1,248 @@
 //! The admin listener, served by a small process of its own: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! It reads the pages that the arbiter and its workers write, and asks nobody, so that it answers while every worker is
-//! stuck. The arbiter forks it, replaces it when it dies, and serves nothing itself. All signals stay blocked in it: a TERM
-//! to the whole group must not take readiness away before it has been told. It is killed by the arbiter at its end, or by
-//! the kernel if that dies; where another helper follows it, it is retired and ends by itself.
+//! The helper reads the shared memory that the arbiter and workers write. It sends nothing to
+//! another process and waits for none, so it answers while every worker is stuck. For `/metrics` it
+//! also reads the kernel's data about listeners and processes. The arbiter forks it and replaces it
+//! when it dies. All signals stay blocked in it: a TERM to the whole process group must not end it
+//! before `/readyz` has reported the stop. The arbiter kills it at its own end, the kernel if the
+//! arbiter dies. A helper with a successor is retired and ends by itself.
 //!
-//! HTTP is core's: a [`Session`] for each connection, driven by [`drive`]; here is only the wait.
+//! It waits and keeps its connections as the poll loop of a worker does, with [`Epoll`] and
+//! [`Connections`]. The loop itself is its own: a worker's reads orders, beats in a seat of the
+//! scoreboard, takes over connections of others and stops accepting when it is full, none of which
+//! fits here. HTTP is that of core.
 
+use std::cmp::Reverse;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use remuda_core::app::{App, AppError, BodyReader, Counters, DrainSignal, Responder, Service, Short};
 use remuda_core::config::Limits;
 use remuda_core::conn::Connection;
-use remuda_core::handoff::Origin;
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::machine::{Cx, Interest};
-use remuda_core::pump::{Io, Outcome, Readiness, drive};
+use remuda_core::peer::{Origin, Peer};
 use remuda_core::session::Session;
 use remuda_core::shutdown::{Drain, Finish, Reason};
 use remuda_core::time::Time;
-use remuda_core::worker::{Accepted, Clock, Ledger, Listener, Scoreboard, Socket, Watch};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use remuda_core::worker::connections::{Connections, Token, Work};
+use remuda_core::worker::waiter::{Epoll, Events, Waiter as _};
+use remuda_core::worker::{
+    AcceptError, Accepted, Clock, Ledger, Listener, Logs, Scoreboard, ServerStage, Socket, Watch,
+};
+use rustix::process::Pid;
 
-use crate::plan::RETIREMENT;
+use self::metrics::Notation;
+use self::processes::Processes;
+use crate::plan::words::RETIREMENT;
 use crate::status::stage;
 
 mod metrics;
+mod processes;
 
-/// What the helper tells of.
+/// The data that the helper serves.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) board: Scoreboard,
     pub(crate) ledger: Ledger,
-    /// Where the server listens; what waits there is asked of the kernel.
+    /// The listeners of the server, whose queues the kernel reports.
     pub(crate) listeners: Vec<Listener>,
+    /// The version of the program for `/metrics`.
+    pub(crate) program: String,
+    processes: Processes,
 }
 
-/// Connections at most; further ones wait in the kernel's queue.
+impl View {
+    /// Creates the view of the helper of `arbiter`.
+    pub(crate) fn new(
+        board: Scoreboard,
+        ledger: Ledger,
+        listeners: Vec<Listener>,
+        program: String,
+        arbiter: Pid,
+    ) -> Self {
+        let processes = Processes::new(arbiter.as_raw_nonzero().get());
+        Self { board, ledger, listeners, program, processes }
+    }
+}
+
+/// The largest number of connections. A further one displaces another, so that a probe is answered
+/// whatever other clients do.
 const CONNECTIONS: usize = 64;
 
-/// Serves on `listeners` until the process is ended or the other end of `leash` is closed. Then another helper accepts what
-/// comes, and this one ends once all that are connected have been answered, with close announced, or were idle for long.
+/// The pause of accepting if no descriptor is free and no connection can be closed for one.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves on `listeners` until the process is killed or the other end of `leash` is closed. After
+/// that another helper accepts, and this one ends once all its connections have been answered with
+/// close announced, or were idle until the deadline.
 ///
 /// # Errors
 ///
-/// Why it cannot go on.
-pub(crate) fn serve(listeners: Vec<Listener>, leash: OwnedFd, view: View) -> io::Result<()> {
-    let mut helper = Helper::new(listeners, leash, view)?;
-    while helper.drain.is_none() || !helper.guests.is_empty() {
-        helper.turn()?;
+/// As epoll_create1(2), epoll_ctl(2) and epoll_wait(2).
+pub(crate) fn serve(listeners: Vec<Listener>, leash: OwnedFd, view: View, logs: Logs) -> io::Result<()> {
+    let mut helper = Helper::new(listeners, leash, view, logs)?;
+    let mut events = Events::default();
+    while helper.drain.is_none() || !helper.connections.is_empty() {
+        helper.turn(&mut events)?;
     }
     Ok(())
 }
 
 struct Helper {
-    /// None once it is retired.
+    waiter: Epoll,
+    clock: Clock,
+    logs: Logs,
+    /// Empty once the helper is retired.
     listeners: Vec<Listener>,
-    leash: OwnedFd,
-    /// What it is in once it is retired.
+    /// Open for as long as its end is waited for.
+    _leash: OwnedFd,
+    /// The drain, once the helper is retired.
     drain: Option<Drain>,
     service: Arc<Service>,
     limits: Limits,
-    clock: Clock,
-    guests: Vec<Guest>,
+    connections: Connections<Session, Socket>,
+    /// When to accept, if connections may have been left in a queue. Before that, none is accepted.
+    /// None: when a listener reports one.
+    accept_at: Option<Time>,
 }
 
-/// A connection, and what it waits for.
-struct Guest {
-    session: Session,
-    io: Io<Socket>,
-    interest: Interest,
-    until: Time,
-}
+const LEASH: u64 = 0;
+const LISTENER: u64 = 1;
+
+const READ: Interest = Interest { read: true, write: false };
+const BOTH: Interest = Interest { read: true, write: true };
 
 impl Helper {
-    fn new(listeners: Vec<Listener>, leash: OwnedFd, view: View) -> io::Result<Self> {
+    fn new(listeners: Vec<Listener>, leash: OwnedFd, view: View, logs: Logs) -> io::Result<Self> {
         let handler = move |head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>| answer(&view, head, out);
         let drain = DrainSignal::new(Arc::new(Watch::new()?));
         let service = Service::new(App::blocking(Short(handler)), drain, Arc::new(Counters::default()));
+        // Pipelined requests for metrics must not delay other connections.
+        let mut limits = Limits::default();
+        limits.pipeline_budget = 1;
+        let waiter = Epoll::new()?;
+        waiter.register(leash.as_fd(), LEASH, READ)?;
+        listeners.iter().try_for_each(|listener| waiter.register(listener.as_fd(), LISTENER, READ))?;
         Ok(Self {
+            waiter,
+            clock: Clock::new(),
+            logs,
             listeners,
-            leash,
+            _leash: leash,
             drain: None,
             service: Arc::new(service),
-            limits: Limits::default(),
-            clock: Clock::new(),
-            guests: Vec::new(),
+            limits,
+            connections: Connections::new(|| ()), // no future runs here, which could end a wait
+            accept_at: None,
         })
     }
 
-    fn turn(&mut self) -> io::Result<()> {
-        let accepts = self.guests.len() < CONNECTIONS;
-        let mut fds: Vec<_> = self.guests.iter().map(Guest::poll_fd).collect();
-        if self.drain.is_none() {
-            fds.push(PollFd::new(&self.leash, PollFlags::empty())); // its end is always told
-        }
-        if accepts {
-            fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        }
-        let deadline = self.guests.iter().map(|guest| guest.until).min();
-        let timeout = deadline.filter(|at| *at < Time::MAX).map(|at| timespec(at - self.clock.now()));
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let seen: Vec<_> = fds.iter().map(|fd| readiness(fd.revents())).collect();
-        drop(fds);
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        self.waiter.wait(events, self.timeout())?;
+        self.connections.awake();
         let now = self.clock.tick();
-        if self.drain.is_none() && seen[self.guests.len()].broken {
-            self.listeners.clear();
-            self.drain = Some(Drain::new(Reason::Upgrade, now, now + RETIREMENT));
-        }
-        for (guest, readiness) in self.guests.iter_mut().zip(seen) {
-            guest.io.ready(readiness);
-        }
-        for listener in self.listeners.iter().filter(|_| accepts) {
-            while let Ok(Some(Accepted { socket, peer, .. })) = listener.accept() {
-                let connection = Connection::new(Origin::new(listener.index, peer, 0), now);
-                let session = Session::new(connection, self.service.clone());
-                let io = Io::new(Socket::new(socket));
-                self.guests.push(Guest { session, io, interest: Interest::NONE, until: now });
+        self.logs.tend(now);
+        for (number, readiness) in Epoll::reported(events) {
+            match Token::from_u64(number) {
+                Some(token) => self.connections.ready(token, readiness),
+                None if number == LEASH => self.retire(now),
+                None => {} // the turn looks at all listeners
             }
         }
-        let cx = Cx::new(now, self.clock.date(), std::task::Waker::noop(), &self.limits, &Finish);
-        let cx = cx.draining(self.drain.as_ref());
-        self.guests.retain_mut(|guest| guest.goes_on(&cx));
+        self.connections.begin_turn(now);
+        let cx = cx(&self.clock, &self.limits, self.drain.as_ref(), now);
+        while let Some(work) = self.connections.work(&cx) {
+            close(&mut self.connections, work);
+        }
+        if self.accept_at.is_none_or(|at| at <= now) {
+            self.accept_at =
+                (0..self.listeners.len()).filter_map(|listener| self.accept(listener, now)).min();
+        }
         Ok(())
+    }
+
+    fn timeout(&self) -> Duration {
+        let next = [self.connections.deadline(), self.accept_at, self.logs.deadline()];
+        next.into_iter().flatten().min().map_or(Duration::MAX, |at| at.since(self.clock.now()))
+    }
+
+    /// The arbiter has closed its end of the leash: a successor accepts from now on.
+    fn retire(&mut self, now: Time) {
+        if self.drain.is_none() {
+            // Other processes hold the listeners, so closing them would not end their reports.
+            self.listeners.drain(..).for_each(|listener| self.waiter.deregister(listener.as_fd()));
+            self.drain = Some(Drain::new(Reason::Upgrade, now, now + RETIREMENT));
+            self.connections.wake_all();
+        }
+    }
+
+    /// Accepts from a listener. Returns when to accept again, if connections may have been left in
+    /// its queue.
+    fn accept(&mut self, listener: usize, now: Time) -> Option<Time> {
+        // Connected clients are served between batches of this size.
+        for _ in 0..CONNECTIONS {
+            match self.listeners[listener].accept() {
+                Ok(Some(accepted)) => self.begin(accepted, now),
+                Ok(None) => return None,
+                Err(AcceptError::Exhausted(_)) if !self.connections.is_empty() => self.make_room(),
+                Err(_) => return Some(now + PAUSE),
+            }
+        }
+        Some(now)
+    }
+
+    /// Answers a request that has already arrived at once, however many connections wait for their
+    /// turn. A complete one needs no place.
+    fn begin(&mut self, Accepted { socket, peer, listener, .. }: Accepted, now: Time) {
+        let token = self.connections.next_token();
+        if let Err(error) = self.waiter.register(socket.as_fd(), token.as_u64(), BOTH) {
+            return tracing::error!("cannot wait for a connection, which is closed: {error}");
+        }
+        let connection = Connection::new(Origin::new(listener, peer, 0), now);
+        self.connections.insert(Session::new(connection, self.service.clone()), Socket::new(socket));
+        let cx = cx(&self.clock, &self.limits, self.drain.as_ref(), now);
+        if let Some(work) = self.connections.drive_one(token, &cx) {
+            close(&mut self.connections, work);
+        }
+        if self.connections.len() > CONNECTIONS {
+            self.make_room();
+        }
+    }
+
+    /// Closes the oldest connection of the address with the most connections. A client with many
+    /// connections thus displaces its own, and its new connections are still served.
+    fn make_room(&mut self) {
+        let all: Vec<_> = self.connections.iter().map(|(token, session)| (token, host(session))).collect();
+        let count = |host| all.iter().filter(|(_, other)| *other == host).count();
+        let oldest = all.iter().max_by_key(|(token, host)| (count(*host), Reverse(*token)));
+        if let Some((token, _)) = oldest {
+            self.connections.forget(*token);
+        }
     }
 }
 
-impl Guest {
-    fn poll_fd(&self) -> PollFd<'_> {
-        let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN | PollFlags::RDHUP, self.interest.read);
-        flags.set(PollFlags::OUT, self.interest.write);
-        PollFd::from_borrowed_fd(self.io.transport().as_fd(), flags)
-    }
+fn cx<'a>(clock: &'a Clock, limits: &'a Limits, drain: Option<&'a Drain>, now: Time) -> Cx<'a> {
+    Cx::new(now, clock.date(), Waker::noop(), limits, &Finish).draining(drain)
+}
 
-    fn goes_on(&mut self, cx: &Cx<'_>) -> bool {
-        match drive(&mut self.session, &mut self.io, cx) {
-            Outcome::Wait { interest, deadline } => {
-                self.interest = interest;
-                self.until = deadline.map_or(Time::MAX, |deadline| deadline.at);
-                true
-            }
-            Outcome::Again => {
-                self.until = cx.now;
-                true
-            }
-            // A body that is too large to be taken in would need a thread, and nobody has a reason to send one.
-            Outcome::Run | Outcome::HandOff | Outcome::Close(_) => false,
-        }
+/// Closes a connection that has ended. One that needs a thread is closed as well: only a body too
+/// large to be buffered does, and no client has a reason to send one.
+fn close(connections: &mut Connections<Session, Socket>, work: Work<Session, Socket>) {
+    if let Work::Move(_, detached) = work {
+        connections.forget(detached.token);
+    }
+}
+
+/// The peer's address without port. None for peers on unix sockets, which count as one.
+fn host(session: &Session) -> Option<IpAddr> {
+    match session.connection().info().peer {
+        Peer::Inet(addr) => Some(addr.ip()),
+        Peer::Unix => None,
     }
 }
 
@@ -163,30 +252,30 @@ fn answer(view: &View, head: &Head<'_>, out: Responder<'_>) -> Result<(), AppErr
         ("GET" | "HEAD", "/healthz") => (200, TEXT, "alive\n".to_owned()),
         ("GET" | "HEAD", "/readyz") => match view.ledger.read(&view.board).is_ready() {
             true => (200, TEXT, "ready\n".to_owned()),
-            false => (503, TEXT, format!("not ready: {}\n", stage(view.ledger.stage()))),
+            false => (503, TEXT, format!("not ready: {}\n", why_not(view.ledger.stage()))),
         },
-        ("GET" | "HEAD", "/metrics") => (200, metrics::CONTENT_TYPE, metrics::text(view)),
+        ("GET" | "HEAD", "/metrics") => {
+            let notation = Notation::accepted(head.field("accept"));
+            (200, notation.content_type(), metrics::text(view, notation))
+        }
         (_, "/healthz" | "/readyz" | "/metrics") => {
             let head = ResponseHead::new(405).field("Content-Type", TEXT).field("Allow", "GET, HEAD");
-            return Ok(out.send(head, "GET or HEAD\n")?);
+            return Ok(out.send(head, "allowed: GET, HEAD\n")?);
         }
-        _ => (404, TEXT, "there are /healthz, /readyz and /metrics\n".to_owned()),
+        _ => (404, TEXT, "not found; available: /healthz, /readyz, /metrics\n".to_owned()),
     };
-    let head = ResponseHead::new(status).field("Content-Type", kind).field("Cache-Control", "no-store");
+    let head = ResponseHead::new(status)
+        .field("Content-Type", kind)
+        .field("Cache-Control", "no-store")
+        .field("Vary", "Accept");
     Ok(out.send(head, body)?)
 }
 
-fn readiness(flags: PollFlags) -> Readiness {
-    let broken = flags.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
-    let read_closed = flags.contains(PollFlags::RDHUP);
-    Readiness {
-        readable: flags.contains(PollFlags::IN) || read_closed || broken,
-        writable: flags.contains(PollFlags::OUT) || broken,
-        read_closed,
-        broken,
+/// The reason why a server in this stage is not ready. In the stage Serving it is the lack of a
+/// ready worker.
+fn why_not(at: ServerStage) -> &'static str {
+    match at {
+        ServerStage::Serving => "no worker is ready",
+        other => stage(other),
     }
-}
-
-fn timespec(left: Duration) -> Timespec {
-    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
 }

@@ -1,69 +1,87 @@
-//! What becomes of connections that no worker will accept, because their listener ends (D4) or its slot has no worker.
+//! Saves connections that no worker will accept, because their listener ends (D4) or its slot has
+//! no worker.
 //!
-//! The arbiter accepts them and passes them to the workers through the hand-off queue. Of listeners that end a unix socket
-//! is ended first, because its queue can still be accepted then. A TCP socket's queue would be reset, so that one is made
-//! deaf to new connects first, handshakes under way get a moment to complete, and it is ended when its queue is empty.
+//! The arbiter accepts these connections and passes them to workers through the hand-off queue.
+//! Listeners end in two ways:
 //!
-//! Nothing here waits: what the queue, or the number of descriptors, does not allow now is done when the loop comes
-//! round again.
+//! - A unix socket is ended first: its queue can still be accepted afterwards.
+//! - A TCP socket is ended last, because that resets its queue. First its [`gate`] drops new
+//!   connects, then open handshakes get the time of [`wait`] to complete, and the socket is ended
+//!   when its queue is empty.
+//!
+//! No function waits: work that the hand-off queue or the limit of descriptors does not allow is
+//! continued in a later turn of the loop.
 
 use std::collections::VecDeque;
 use std::io;
 use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use remuda_core::handoff::{HandOff, Origin};
+use remuda_core::handoff::ConnectionRecord;
+use remuda_core::peer::Origin;
 use remuda_core::time::Time;
 use remuda_core::worker::handoff::{Outbox, SendError, receive};
-use remuda_core::worker::{AcceptError, Accepted, Bound, Draws, Listener};
+use remuda_core::worker::{AcceptError, Accepted, Bound, Draws, Listener, sys};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
+use self::wait::Wait;
+use crate::gate::{self, Gate};
+use crate::handshakes::{Handshake, Handshakes};
 use crate::listener::end;
-use crate::sys;
+
+mod wait;
 
 /// Connections between the kernel's queues and the workers.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    /// Those that end, and whose queues may hold more.
-    listeners: Vec<Listener>,
-    /// Accepted and not passed on yet.
-    held: VecDeque<(OwnedFd, HandOff)>,
+    /// Unix sockets that have ended and whose queues may not be empty.
+    ended: Vec<Listener>,
+    /// TCP sockets that are about to end.
+    ending: Vec<Ending>,
+    /// None if open handshakes cannot be listed.
+    handshakes: Option<Handshakes>,
+    /// Connections accepted and not passed on yet.
+    held: VecDeque<(OwnedFd, ConnectionRecord)>,
     draws: Draws,
-    /// Handshakes have had their time.
-    settled_at: Time,
-    /// TCP connects are refused from then on, whatever descriptor limits leave behind (D3).
-    refuse_at: Time,
-    /// When to go on, if nothing happens before.
+    /// When to continue, if nothing happens before.
     look_at: Option<Time>,
-    /// The hand-off queue took no more.
+    /// Whether the hand-off queue was full.
     full: bool,
-    /// A descriptor to give up where none is free, so that what is lost can be counted.
+    /// A descriptor to close if none is free, so that lost connections can be accepted and counted.
     spare: Option<OwnedFd>,
     lost: usize,
-    /// Of descriptors, as it was before.
+    /// The limit of descriptors before it was raised.
     limit: Rlimit,
 }
 
-/// What a handshake under way gets to complete, and the pause where descriptors or memory have run out.
+/// TCP listeners at one address whose gates were shut together. Each slot may have one.
+#[derive(Debug)]
+struct Ending {
+    addr: SocketAddr,
+    listeners: Vec<Listener>,
+    wait: Wait,
+    /// Whether descriptors or memory ran out.
+    exhausted: bool,
+}
+
+/// The pause after descriptors or memory ran out.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Connections taken from a listener that goes on before the arbiter looks after everything else.
+/// Connections taken in a row from a listener that does not end.
 const TAKEN_A_TURN: u32 = 64;
 
-/// D3 allows 50 ms.
-const REFUSE_AFTER: Duration = Duration::from_millis(40);
-
 impl Backlog {
-    /// None yet, and no listeners that end.
+    /// Creates an empty backlog, and raises the limit of descriptors.
     pub(crate) fn new(now: Time) -> Self {
         Self {
-            listeners: Vec::new(),
+            ended: Vec::new(),
+            ending: Vec::new(),
+            handshakes: None,
             held: VecDeque::new(),
             draws: Draws::new(),
-            settled_at: now,
-            refuse_at: now,
             look_at: Some(now),
             full: false,
             spare: None,
@@ -72,28 +90,53 @@ impl Backlog {
         }
     }
 
-    /// Makes `listeners`, all of them this server's own, refuse new connections, or at least not complete any.
+    /// Begins to end `listeners`, which this server owns: shuts their gates, or ends them if they
+    /// are unix sockets.
     pub(crate) fn end(&mut self, listeners: Vec<Listener>, now: Time) {
-        for listener in &listeners {
-            match listener.bound {
-                Bound::Unix(_) => end(listener),
-                Bound::Inet(_) => {
-                    if let Err(error) = sys::drop_connects(listener.as_fd()) {
-                        warn!("connects to {} may be reset in this moment: {error}", listener.bound);
-                    }
-                }
-            }
-        }
+        // A copy of any descriptor serves: closing it makes one free.
         if self.spare.is_none() {
             self.spare = listeners.first().and_then(|listener| listener.socket.try_clone().ok());
         }
-        self.listeners.extend(listeners);
-        self.settled_at = now + MOMENT;
-        self.refuse_at = now + REFUSE_AFTER;
+        let first_new = self.ending.len();
+        for listener in listeners {
+            let Bound::Inet(addr) = listener.bound else {
+                end(&listener);
+                self.ended.push(listener);
+                continue;
+            };
+            let has_gate = gate::shut(&listener) != Gate::None;
+            // Listeners of several slots share a wait: the kernel lists handshakes by address.
+            let known = self.ending[first_new..].iter().position(|ending| ending.addr == addr);
+            let place = known.map_or(self.ending.len(), |place| first_new + place);
+            if known.is_none() {
+                self.ending.push(Ending {
+                    addr,
+                    listeners: Vec::new(),
+                    wait: Wait::new(sys::now()),
+                    exhausted: false,
+                });
+            }
+            let Ending { listeners, wait, .. } = &mut self.ending[place];
+            listeners.push(listener);
+            if !has_gate {
+                wait.shorten();
+            }
+        }
+        if self.handshakes.is_none() && !self.ending.is_empty() {
+            let handshakes = Handshakes::new();
+            self.handshakes =
+                handshakes.inspect_err(|error| debug!("cannot list open handshakes: {error}")).ok();
+        }
         self.look_at = Some(now);
     }
 
-    /// Takes some of what the queue of `listener` holds, which goes on.
+    /// Shortens the wait for open handshakes to what D3 allows.
+    pub(crate) fn hurry(&mut self, now: Time) {
+        self.ending.iter_mut().for_each(|ending| ending.wait.shorten());
+        self.look_at = Some(now);
+    }
+
+    /// Takes up to [`TAKEN_A_TURN`] connections from the queue of `listener`, which does not end.
     ///
     /// # Errors
     ///
@@ -106,71 +149,96 @@ impl Backlog {
         Ok(())
     }
 
-    /// Whether there is nothing to do.
+    /// Whether nothing is left to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.held.is_empty()
+        self.ended.is_empty() && self.ending.is_empty() && self.held.is_empty()
     }
 
-    /// Accepts and passes on to `outbox` what goes now. Once nothing is left to do: how many connections are lost.
+    /// Accepts connections and passes them to `outbox`, as far as possible now. Returns the number
+    /// of lost connections once nothing is left to do.
     pub(crate) fn advance(&mut self, outbox: &Outbox, now: Time) -> Option<usize> {
+        for Ending { addr, wait, .. } in &mut self.ending {
+            wait.look(now, || look(&mut self.handshakes, *addr));
+        }
         loop {
             self.accept(now);
-            // What has been passed on makes room for more.
-            let goes_on = self.pass(outbox) && !self.listeners.is_empty();
+            // Descriptors passed on are closed here, so that more can be accepted.
+            let goes_on = self.pass(outbox) && self.is_short();
             if !goes_on {
                 break;
             }
         }
-        if now >= self.refuse_at {
-            self.refuse();
-        }
+        self.end_in_time(now);
         if self.is_empty() {
             return Some(self.lost);
         }
-        let timed = !self.full || self.listeners.iter().any(is_tcp);
-        self.look_at = timed.then(|| now + MOMENT);
+        let holds = !self.ended.is_empty() || !self.held.is_empty();
+        let again = self.ending.iter().any(|ending| ending.exhausted) || holds && !self.full;
+        let waits = self.ending.iter().filter(|ending| !ending.wait.is_over(now));
+        let waits = waits.map(|ending| ending.wait.deadline());
+        self.look_at = again.then(|| now + MOMENT).into_iter().chain(waits).min();
         None
     }
 
-    /// When [`advance`](Self::advance) should be called again if nothing happens before.
+    /// When to call [`advance`](Self::advance) again, if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.look_at
     }
 
-    /// Whether it waits for the queue to become writable.
+    /// Whether it waits for the hand-off queue to become writable.
     pub(crate) fn is_blocked(&self) -> bool {
         self.full
     }
 
+    /// Accepts from the queues of all listeners, and ends listeners that need not wait.
     fn accept(&mut self, now: Time) {
-        for listener in std::mem::take(&mut self.listeners) {
-            if is_tcp(&listener) && now < self.settled_at {
-                self.listeners.push(listener);
-                continue;
+        for listener in std::mem::take(&mut self.ended) {
+            if self.empty(&listener, now).is_err() {
+                self.ended.push(listener);
             }
-            loop {
-                match listener.accept() {
-                    Ok(Some(accepted)) => self.hold(accepted, now),
-                    Err(AcceptError::Exhausted(error)) => {
-                        debug!("the backlog of {} has to wait: {error}", listener.bound);
-                        self.listeners.push(listener);
-                        break;
-                    }
-                    Ok(None) | Err(AcceptError::Ended(_)) => {
-                        end(&listener);
-                        break;
-                    }
-                }
+        }
+        for mut ending in std::mem::take(&mut self.ending) {
+            ending.exhausted = false;
+            for listener in &ending.listeners {
+                ending.exhausted |= self.empty(listener, now).is_err();
+            }
+            if ending.exhausted || !ending.wait.is_over(now) || ending.wait.left() > 0 {
+                self.ending.push(ending);
+            } else {
+                ending.listeners.iter().for_each(end);
             }
         }
     }
 
-    fn hold(&mut self, accepted: Accepted, now: Time) {
-        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        self.held.push_back((accepted.socket, HandOff::fresh(origin, now)));
+    /// Accepts until the queue of `listener` is empty.
+    ///
+    /// # Errors
+    ///
+    /// Whether descriptors or memory ran out.
+    fn empty(&mut self, listener: &Listener, now: Time) -> Result<(), ()> {
+        loop {
+            match listener.accept() {
+                Ok(Some(accepted)) => self.hold(accepted, now),
+                Err(AcceptError::Exhausted(error)) => {
+                    debug!("cannot accept the backlog of {} yet: {error}", listener.bound);
+                    return Err(());
+                }
+                Ok(None) | Err(AcceptError::Ended(_)) => return Ok(()),
+            }
+        }
     }
 
-    /// Passes on what the queue takes; whether that was anything.
+    /// Whether descriptors or memory ran out.
+    fn is_short(&self) -> bool {
+        !self.ended.is_empty() || self.ending.iter().any(|ending| ending.exhausted)
+    }
+
+    fn hold(&mut self, accepted: Accepted, now: Time) {
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        self.held.push_back((accepted.socket, ConnectionRecord::fresh(origin, now)));
+    }
+
+    /// Passes connections on until the queue is full. True if at least one left.
     fn pass(&mut self, outbox: &Outbox) -> bool {
         let before = self.held.len();
         self.full = false;
@@ -192,15 +260,32 @@ impl Backlog {
         self.held.len() < before
     }
 
-    /// Ends the TCP listeners whose queues no descriptor was left for.
-    fn refuse(&mut self) {
-        for listener in self.listeners.extract_if(.., |listener| is_tcp(listener)).collect::<Vec<_>>() {
-            warn!("connections are left in the backlog of {}: no descriptor is free", listener.bound);
-            self.lost += self.give_up(&listener);
+    /// Ends the TCP listeners whose time is over, even if connections are lost (D3).
+    fn end_in_time(&mut self, now: Time) {
+        let is_late = |ending: &mut Ending| match ending.exhausted {
+            true => ending.wait.is_late(now),
+            false => ending.wait.is_over(now),
+        };
+        for Ending { listeners, wait, exhausted, .. } in
+            self.ending.extract_if(.., is_late).collect::<Vec<_>>()
+        {
+            if wait.left() > 0 {
+                let (bound, left, lasted) = (&listeners[0].bound, wait.left(), wait.lasted(now).as_millis());
+                warn!("{left} handshakes at {bound} were still open after {lasted} ms, closing the listener");
+                self.lost += wait.left();
+            }
+            for listener in listeners {
+                if exhausted {
+                    warn!("connections in the backlog of {} are lost: no descriptor is free", listener.bound);
+                    self.lost += self.give_up(&listener);
+                } else {
+                    end(&listener);
+                }
+            }
         }
     }
 
-    /// Ends `listener` and counts what its queue held.
+    /// Ends `listener` and counts the connections in its queue.
     fn give_up(&mut self, listener: &Listener) -> usize {
         self.spare = None;
         let lost = iter::from_fn(|| listener.accept().ok().flatten()).count();
@@ -210,13 +295,17 @@ impl Backlog {
     }
 }
 
-/// Counts and closes what no worker will serve: of `backlog`, if it was not all passed on, and of what `queue` still holds,
-/// if that is nobody else's.
-pub(crate) fn abandon(backlog: Option<Backlog>, queue: Option<BorrowedFd<'_>>) -> usize {
+/// Closes and counts connections that no worker will serve: the rest of `backlog` including open
+/// handshakes, and the contents of `queue`, unless another arbiter shares it.
+pub(crate) fn abandon(backlog: Option<Backlog>, queue: Option<BorrowedFd<'_>>, now: Time) -> usize {
     let mut lost = 0;
     if let Some(mut backlog) = backlog {
         lost += backlog.lost + backlog.held.drain(..).count();
-        for listener in std::mem::take(&mut backlog.listeners) {
+        for Ending { addr, listeners, mut wait, .. } in std::mem::take(&mut backlog.ending) {
+            lost += wait.look_now(now, || look(&mut backlog.handshakes, addr));
+            lost += listeners.iter().map(|listener| backlog.give_up(listener)).sum::<usize>();
+        }
+        for listener in std::mem::take(&mut backlog.ended) {
             lost += backlog.give_up(&listener);
         }
     }
@@ -227,18 +316,23 @@ pub(crate) fn abandon(backlog: Option<Backlog>, queue: Option<BorrowedFd<'_>>) -
             Ok(Some(_)) => lost += 1,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => lost += 1,
             Err(error) => {
-                warn!("cannot count what is left in the hand-off queue: {error}");
+                warn!("cannot count the connections left in the hand-off queue: {error}");
                 return lost;
             }
         }
     }
 }
 
-fn is_tcp(listener: &Listener) -> bool {
-    matches!(listener.bound, Bound::Inet(_))
+/// Lists the open handshakes at `addr`.
+fn look(handshakes: &mut Option<Handshakes>, addr: SocketAddr) -> io::Result<Vec<Handshake>> {
+    match handshakes {
+        Some(handshakes) => handshakes.open_at(addr),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
-/// A backlog may be longer than the usual limit of 1,024. Gives the limit that was; it is the workers', and put back.
+/// Raises the limit of descriptors to its maximum, because a backlog may exceed the usual 1,024.
+/// Returns the previous limit, which is restored for the workers.
 fn raise_descriptor_limit() -> Rlimit {
     let limit = getrlimit(Resource::Nofile);
     limit_descriptors(Rlimit { current: limit.maximum, ..limit });
@@ -247,12 +341,12 @@ fn raise_descriptor_limit() -> Rlimit {
 
 fn limit_descriptors(limit: Rlimit) {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        debug!("the limit of descriptors stays as it is: {error}");
+        debug!("cannot raise the limit of descriptors: {error}");
     }
 }
 
 impl Drop for Backlog {
-    /// Also in who is forked meanwhile.
+    /// Restores the limit, also in a child forked meanwhile.
     fn drop(&mut self) {
         limit_descriptors(self.limit);
     }

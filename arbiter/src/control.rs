@@ -1,8 +1,9 @@
-//! The control socket's language: what operators write, and what they are answered. Lines of JSON.
+//! The language of the control socket: requests of operators and answers, as lines of JSON.
 //!
-//! A request is one object on one line. `v` is [`VERSION`], `command` says what to do, the other members belong to the
-//! command; what is not known is refused, never guessed at. The answer is one line or several, of which the last has `ok`:
-//! true, or false with `error`, a sentence. After an answer the next request may follow.
+//! A request is one object on one line. `v` is [`VERSION`], `command` names the command, the other
+//! members are its parameters. Unknown commands and members are refused. The answer is one or more
+//! lines. The last line has `ok`: true, or false with `error`, a sentence. The next request may
+//! follow an answer.
 //!
 //! ```text
 //! {"v":1,"command":"status"}
@@ -10,13 +11,14 @@
 //! {"v":1,"command":"recycle","pid":4711}            without pid: all
 //! {"v":1,"command":"reload"}
 //! {"v":1,"command":"drain"}
+//! {"v":1,"command":"resume"}
 //! {"v":1,"command":"upgrade"}
 //! {"v":1,"command":"stop","quick":true}
 //! {"v":1,"command":"log-level","level":"debug"}
 //! ```
 //!
-//! `recycle`, `reload`, `drain`, `upgrade` and `stop` are answered when they are done, or with `"wait":false` once they are begun. The sockets are
-//! [`server`]'s.
+//! `recycle`, `reload`, `drain`, `resume`, `upgrade` and `stop` are answered when they are done, or
+//! with `"wait":false` once they have begun. [`server`] handles the sockets.
 
 use remuda_core::order::Level;
 use rustix::process::Pid;
@@ -24,40 +26,40 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::plan::{Command, Done, Refused, Scale};
+use crate::plan::words::{Command, Done, Refused, Scale};
 
 pub(crate) mod server;
 
 /// The version of the language.
 pub(crate) const VERSION: u64 = 1;
 
-/// Bytes of a request at most, without the end of its line.
+/// The largest size of a request in bytes, without the end of its line.
 pub(crate) const LINE_MAX: usize = 64 * 1024;
 
-/// What an operator asks for.
+/// A request of an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Request {
-    /// How the server is.
+    /// Show the state of the server.
     Status,
-    /// Something that the plan decides about; `wait` for it to be done.
+    /// A command for the plan. `wait`: answer when it is done.
     Plan { command: Command, wait: bool },
-    /// What is logged from now on.
+    /// Set the level of the log.
     LogLevel(Level),
 }
 
-/// Why a line is no request.
+/// Why a line is not a request.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(crate) enum Malformed {
-    #[error("a request is longer than {LINE_MAX} bytes")]
+    #[error("the request is longer than {LINE_MAX} bytes")]
     TooLong,
     #[error("the request has no end of line")]
     Unfinished,
     #[error("not a request: {0}")]
     Json(String),
-    #[error("version {0} is not spoken here, but {VERSION}")]
+    #[error("unsupported version {0}, expected {VERSION}")]
     Version(u64),
     #[error(
-        "unknown command {0:?}; there are status, scale, recycle, drain, stop, reload, upgrade, log-level"
+        "unknown command {0:?}; allowed: status, scale, recycle, drain, resume, stop, reload, upgrade, log-level"
     )]
     Command(String),
     #[error("{command} takes no {member}")]
@@ -84,9 +86,11 @@ struct Line {
     wait: Option<bool>,
 }
 
-/// Reads a line, without its end.
+/// Parses a line, without its end.
 pub(crate) fn parse(line: &[u8]) -> Result<Request, Malformed> {
     let json = |error: serde_json::Error| Malformed::Json(error.to_string());
+    // The version comes first: a request of another version may have members that are unknown here,
+    // and the answer should name the version as the cause.
     let Versioned { v } = serde_json::from_slice(line).map_err(json)?;
     if v != VERSION {
         return Err(Malformed::Version(v));
@@ -105,10 +109,11 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Malformed> {
         "scale" => &["workers"],
         "recycle" => &["pid", "wait"],
         "stop" => &["quick", "wait"],
-        "drain" | "reload" | "upgrade" => &["wait"],
+        "drain" | "resume" | "reload" | "upgrade" => &["wait"],
         "log-level" => &["level"],
         _ => return Err(Malformed::Command(command)),
     };
+    // A member without effect is probably a mistake (`pid` with `stop`), so it is refused.
     if let Some((member, _)) = given.into_iter().find(|(member, given)| *given && !taken.contains(member)) {
         return Err(Malformed::Superfluous { command, member });
     }
@@ -126,6 +131,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Malformed> {
             Request::LogLevel(level.unwrap_or_default().parse().map_err(|_| Malformed::Value(LEVELS))?)
         }
         "drain" => plan(Command::Drain),
+        "resume" => plan(Command::Resume),
         "reload" => plan(Command::Reload),
         "upgrade" => plan(Command::Upgrade),
         _ => Request::Status,
@@ -154,22 +160,28 @@ fn scale(text: &str) -> Result<Scale, Malformed> {
 /// The last line of an answer.
 pub(crate) fn answer(answer: Result<Done, Refused>) -> Value {
     match answer {
-        Ok(Done::Scaled { workers } | Done::Recycled { workers } | Done::Drained { workers }) => {
-            json!({ "v": VERSION, "ok": true, "workers": workers })
-        }
+        Ok(
+            Done::Scaled { workers }
+            | Done::Recycled { workers }
+            | Done::Drained { workers }
+            | Done::Resumed { workers },
+        ) => json!({ "v": VERSION, "ok": true, "workers": workers }),
         Ok(Done::Reloaded { generation }) => json!({ "v": VERSION, "ok": true, "generation": generation }),
         Ok(Done::Upgraded { pid }) => json!({ "v": VERSION, "ok": true, "pid": pid.as_raw_nonzero() }),
-        Ok(Done::Begun | Done::Stopped) => done(),
+        Ok(Done::Stopped { status, cut }) => {
+            json!({ "v": VERSION, "ok": true, "status": status, "cut": cut })
+        }
+        Ok(Done::Begun) => done(),
         Err(refused) => refusal(&refused.to_string()),
     }
 }
 
-/// The last line of an answer that has nothing else to say.
+/// The last line of a successful answer without further members.
 pub(crate) fn done() -> Value {
     json!({ "v": VERSION, "ok": true })
 }
 
-/// The only line of an answer to what is not done.
+/// The line that refuses a request.
 pub(crate) fn refusal(why: &str) -> Value {
     json!({ "v": VERSION, "ok": false, "error": why })
 }

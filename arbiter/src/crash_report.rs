@@ -1,111 +1,106 @@
-//! What is to be said of a worker that ends without having been asked to, besides what it was serving: how much memory it had,
-//! whether the kernel ended it for want of that, and where its threads stood, if it hung or aborted.
+//! Reports about a worker that ends without having been told to, logged besides the requests that
+//! it was serving: its memory, whether the kernel killed it for lack of memory, and stack traces of
+//! its threads if it hung or aborted.
 //!
-//! A worker sends its stacks as addresses. They mean the same in the arbiter, of which it is a fork; what is there is called
-//! as the debug information of the executable says, which takes long to read. A process of its own does that
-//! ([`Stacks::write`]), so that the arbiter neither waits nor grows.
+//! A worker sends its stacks as addresses. They are valid in the arbiter as well, because the
+//! worker is its fork. The [`symbolizer`](crate::symbolizer), a process of its own, resolves the
+//! names.
 
-use std::ffi::c_void;
-use std::fmt;
 use std::fs;
-use std::path::Path;
-use std::ptr;
 use std::time::Duration;
 
-use remuda_core::app::Busy;
 use remuda_core::order::Stack;
 use remuda_core::worker::sys::now;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use tracing::error;
 
-use crate::plan::Death;
-use crate::run::timespec;
-use crate::status::resident;
+use crate::plan::words::{Death, Memory};
+use crate::symbolizer::Stacks;
+use crate::sys::{resident, timespec};
 
-/// What is known of those that end.
+/// Data about workers that are ending, or have just ended.
 #[derive(Debug)]
-pub(crate) struct Obituaries {
-    /// Of workers that are about to end.
+pub(crate) struct CrashReports {
+    /// Stacks reported by workers that are ending.
     stacks: Vec<(Pid, Stack)>,
-    /// The last one that has.
-    last: Option<Remains>,
-    /// How many processes the kernel has killed for want of memory, as far as it says.
+    /// The last child that was reaped.
+    last: Option<LastExit>,
+    /// The number of processes of this control group that the kernel has killed for lack of memory.
+    /// None if it cannot be read.
     oom_kills: Option<u64>,
-    /// What is still to be written.
+    /// Stack traces that wait for the symbolizer.
     unwritten: Vec<Stacks>,
-    /// The process that writes: one at a time, so that workers that crash one after the other leave the machine to others.
-    scribe: Option<Pid>,
-}
-
-/// How much memory a worker has, or had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Memory {
-    /// Resident now, in bytes; none of one that is dead.
-    pub(crate) now: Option<u64>,
-    /// The most that was resident at a time, in bytes; none of one that lives.
-    pub(crate) peak: Option<u64>,
-    /// The kernel has killed a process of its control group for want of memory when it ended.
-    pub(crate) wanting: bool,
+    /// The running symbolizer process. There is one at a time, so that a series of crashes does not
+    /// take the processors from serving workers.
+    symbolizer: Option<Pid>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Remains {
+struct LastExit {
     pid: Pid,
     death: Death,
     memory: Memory,
 }
 
-/// Workers of which is kept where they stood, until it can be written.
+/// How many workers' stack traces are held until the symbolizer process can write them. Beyond that
+/// they are dropped, with a warning.
 const UNWRITTEN: usize = 64;
 
-/// How long the end of the server waits for what is still to be written.
+/// How long the end of the server waits for the symbolizer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-impl Obituaries {
+impl CrashReports {
     pub(crate) fn new() -> Self {
-        Self { stacks: Vec::new(), last: None, oom_kills: oom_kills(), unwritten: Vec::new(), scribe: None }
+        Self {
+            stacks: Vec::new(),
+            last: None,
+            oom_kills: oom_kills(),
+            unwritten: Vec::new(),
+            symbolizer: None,
+        }
     }
 
-    /// A worker says where one of its threads stands.
+    /// Stores the stack of a thread that a worker has reported.
     pub(crate) fn hear(&mut self, pid: Pid, stack: Stack) {
         self.stacks.push((pid, stack));
     }
 
-    /// A child was reaped, which had so many bytes of memory resident at most.
+    /// Records a reaped child. `peak` is its largest resident memory in bytes.
     pub(crate) fn died(&mut self, pid: Pid, death: Death, peak: u64) {
-        self.scribe = self.scribe.filter(|scribe| *scribe != pid);
+        self.symbolizer = self.symbolizer.filter(|symbolizer| *symbolizer != pid);
         let mut wanting = false;
         if death == Death::Signal(Signal::KILL.as_raw()) {
             let before = std::mem::replace(&mut self.oom_kills, oom_kills());
             wanting = before.is_some_and(|before| self.oom_kills > Some(before));
         }
-        self.last = Some(Remains { pid, death, memory: Memory { now: None, peak: Some(peak), wanting } });
+        self.last = Some(LastExit { pid, death, memory: Memory { now: None, peak: Some(peak), wanting } });
     }
 
-    /// What a worker that has ended has said of where it stood.
+    /// Takes the stacks that a worker has reported.
     pub(crate) fn take_stacks(&mut self, pid: Pid) -> Vec<Stack> {
         self.stacks.extract_if(.., |(of, _)| *of == pid).map(|(_, stack)| stack).collect()
     }
 
-    /// Keeps what is to be written; false if there is too much of it already.
+    /// Holds `stacks` for the symbolizer. Returns false, and drops them, if [`UNWRITTEN`] are held
+    /// already.
     pub(crate) fn keep(&mut self, stacks: Stacks) -> bool {
         let has_room = self.unwritten.len() < UNWRITTEN;
         self.unwritten.extend(Some(stacks).filter(|_| has_room));
         has_room
     }
 
-    /// What a process is to write now; nothing while one does.
+    /// Takes the stack traces for a new symbolizer. Empty while one is running.
     pub(crate) fn take_unwritten(&mut self) -> Vec<Stacks> {
-        if self.scribe.is_some() { Vec::new() } else { std::mem::take(&mut self.unwritten) }
+        if self.symbolizer.is_some() { Vec::new() } else { std::mem::take(&mut self.unwritten) }
     }
 
-    /// A process writes.
+    /// Records the symbolizer that was forked.
     pub(crate) fn written_by(&mut self, pid: Pid) {
-        self.scribe = Some(pid);
+        self.symbolizer = Some(pid);
     }
 
-    /// How much memory a worker has or, if it is the last one that was reaped, had.
+    /// The memory of a worker: its peak if it is the child reaped last, else its current resident
+    /// memory.
     pub(crate) fn memory(&self, pid: Pid) -> Memory {
         match self.of(pid) {
             Some(remains) => remains.memory,
@@ -113,15 +108,16 @@ impl Obituaries {
         }
     }
 
-    /// Whether a worker that was serving nothing has ended as none does by itself.
+    /// Whether the end of an idle worker is unexpected: by a signal, or with a status that no
+    /// worker exits with.
     pub(crate) fn is_strange(&self, pid: Pid) -> bool {
-        !matches!(self.of(pid), Some(Remains { death: Death::Status(0 | 3 | 4 | 6), .. }))
+        !matches!(self.of(pid), Some(LastExit { death: Death::Status(0 | 3 | 4 | 6), .. }))
     }
 
-    /// Waits a moment for what is still to be written.
-    pub(crate) fn end(self) {
+    /// Waits for the symbolizer, at most for [`PATIENCE`], then kills it.
+    pub(crate) fn end(&mut self) {
         let until = now() + PATIENCE;
-        if let Some(pid) = self.scribe {
+        if let Some(pid) = self.symbolizer.take() {
             if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
                 let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timespec(until, now())));
             }
@@ -130,94 +126,20 @@ impl Obituaries {
         }
     }
 
-    fn of(&self, pid: Pid) -> Option<&Remains> {
+    fn of(&self, pid: Pid) -> Option<&LastExit> {
         self.last.as_ref().filter(|remains| remains.pid == pid)
     }
 }
 
-/// As in `, with 12.5 MiB of memory`; nothing where nothing is known.
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        if let Some(now) = self.now {
-            write!(f, ", with {:.1} MiB of memory", mebibytes(now))?;
-        }
-        if let Some(peak) = self.peak {
-            write!(f, ", with {:.1} MiB of memory at most", mebibytes(peak))?;
-        }
-        match self.wanting {
-            true => f.write_str("; the kernel has killed a process of its control group for want of memory"),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Where the threads of a worker stood, and what it was serving then.
-#[derive(Debug)]
-pub(crate) struct Stacks {
-    pub(crate) slot: u16,
-    pub(crate) pid: Pid,
-    pub(crate) stacks: Vec<Stack>,
-    pub(crate) busy: Vec<Busy>,
-}
-
-impl Stacks {
-    /// Tells people, a line for each thread. It may take a second, and much memory.
-    pub(crate) fn write(self) {
-        let Self { slot, pid, stacks, busy } = self;
-        for Stack { on_loop, since, frames } in stacks {
-            let request = busy.iter().find(|busy| Some(busy.since) == since);
-            let request = request.and_then(|busy| busy.request.as_deref());
-            let stack = readable(frames.into_iter().map(names).collect()).join(" < ");
-            let place = if on_loop { "its loop" } else { "a thread" };
-            error!(slot, %pid, request, stack, "worker stood on {place}");
-        }
-    }
-}
-
-/// Names in a line of the log.
-const NAMES: usize = 48;
-
-/// The handler of ABRT, which is called by what the kernel puts behind it on the stack, and that by what was interrupted.
-const HANDLER: &str = "worker::sys::on_abort";
-
-/// What a thread and a worker begin with.
-const BEGIN: [&str; 2] = ["__rust_begin_short_backtrace", "::become_worker"];
-
-/// Leaves out how the stack came to be known, and how its thread came to be.
-fn readable(frames: Vec<Vec<String>>) -> Vec<String> {
-    let at = |what: &str| frames.iter().position(|names| names.iter().any(|name| name.contains(what)));
-    let begin = at(HANDLER).map_or(0, |handler| handler + 2);
-    let end = BEGIN.into_iter().filter_map(at).min().unwrap_or(frames.len());
-    frames.into_iter().take(end).skip(begin).flatten().take(NAMES).collect()
-}
-
-/// What is at an address: a function, behind those that were made a part of it there; the address where nothing is known.
-fn names(address: u64) -> Vec<String> {
-    let mut names = Vec::new();
-    let code: *mut c_void = ptr::without_provenance_mut(address as usize);
-    backtrace::resolve(code, |symbol| {
-        let Some(name) = symbol.name() else { return };
-        let file = symbol.filename().and_then(Path::file_name);
-        names.push(match (file, symbol.lineno()) {
-            (Some(file), Some(line)) => format!("{name:#} ({}:{line})", file.display()),
-            _ => format!("{name:#}"),
-        });
-    });
-    if names.is_empty() {
-        names.push(format!("{address:#x}"));
-    }
-    names
-}
-
-/// How many processes of this one's control group the kernel has killed for want of memory (cgroups(7)); none where it does
-/// not say.
+/// Reads how many processes of this control group the kernel has killed for lack of memory
+/// (cgroups(7)). None if the kernel does not report it.
 fn oom_kills() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     events(&groups).iter().find_map(|path| kills(&fs::read_to_string(path).ok()?))
 }
 
-/// Where that may be found: as the kernel names the group and, in a container that sees its own alone, at the top.
+/// The files with that number: in the group as the kernel names it, and at the top, for a container
+/// that sees only its own group.
 fn events(groups: &str) -> Vec<String> {
     let files = groups.lines().filter_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
@@ -231,11 +153,10 @@ fn events(groups: &str) -> Vec<String> {
     files.flatten().collect()
 }
 
-/// The number behind `oom_kill`.
+/// Parses the number after `oom_kill`.
 fn kills(events: &str) -> Option<u64> {
     events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 #[cfg(test)]
-#[path = "crash_report/tests.rs"]
 mod tests;

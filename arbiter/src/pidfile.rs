@@ -1,9 +1,10 @@
-//! The pidfile: where people and their tools find the arbiter.
+//! The pidfile, by which operators and tools find the arbiter.
 //!
-//! Whoever wrote it holds a lock on it (flock(2)) for as long as it lives, and only that tells a server that runs from one
-//! that died: a pid is used again, a lock goes with its holder. The file is never seen half written, because it is
-//! written beside its place and then moved there (rename(2)), and two arbiters that start at once do not get past each
-//! other, because whoever replaces a file that was left behind holds its lock meanwhile.
+//! The process that wrote the file holds a lock on it (flock(2)) while it lives. Only the lock
+//! distinguishes a running server from a dead one: pids are reused, locks end with their process.
+//! The file is never visible half written: it is written under another name and then moved
+//! (rename(2)). Two arbiters that start at the same time exclude each other, because replacing a
+//! stale file requires its lock.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -15,31 +16,35 @@ use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with}
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 use thiserror::Error;
+use tracing::info;
 
-/// A pidfile of this process. Dropping it there removes it; in a child it only closes the child's copy.
+use crate::file::Lost;
+
+/// The pidfile of this process. Dropping it removes the file; in a child it only closes the child's
+/// copy.
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// Its lock is held.
+    /// Locked.
     file: File,
     owner: Pid,
 }
 
-/// Why there is no pidfile.
+/// Why the pidfile could not be written.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum PidfileError {
-    /// The server that wrote the file lives.
+    /// The server that wrote the file is running.
     #[error(
         "cannot write the pidfile {path:?}: process {pid} runs and holds it; stop it, or choose another path"
     )]
     Held {
         /// The file.
         path: PathBuf,
-        /// The process, as it stands there.
+        /// The pid in the file.
         pid: String,
     },
-    /// The file is something else, and not ours to replace.
+    /// The file is not a pidfile, and must not be replaced.
     #[error(
         "cannot write the pidfile {path:?}: the file exists and holds no pid; remove it, or choose another path"
     )]
@@ -47,29 +52,29 @@ pub enum PidfileError {
         /// The file.
         path: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot write the pidfile {path:?}: {}", io::Error::from_raw_os_error(*errno))]
     System {
         /// The file.
         path: PathBuf,
-        /// Its reason (errno(3)).
+        /// Its errno(3).
         errno: i32,
     },
 }
 
-/// No pid has more (proc_sys_kernel(5), `pid_max`).
+/// The largest number of digits of a pid (proc_sys_kernel(5), `pid_max`).
 const DIGITS: usize = 10;
 
-/// As much of a file as shows whether there is a pid in it and nothing else.
+/// Bytes to read of a file, enough to see whether it contains a pid and nothing else.
 const LONGEST: u64 = 32;
 
 impl Pidfile {
-    /// Writes the pid of this process to `path`; a file that a dead server left there is replaced.
+    /// Writes the pid of this process to `path`. The file of a dead server is replaced.
     pub(crate) fn claim(path: &Path) -> Result<Self, PidfileError> {
         let refused = |error: io::Error| system(path, &error);
         let mut new = Self::write(beside(path)).map_err(refused)?;
         loop {
-            // Held until the new file has taken its place.
+            // Keeps the lock of the stale file until the new one has replaced it.
             let stale = stale(path)?;
             let how = if stale.is_some() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
             match new.rename(path, how) {
@@ -80,15 +85,36 @@ impl Pidfile {
         }
     }
 
-    /// Moves it, with its lock; `how` says what becomes of a file that is there.
+    /// Moves the file, with its lock. `how` decides about an existing file.
     pub(crate) fn rename(&mut self, to: &Path, how: RenameFlags) -> Result<(), Errno> {
         renameat_with(CWD, &self.path, CWD, to, how)?;
         self.path = to.to_owned();
         Ok(())
     }
 
+    /// Whether the file was removed or replaced.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        let file = self.file.metadata().ok()?;
+        Lost::look(&self.path, (file.dev(), file.ino()))
+    }
+
+    /// The path of the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the file again if it was lost, and returns whether it was. The pidfile of another
+    /// server is not replaced.
+    pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
+        let Some(lost) = self.lost() else { return Ok(false) };
+        *self = Self::claim(&self.path)?;
+        info!("pidfile {}: {lost}; written again", self.path.display());
+        Ok(true)
+    }
+
     fn write(path: PathBuf) -> io::Result<Self> {
-        let _ = fs::remove_file(&path); // of a process that had this pid, and died between writing and moving
+        // A file left by a process with this pid that died between writing and moving.
+        let _ = fs::remove_file(&path);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
         let mut new = Self { path, file, owner: getpid() };
         flock(&new.file, FlockOperation::NonBlockingLockExclusive)?;
@@ -105,10 +131,11 @@ impl Drop for Pidfile {
     }
 }
 
-/// The file at `path`, locked, if it was left behind; none if there is none.
+/// Opens and locks a stale file at `path`. None if no file exists.
 fn stale(path: &Path) -> Result<Option<File>, PidfileError> {
     let refused = |error: io::Error| system(path, &error);
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32; // a pipe would make the open wait
+    // A pipe would make the open wait.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     loop {
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
@@ -133,7 +160,7 @@ fn stale(path: &Path) -> Result<Option<File>, PidfileError> {
     }
 }
 
-/// Whether `file` is what the path leads to.
+/// Whether `file` is the file at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
@@ -141,7 +168,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Where this process writes a file that is to be moved to `path`.
+/// The temporary name of a file that is to be moved to `path`.
 fn beside(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());

@@ -1,104 +1,118 @@
-//! The supervisor as a table: what happened and when go in, what to do comes out.
+//! The supervisor as a table: events with their times go in, actions come out.
 //!
-//! It makes no system call and reads no clock, so a restart storm or a worker that will not end is a test of
-//! microseconds. [`run`](crate::run) does what it says and tells it what came of that. It keeps these promises:
+//! The plan makes no system call and reads no clock, so a restart storm or a worker that does not
+//! end is a test of microseconds. [`run`](crate::run) performs the actions and feeds their results
+//! back as events. The plan keeps these promises:
 //!
-//! 1. There are never more workers than asked for, those that leave because fewer are, and as many as may be recycled (D15)
-//!    and reloaded (D16) at a time: for each of these one more, its successor first and then, until it is gone, itself. A
-//!    slot never has two that stay.
-//! 2. Once a stop has begun nothing is spawned, every worker is told before the listeners are ended and hears of the
-//!    backlog's end after its last connection was passed on (D4), and `Finish` comes, once, when the last worker is gone.
-//! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was told, or
-//!    [`ABORT_GRACE`] after it was aborted because it was silent for too long (D1).
+//! 1. The number of workers never exceeds the wanted number, plus those that leave after a
+//!    scale-down, plus one for each worker that may be recycled (D15) or reloaded (D16) at a time:
+//!    such a worker and its successor exist together until the worker is gone. A slot never has two
+//!    workers that stay.
+//! 2. Once a stop has begun no worker is spawned. Every worker is told before the listeners are
+//!    ended, and is told the end of the backlog after its last connection was passed on (D4).
+//!    `Finish` comes once, when the last worker is gone.
+//! 3. A worker is killed at most once, and only [`KILL_MARGIN`] after the deadline that it was
+//!    told, or [`ABORT_GRACE`] after it was aborted because it was silent for too long (D1). A
+//!    worker that was never ready has nothing to finish: a stop kills it after [`KILL_MARGIN`], and
+//!    no work counts as cut.
 //! 4. A deadline that workers were told only ever moves closer (D11).
-//! 5. Who is to be replaced serves on until its successor is ready. A successor that does not become ready is tried again
-//!    with back-off, and takes the slot as soon as it is without a worker.
-//! 6. TTIN and TTOU ask for one worker more or less, never for none and never for more than there is room for. A worker
-//!    that is leaving drains as in a stop and is not replaced, whatever it dies of.
-//! 7. A reload that is asked for ends, once, with what came of it. Until a worker of the new generation was ready everything is
-//!    as it was, and after a reload that was given up it is so still.
-//! 8. There is one other arbiter at most. One that was started and is not ready changes nothing: it is told to end with this
-//!    one, or when it is late, and a stop outlives it.
+//! 5. A worker that is to be replaced serves on until its successor is ready. A successor that does
+//!    not become ready is tried again with back-off, and takes the slot as soon as the slot has no
+//!    worker.
+//! 6. TTIN and TTOU change the number of workers by one, never to zero and never beyond the room
+//!    that the scoreboard has. A worker that is leaving drains as in a stop and is not replaced,
+//!    whatever it dies of.
+//! 7. A requested reload ends once, with its result. Until a worker of the new generation is ready
+//!    everything is as before, and so it is after a reload that was given up.
+//! 8. There is at most one other arbiter. A new arbiter that is not ready changes nothing: it is
+//!    told to end when this one stops, or when it is late. A stop ends only after it has ended.
+//! 9. A seat is taken again only after the keeper of its last worker, if it has one, is gone (D20).
+//!    A stop ends after all keepers.
 //!
 //! ```text
-//! Starting ── all ready ──▶ Serving ───── INT QUIT, or TERM ────▶ Stopping ── all gone ──▶ Finished
-//!     │                        └─ TERM ──▶ Lameduck ── time, TERM ──▲
-//!     └────────────── TERM INT QUIT, or failed boots ───────────────┘
+//! Starting ─ all ready ─▶ Serving ───── INT QUIT, or TERM ────▶ Stopping ─ all gone ─▶ Finished
+//!     │                      └─ TERM ──▶ Lameduck ── time, TERM ──▲
+//!     └───────────── TERM INT QUIT, or failed boots ──────────────┘
 //! ```
 //!
-//! [`member`] is one worker, [`lives`] what becomes of it, [`expiry`] when it has served enough, [`replace`] who comes and who goes, [`orphans`] what becomes of
-//! listeners meanwhile, [`reload`] one configuration for another, [`stop`] the end, [`upgrade`] another arbiter,
-//! [`command`] what operators ask for, [`helper`] the process that tells them how the server is.
+//! [`worker_entry`] is one worker, [`lifecycle`] its events, [`expiry`] its limits of age and
+//! memory, [`replace`] scaling and replacement, [`unattended`] listeners without a worker,
+//! [`reload`] the change of configurations, [`stop`] the end, [`upgrade`] another arbiter,
+//! [`command`] commands of operators, [`helper`] the process of the admin listener, [`keeper`] what
+//! is left of workers that are gone.
 
-use std::fmt;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use remuda_core::order::{Order, Report};
+use remuda_core::order::Order;
 use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
 use self::command::Waiting;
-pub(crate) use self::command::{Command, Done, Refused, Scale, Ticket};
-pub(crate) use self::expiry::Allowance;
-pub(crate) use self::helper::RETIREMENT;
+pub use self::event::{Action, Event};
 use self::helper::{Helper, Retired};
-use self::member::{Member, Role, State};
+use self::keeper::Keeper;
+use self::notice::Notice;
 use self::reload::Reload;
 use self::stop::{Backlog, Stop};
 use self::upgrade::Other;
-use crate::Outcome;
-use crate::notice::Notice;
+use self::words::{PlanConfig, Refused, Signal};
+use self::worker_entry::{Role, State, WorkerEntry};
+use crate::outcome::Outcome;
 
 mod command;
+mod event;
 mod expiry;
 mod helper;
-#[path = "plan/lifecycle.rs"]
-mod lives;
-#[path = "plan/worker_entry.rs"]
-mod member;
-#[path = "plan/unattended.rs"]
-mod orphans;
+mod keeper;
+mod lifecycle;
+pub(crate) mod notice;
 mod reload;
 mod replace;
 mod stop;
+mod unattended;
 mod upgrade;
+pub(crate) mod words;
+mod worker_entry;
 
 /// The state of the server, from the first fork to the last exit.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    members: Vec<Member>,
-    /// What counts now.
-    shape: Shape,
-    /// The configuration that workers are spawned with: the newest of which one was ready.
+pub struct Plan {
+    entries: Vec<WorkerEntry>,
+    /// The current configuration.
+    config: PlanConfig,
+    /// The generation with which workers are spawned: the newest with a worker that was ready.
     generation: u32,
     reload: Reload,
     /// The other arbiter of an upgrade.
     other: Other,
-    /// How many workers come back from their rest, once they are called.
+    /// How many workers start again after WINCH or `drain`, once HUP or `resume` asks for them.
+    /// None if workers were not drained so.
     resting: Option<usize>,
-    /// How many have been called, and have not come yet.
+    /// How many of them were asked for and are not spawned yet.
     returning: usize,
     /// When the arbiter last ran.
     awake: Time,
-    /// When it woke up too late, and by how much: as far back as somebody's silence is counted.
+    /// When the arbiter woke up too late, and by how much, as far back as the silence of a worker
+    /// is counted.
     overslept: Vec<(Time, Duration)>,
     phase: Phase,
     helper: Option<Helper>,
     retired: Vec<Retired>,
-    /// Who has asked for something that is not done yet.
+    /// Keepers that go on with the connections of workers that are gone.
+    keepers: Vec<Keeper>,
+    /// Commands that are answered later.
     waiting: Vec<Waiting>,
-    /// The slots of which nobody accepts what their own listeners are sent. None where all slots share their listeners.
-    orphans: Option<Vec<u16>>,
+    /// Slots whose own listeners (`--reuse-port`) have no accepting worker at the moment; the
+    /// arbiter accepts for them. None if all slots share one set of listeners.
+    unattended: Option<Vec<u16>>,
     /// Whether any worker was ever ready.
     was_ready: bool,
-    /// Boots that have failed before the server was ready.
+    /// The number of failed boots before the server was ready.
     failed_boots: u32,
 }
 
-/// A worker, as others may see it.
+/// A living worker, for other modules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Alive {
     pub(crate) slot: u16,
@@ -109,240 +123,43 @@ pub(crate) struct Alive {
     pub(crate) is_leaving: bool,
 }
 
-/// What a plan reads of a configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Shape {
-    /// How many are asked for.
-    pub(crate) workers: u16,
-    /// How many there may be, without those that are being replaced.
-    pub(crate) room: usize,
-    /// How many may be recycled at a time.
-    pub(crate) recycle_concurrency: usize,
-    /// How many may be reloaded at a time.
-    pub(crate) reload_concurrency: usize,
-    pub(crate) graceful_timeout: Duration,
-    /// How long to serve on when TERM asks for a stop.
-    pub(crate) lameduck: Duration,
-    pub(crate) patience: Patience,
-    pub(crate) allowance: Allowance,
-    /// After how many failed boots a server gives up of which no worker was ever ready. 0: after the first that says why.
-    pub(crate) max_boot_failures: u32,
-    /// Whether each slot has listeners of its own. No reload changes it.
-    pub(crate) own_listeners: bool,
-    /// Whether a new arbiter that is ready waits for people to end this one.
-    pub(crate) holds: bool,
-}
-
-/// How long workers may be silent. Zero: for ever.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Patience {
-    /// While they serve or drain.
-    pub(crate) timeout: Duration,
-    /// Until they are ready.
-    pub(crate) boot_timeout: Duration,
-    /// How long the arbiter sleeps at most while there is somebody to watch. More than twice that is a freeze.
-    pub(crate) nap: Duration,
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Event {
-    /// Somebody sent the arbiter a signal.
-    Signal(Signal),
-    /// The spawn that was asked for has happened.
-    Spawned { seat: u16, pid: Pid },
-    /// The spawn that was asked for could not be done.
-    SpawnFailed { seat: u16, error: String },
-    /// A worker has said something.
-    Report { pid: Pid, report: Report },
-    /// The loop of the worker in a seat was alive then; [`Time::ZERO`] if it has not begun to beat.
-    Beat { seat: u16, at: Time },
-    /// A worker has so many bytes of memory.
-    Weighed { pid: Pid, rss: u64 },
-    /// A child, perhaps not one of ours, has ended and was reaped.
-    Exited { pid: Pid, death: Death },
-    /// Somebody asks for something, and waits until it is done or not.
-    Asked { ticket: Ticket, command: Command, wait: bool },
-    /// The helper was forked, or could not be.
-    HelperSpawned(Result<Pid, String>),
-    /// There are listeners that the helper does not know.
-    Listening,
-    /// Nothing more of the backlog will be passed on, and this many connections of it are lost.
-    BacklogOver { lost: usize },
-    /// A configuration was loaded, and its listeners are bound.
-    Loaded { shape: Shape },
-    /// It could not be loaded, and nothing has changed.
-    NotLoaded { why: String },
-    /// The new arbiter that was asked for was forked.
-    Launched { pid: Pid },
-    /// It could not be.
-    NotLaunched { error: String },
-    /// The new arbiter serves, and its workers take connections over or not (D19).
-    HeirReady { receives: bool },
-    /// The arbiter that has started this one is gone.
-    ElderGone,
-    /// Time has passed.
-    Tick,
-}
-
-/// What to do, in this order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Action {
-    /// Fork a worker of this generation that shows this slot as its place and writes in this seat of the scoreboard; answer
-    /// with [`Event::Spawned`] or [`Event::SpawnFailed`].
-    Spawn { slot: u16, seat: u16, generation: u32 },
-    /// Fork the helper; answer with [`Event::HelperSpawned`].
-    SpawnHelper,
-    /// The helper is to accept nothing more, and to end once who is connected was answered.
-    Retire { pid: Pid },
-    /// Tell who has asked.
-    Answer { ticket: Ticket, answer: Result<Done, Refused> },
-    /// Send an order, without waiting for it to be read.
-    Send { pid: Pid, order: Order },
-    /// Look when the worker in a seat was last alive; answer with [`Event::Beat`].
-    Look { seat: u16 },
-    /// Look how much memory a worker has resident; answer with [`Event::Weighed`] where that can be known.
-    Weigh { pid: Pid },
-    /// Tell people what the worker in a seat is, or was, serving.
-    Describe { slot: u16, seat: u16 },
-    /// The worker in a seat is gone: keep what it has counted, and empty the seat. It ended itself with nothing left
-    /// to do, or had to leave something.
-    Bury { seat: u16, clean: bool },
-    /// SIGABRT.
-    Abort { pid: Pid },
-    /// SIGKILL.
-    Kill { pid: Pid },
-    /// Refuse new connections (D3) and pass on those that the listeners' queues hold (D4), without waiting; answer with
-    /// [`Event::BacklogOver`] when that is done.
-    SaveBacklog,
-    /// Nobody accepts what the listeners of these slots are sent, and only of these: pass it on to who accepts elsewhere,
-    /// from now on.
-    Relieve { slots: Vec<u16> },
-    /// The slot is given up: end its own listeners, as a stop does. Answered with [`Event::BacklogOver`], too.
-    EndSlot { slot: u16 },
-    /// Give up what is left of the backlog, also what was passed on and not taken; answer likewise.
-    DropBacklog,
-    /// Go on in new files of the logs.
-    ReopenLogs,
-    /// Load settings and application afresh as this generation, and bind what is new; answer with [`Event::Loaded`] or
-    /// [`Event::NotLoaded`]. Whoever has asked for a reload until now learns from this generation's
-    /// [`Reloaded`](Action::Reloaded) what came of it.
-    Load { generation: u32 },
-    /// What was loaded last counts from now on, and what counted before is needed no more.
-    Adopt,
-    /// Forget what was loaded last, with the listeners that were bound for it.
-    Abandon,
-    /// End the listeners that are not among those of the generation that counts (D3) and pass on what their queues hold (D4),
-    /// without waiting; answer with [`Event::BacklogOver`] if there are any.
-    EndListeners,
-    /// The reload to this generation is over. Tell people, and whoever asked.
-    Reloaded { generation: u32, end: ReloadEnd },
-    /// Start a new arbiter from the executable, which shares the listeners from then on; answer with [`Event::Launched`] or
-    /// [`Event::NotLaunched`].
-    Launch,
-    /// Pass a signal on to the new arbiter.
-    Signal { pid: Pid, signal: Signal },
-    /// This arbiter ends and the new one serves on, which is who programs should know of.
-    HandOver { pid: Pid },
-    /// The other arbiter is gone: what was shared with it is this one's alone.
-    Reclaim,
-    /// Say that the server is ready, with so many workers.
-    AnnounceReady { workers: usize },
-    /// Tell people.
-    Log(Notice),
-    /// All workers are gone: end like this.
-    Finish(Outcome),
-}
-
-/// What came of a reload.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ReloadEnd {
-    /// All workers of older generations were told to drain.
-    Done,
-    /// It counts, but before they all were, a newer one did.
-    Overtaken,
-    /// Everything is as it was before, for this reason.
-    Failed(String),
-    /// The server is to end, and everything stays as it is.
-    TooLate,
-}
-
-/// A signal that means something to the arbiter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Signal {
-    Term,
-    Int,
-    Quit,
-    Hup,
-    Usr1,
-    Usr2,
-    Ttin,
-    Ttou,
-    Winch,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Death {
-    /// With an exit status.
-    Status(i32),
-    /// By a signal.
-    Signal(i32),
-}
-
-impl Death {
-    /// The exit status, if there is one.
-    fn status(self) -> Option<i32> {
-        match self {
-            Self::Status(status) => Some(status),
-            Self::Signal(_) => None,
-        }
-    }
-}
-
-impl From<ExitStatus> for Death {
-    /// Of a process that has ended: what is no exit is a signal.
-    fn from(status: ExitStatus) -> Self {
-        match status.code() {
-            Some(code) => Self::Status(code),
-            None => Self::Signal(status.signal().unwrap_or_default()),
-        }
-    }
-}
-
-/// The deadline that INT, or asking twice, gives a stop (D11), unless `graceful_timeout` is shorter.
+/// The time that a stop has after INT, or after a second signal (D11), unless `graceful_timeout` is
+/// shorter.
 pub(crate) const HURRY: Duration = Duration::from_secs(2);
 
-/// How long after the deadline that a worker was told it is killed (D10).
+/// The time between a worker's deadline and its kill (D10).
 pub(crate) const KILL_MARGIN: Duration = Duration::from_millis(1500);
 
-/// How long after SIGABRT a silent worker is killed.
+/// The time between SIGABRT to a silent worker and its kill.
 pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(1);
 
-/// What the arbiter oversleeps less than, nobody remembers: a timer, and a turn on a busy machine, take that.
+/// Delays of the arbiter below this are ignored: a timer, or a turn on a busy machine, takes that
+/// long.
 const DROWSY: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 enum Phase {
-    /// The workers have not all been ready yet: boots that fail now may end the server.
+    /// Not all workers have been ready yet. A failed boot may end the server.
     Starting,
-    /// They have: a worker that dies is replaced, whatever it died of.
+    /// All workers have been ready. A worker that dies is replaced, whatever it died of.
     Serving,
-    /// Told to stop, and serving on until then; every worker that stays was told of `drain`.
+    /// The lame duck phase: the server serves until `until`. Every worker that stays was told
+    /// `drain`.
     Lameduck {
         until: Time,
         drain: Drain,
     },
     Stopping(Stop),
-    Finished,
+    /// The server has ended.
+    Finished(Outcome),
 }
 
 impl Plan {
-    /// A plan whose workers are all due, as generation 1.
-    pub(crate) fn new(shape: Shape) -> Self {
+    /// Creates a plan with all workers due, as generation 1.
+    pub(crate) fn new(config: PlanConfig) -> Self {
         Self {
-            members: (0..shape.workers).map(|n| Member::due(n, n, Role::Holder, Time::ZERO)).collect(),
-            shape,
+            entries: (0..config.workers).map(|n| WorkerEntry::due(n, n, Role::Holder, Time::ZERO)).collect(),
+            config,
             generation: 1,
             reload: Reload::new(1),
             other: Other::None,
@@ -353,19 +170,20 @@ impl Plan {
             phase: Phase::Starting,
             helper: None,
             retired: Vec::new(),
+            keepers: Vec::new(),
             waiting: Vec::new(),
-            orphans: shape.own_listeners.then(Vec::new),
+            unattended: config.own_listeners.then(Vec::new),
             was_ready: false,
             failed_boots: 0,
         }
     }
 
-    /// The same that was started by another arbiter, which lives.
-    pub(crate) fn with_elder(self) -> Self {
-        Self { other: Other::Elder, ..self }
+    /// Marks the plan as that of a new arbiter, whose old arbiter lives.
+    pub(crate) fn with_old_arbiter(self) -> Self {
+        Self { other: Other::Old, ..self }
     }
 
-    /// What to do about `event`, which happened `now`.
+    /// Returns the actions for `event`, which happened at `now`.
     pub(crate) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
         let mut todo = Vec::new();
         self.forgive_a_freeze(now);
@@ -376,84 +194,90 @@ impl Plan {
             Event::Report { pid, report } => self.reported(pid, report, now, &mut todo),
             Event::Beat { seat, at } => self.beat(seat, at, now, &mut todo),
             Event::Weighed { pid, rss } => self.weighed(pid, rss, now, &mut todo),
+            Event::Kept { pid, keeper } => self.kept(pid, keeper),
+            Event::KeeperGone { seat } => self.keeper_gone(seat, &mut todo),
             Event::Exited { pid, death } => self.exited(pid, death, now, &mut todo),
             Event::Asked { ticket, command, wait } => self.asked(ticket, command, wait, now, &mut todo),
             Event::HelperSpawned(result) => self.helper_spawned(result, now, &mut todo),
             Event::Listening => self.retire_helper(now, &mut todo),
             Event::BacklogOver { lost } => self.backlog_over(lost, &mut todo),
-            Event::Loaded { shape } => self.loaded(shape, &mut todo),
+            Event::Loaded { config } => self.loaded(config, &mut todo),
             Event::NotLoaded { why } => self.not_loaded(why, &mut todo),
             Event::Launched { pid } => self.launched(pid, now, &mut todo),
             Event::NotLaunched { error } => self.not_launched(error, &mut todo),
-            Event::HeirReady { receives } => self.heir_ready(receives, now, &mut todo),
-            Event::ElderGone => self.elder_gone(&mut todo),
+            Event::NewArbiterReady { receives } => self.new_arbiter_ready(receives, now, &mut todo),
+            Event::OldArbiterGone => self.old_arbiter_gone(&mut todo),
             Event::Tick => {}
         }
         self.do_what_is_due(now, &mut todo);
-        self.look_for_orphans(&mut todo);
+        self.look_for_unattended_listeners(&mut todo);
         self.look_for_receivers(now, &mut todo);
         self.answer_waiting(&mut todo);
         todo
     }
 
-    /// When [`Event::Tick`] is wanted, if nothing else happens before; none: whenever.
+    /// When to send [`Event::Tick`], if nothing else happens before. None: not needed.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let due = self.members.iter().filter_map(Member::due_at).min();
+        let due = self.entries.iter().filter_map(WorkerEntry::due_at).min();
         let phase = match &self.phase {
             Phase::Starting | Phase::Serving => due,
             Phase::Lameduck { until, .. } => Some(due.map_or(*until, |due| due.min(*until))),
             Phase::Stopping(stop) => (stop.backlog == Backlog::Passing).then_some(stop.drain.deadline),
-            Phase::Finished => None,
+            Phase::Finished(_) => None,
         };
-        let stop_kills_at = self.stop_kills_at();
-        let kill = self.members.iter().filter_map(|member| member.kill_at(stop_kills_at)).min();
-        let silence = self.members.iter().filter_map(Member::silent_at).min();
-        // Only who wakes up often can tell a frozen server from silent workers.
+        let kill = self.entries.iter().filter_map(|entry| entry.kill_at(self.under_way())).min();
+        let silence = self.entries.iter().filter_map(WorkerEntry::silent_at).min();
+        // Only an arbiter that wakes up often can tell a frozen server from silent workers.
         let nap = silence.map(|_| self.awake + self.nap());
         let (helper, expiry) = (self.helper_due_at(), self.expiry());
-        [phase, kill, silence, nap, helper, expiry, self.heir_due()].into_iter().flatten().min()
+        let keepers = self.keepers_killed_at();
+        let others = self.new_arbiter_due();
+        [phase, kill, silence, nap, helper, expiry, others, keepers].into_iter().flatten().min()
     }
 
-    /// An arbiter that slept for longer than it asked for was stopped, or had no turn, and its workers perhaps neither: that
-    /// time is no part of anybody's silence. After much longer the silence of all counts from now on (D1).
+    /// Excludes the arbiter's own delay from the silence of workers: an arbiter that slept longer
+    /// than planned was stopped or not scheduled, and perhaps so were its workers. After a much
+    /// longer delay the silence of all workers counts from now on (D1).
     fn forgive_a_freeze(&mut self, now: Time) {
         let asked = self.deadline().map(|due| due.max(self.awake));
         let overslept = asked.map_or(Duration::ZERO, |asked| now.since(asked));
         let is_freeze = now.since(self.awake) > 2 * self.nap();
         self.awake = now;
-        for life in self.members.iter_mut().filter_map(Member::life) {
-            life.well = if is_freeze { now } else { life.well + overslept };
+        for process in self.entries.iter_mut().filter_map(WorkerEntry::process_mut) {
+            process.well = if is_freeze { now } else { process.well + overslept };
         }
         if overslept >= DROWSY {
             self.overslept.push((now, overslept));
         }
-        let oldest = self.members.iter().filter_map(Member::counts_from).min();
+        let oldest = self.entries.iter().filter_map(WorkerEntry::counts_from).min();
         self.overslept.retain(|(woke, _)| oldest.is_some_and(|oldest| *woke > oldest));
     }
 
-    /// From when on to count the silence of a worker that was alive `at` then.
+    /// The time from which the silence of a worker counts whose last heartbeat was at `at`.
     fn credited(&self, at: Time) -> Time {
         let later = self.overslept.iter().filter(|(woke, _)| *woke > at);
         later.fold(at, |at, (woke, overslept)| (at + *overslept).min(*woke))
     }
 
-    /// As often as the most closely watched worker wants.
+    /// The shortest watch interval of all workers.
     fn nap(&self) -> Duration {
-        let naps = self.members.iter().filter_map(Member::patience).map(|patience| patience.nap);
-        naps.min().unwrap_or(self.shape.patience.nap)
+        let watched = self.entries.iter().filter(|entry| entry.silent_at().is_some());
+        let naps = watched.filter_map(WorkerEntry::patience).map(|patience| patience.nap);
+        naps.min().unwrap_or(self.config.patience.nap)
     }
 
     fn signalled(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
-        let hurry = self.shape.graceful_timeout.min(HURRY);
+        let hurry = self.config.graceful_timeout.min(HURRY);
+        // A new arbiter that is not ready ends with this one.
         if matches!(signal, Signal::Term | Signal::Int | Signal::Quit) {
-            self.end_heir(signal, now, todo);
+            self.end_new_arbiter(signal, now, todo);
         }
         match signal {
             Signal::Term if self.is_stopping() => self.stop(Reason::Stop, now, now + hurry, todo),
-            Signal::Term if matches!(self.phase, Phase::Serving) && !self.shape.lameduck.is_zero() => {
+            Signal::Term if matches!(self.phase, Phase::Serving) && !self.config.lameduck.is_zero() => {
                 self.become_lame(now, todo);
             }
-            Signal::Term => self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo),
+            Signal::Term => self.stop(Reason::Stop, now, now + self.config.graceful_timeout, todo),
             Signal::Int => self.stop(Reason::QuickStop, now, now + hurry, todo),
             Signal::Quit => self.quit(now, todo),
             Signal::Ttin | Signal::Ttou if self.is_ending() => {
@@ -471,10 +295,11 @@ impl Plan {
                     Ok(()) => {}
                 }
             }
+            // Drained workers have to come back before HUP can mean a reload again.
             Signal::Hup if self.is_resting() && matches!(self.phase, Phase::Serving) => self.come_back(todo),
-            Signal::Hup if self.heir().is_some() => todo.push(Action::Log(Notice::Ignored { signal })),
+            Signal::Hup if self.new_arbiter().is_some() => todo.push(Action::Log(Notice::Ignored { signal })),
             Signal::Hup => self.ask_for_reload(todo),
-            Signal::Usr1 => self.reopen_logs(todo),
+            Signal::Usr1 => self.reopen_logs(now, todo),
             Signal::Usr2 => {
                 if let Err(why) = self.upgrade(todo) {
                     todo.push(Action::Log(Notice::UpgradeRefused { why }));
@@ -488,31 +313,36 @@ impl Plan {
         }
     }
 
-    /// Here first, so that who is forked from now on finds the new files open.
-    fn reopen_logs(&self, todo: &mut Vec<Action>) {
+    /// Reopens the logs in the arbiter first, so that processes forked from now on have the new
+    /// files. The helper takes no orders and is replaced.
+    fn reopen_logs(&mut self, now: Time, todo: &mut Vec<Action>) {
         todo.push(Action::ReopenLogs);
-        let pids = self.members.iter().filter_map(Member::pid);
+        self.retire_helper(now, todo);
+        let pids = self.entries.iter().filter_map(WorkerEntry::pid);
         todo.extend(pids.map(|pid| Action::Send { pid, order: Order::ReopenLogs }));
     }
 
-    /// All workers that are asked for are ready, for the first time: perhaps because one that was not is leaving.
+    /// Checks whether all wanted workers are ready for the first time. That may also come true
+    /// because a worker that is not ready leaves.
     fn become_ready(&mut self, todo: &mut Vec<Action>) {
-        let all_are = self.members.iter().filter(|member| member.is_holder()).all(Member::is_ready);
+        let all_are = self.entries.iter().filter(|entry| entry.is_holder()).all(WorkerEntry::is_ready);
         if all_are && matches!(self.phase, Phase::Starting) {
             self.phase = Phase::Serving;
             todo.push(Action::AnnounceReady { workers: self.workers() });
         }
     }
 
-    /// What time alone brings: workers to look at, to kill, to recycle, to spawn, and the end.
+    /// Performs what is due by time: workers to check, to kill, to recycle, to spawn, and the end
+    /// of a stop.
     fn do_what_is_due(&mut self, now: Time, todo: &mut Vec<Action>) {
         self.help(now, todo);
         self.watch(now, todo);
-        self.watch_heir(now, todo);
+        self.watch_new_arbiter(now, todo);
+        self.watch_keepers(now, todo);
         if let Phase::Lameduck { until, .. } = self.phase
             && now >= until
         {
-            self.stop(Reason::Stop, now, now + self.shape.graceful_timeout, todo);
+            self.stop(Reason::Stop, now, now + self.config.graceful_timeout, todo);
         }
         self.expire(now, todo);
         if matches!(self.phase, Phase::Serving) {
@@ -524,65 +354,50 @@ impl Plan {
         if self.is_stopping() {
             self.finish_when_all_are_gone(now, todo);
         } else {
-            for index in 0..self.members.len() {
-                if self.members[index].due_at().is_some_and(|at| at <= now) {
-                    let (generation, Shape { patience, allowance, .. }) = self.made_of(index);
-                    let member = &mut self.members[index];
-                    member.state = State::Spawning { generation, patience, allowance };
-                    todo.push(Action::Spawn { slot: member.slot, seat: member.seat, generation });
+            for index in 0..self.entries.len() {
+                if self.entries[index].due_at().is_some_and(|at| at <= now) {
+                    let (generation, PlanConfig { patience, allowance, .. }) = self.made_of(index);
+                    let entry = &mut self.entries[index];
+                    entry.state = State::Spawning { generation, patience, allowance };
+                    todo.push(Action::Spawn { slot: entry.slot, seat: entry.seat, generation });
                 }
             }
         }
     }
 
-    /// Where the worker with that pid is.
+    /// The index of the worker with this pid.
     fn find(&self, pid: Pid) -> Option<usize> {
-        self.members.iter().position(|member| member.pid() == Some(pid))
+        self.entries.iter().position(|entry| entry.pid() == Some(pid))
     }
 
-    /// The workers there are: slot, seat and pid, when each was born and ready, and whether it is leaving.
+    /// The living workers.
     pub(crate) fn lives(&self) -> impl Iterator<Item = Alive> {
-        self.members.iter().filter_map(|member| {
-            let (slot, seat, is_leaving) = (member.slot, member.seat, member.leaves_by().is_some());
-            let life = member.alive()?;
-            Some(Alive { slot, seat, pid: life.pid, born: life.born, ready: life.ready, is_leaving })
+        self.entries.iter().filter_map(|entry| {
+            let (slot, seat, is_leaving) = (entry.slot, entry.seat, entry.leaves_by().is_some());
+            let process = entry.process()?;
+            Some(Alive { slot, seat, pid: process.pid, born: process.born, ready: process.ready, is_leaving })
         })
     }
 
-    /// How many workers are asked for.
+    /// The wanted number of workers.
     pub(crate) fn workers(&self) -> usize {
-        self.members.iter().filter(|member| member.is_holder()).count()
+        self.entries.iter().filter(|entry| entry.is_holder()).count()
     }
 
-    fn stop_kills_at(&self) -> Option<Time> {
+    /// The stop under way.
+    fn under_way(&self) -> Option<&Stop> {
         match &self.phase {
-            Phase::Stopping(stop) => Some(stop.kill_at),
+            Phase::Stopping(stop) => Some(stop),
             _ => None,
         }
     }
 
     fn is_stopping(&self) -> bool {
-        matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
+        matches!(self.phase, Phase::Stopping(_) | Phase::Finished(_))
     }
 
     pub(crate) fn is_ending(&self) -> bool {
         self.is_stopping() || matches!(self.phase, Phase::Lameduck { .. })
-    }
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Term => "TERM",
-            Self::Int => "INT",
-            Self::Quit => "QUIT",
-            Self::Hup => "HUP",
-            Self::Usr1 => "USR1",
-            Self::Usr2 => "USR2",
-            Self::Ttin => "TTIN",
-            Self::Ttou => "TTOU",
-            Self::Winch => "WINCH",
-        })
     }
 }
 

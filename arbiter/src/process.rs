@@ -1,8 +1,8 @@
-//! What the server's processes are to the system that they run on: where they are, as whom, and what they are called.
+//! Directory, user and title of the server's processes.
 //!
-//! The arbiter stays who it was started as, so that it can bind again, write its pidfile and end its workers. A
-//! worker changes after the fork, before anything of the application runs; from then on it has no way back
-//! (credentials(7)).
+//! The arbiter keeps the user that started it, so that it can bind again, write its pidfile and
+//! signal its workers. A worker changes its user after the fork, before any code of the application
+//! runs, and cannot change back (credentials(7)).
 
 use std::ffi::CString;
 use std::io;
@@ -12,44 +12,55 @@ use nix::unistd::{self, Gid, Uid, getegid, geteuid, initgroups, setgroups, setre
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-use crate::{Outcome, sys};
+use crate::sys;
 
-/// What the processes are to their system. Default: what the arbiter was started as.
+/// Directory, user and title of the processes. Default: those with which the arbiter was started.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ProcessConfig {
-    /// Where the arbiter writes its pid while it runs. Default: nowhere.
+    /// File with the arbiter's pid, while it runs. Default: none.
     pub pidfile: Option<PathBuf>,
-    /// Where all processes are, and where relative paths start, those of the pidfile and of unix sockets too.
+    /// Directory of all processes, in which relative paths start, also those of the pidfile and of
+    /// unix sockets.
     pub directory: Option<PathBuf>,
     /// Permissions that new files, and unix sockets, do not have (umask(2)).
     pub umask: Option<u32>,
-    /// Environment variables. Names are not empty, and have no `=`.
+    /// Environment variables. Names are not empty and contain no `=`.
     pub variables: Vec<(String, String)>,
-    /// Who workers run as, with all groups of that user (initgroups(3)). Unix sockets are given to it.
+    /// User of workers, with all its groups (initgroups(3)). Unix sockets are given to this user.
     pub user: Option<User>,
-    /// The group that workers run as. Default: the first one of `user`.
+    /// Group of workers. Default: the first group of `user`.
     pub group: Option<Group>,
-    /// What ps(1) shows behind the role of a process, in brackets. Default: nothing.
+    /// Text in brackets behind the role of a process in ps(1). Default: none.
     pub name: Option<String>,
 }
 
 impl ProcessConfig {
-    /// In the arbiter, before anything is opened: goes where all processes are to be.
-    pub(crate) fn enter(&self) -> Result<(), Outcome> {
+    /// Sets directory, umask and variables of all processes. Called in the arbiter, before any file
+    /// is opened.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be entered; a sentence with the reason.
+    pub(crate) fn enter(&self) -> Result<(), String> {
         if let Some(directory) = &self.directory {
-            std::env::set_current_dir(directory).map_err(|error| {
-                Outcome::internal(&format!("change to the directory {directory:?}"), &error)
-            })?;
+            std::env::set_current_dir(directory)
+                .map_err(|error| format!("cannot change to the directory {directory:?}: {error}"))?;
         }
-        if let Some(mask) = self.umask {
-            umask(Mode::from_raw_mode(mask));
-        }
+        self.set_umask();
         sys::set_variables(&self.variables);
         Ok(())
     }
 
-    /// In a worker: becomes its user and group, for good.
+    /// Sets the [`umask`](Self::umask) of this process, if it is configured. The arbiter does so
+    /// when it starts; a program that creates files before that, such as logs, calls it earlier.
+    pub fn set_umask(&self) {
+        if let Some(mask) = self.umask {
+            umask(Mode::from_raw_mode(mask));
+        }
+    }
+
+    /// Changes to the user and group of workers, for good. Called in a worker.
     pub(crate) fn assume(&self) -> io::Result<()> {
         let (uid, gid) = self.owner();
         if (uid.unwrap_or_else(geteuid), gid.unwrap_or_else(getegid)) == (geteuid(), getegid()) {
@@ -69,13 +80,13 @@ impl ProcessConfig {
         Ok(())
     }
 
-    /// Who workers are to be, where that is set.
+    /// User and group of workers, if set.
     pub(crate) fn owner(&self) -> (Option<Uid>, Option<Gid>) {
         let gid = self.group.as_ref().map(|group| group.0);
         (self.user.as_ref().map(|user| user.uid), gid.or_else(|| self.user.as_ref()?.gid))
     }
 
-    /// What ps(1) is to show of a process: `remuda: worker 0 [NAME]`.
+    /// The title of a process in ps(1): `remuda: worker 0 [NAME]`.
     pub(crate) fn title(&self, role: &str) -> String {
         let name = self.name.as_ref().map(|name| format!(" [{name}]")).unwrap_or_default();
         format!("remuda: {role}{name}")
@@ -86,13 +97,13 @@ impl ProcessConfig {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
     uid: Uid,
-    /// None, like the group, for one that no database has.
+    /// None, like the group, if the number is not in the user database.
     name: Option<CString>,
     gid: Option<Gid>,
 }
 
 impl User {
-    /// The user with this name (getpwnam(3)) or number. A number may be one that no database has.
+    /// Finds the user with this name (getpwnam(3)) or number. A number need not be in the database.
     ///
     /// # Errors
     ///
@@ -111,12 +122,12 @@ impl User {
         Ok(Some(unistd::User::from_uid(uid)?.map_or_else(unknown, known)))
     }
 
-    /// Whether this process may become this user: it is, or it is root.
+    /// Whether this process may run as this user: it does already, or it is root.
     pub fn is_allowed(&self) -> bool {
         geteuid().is_root() || geteuid() == self.uid
     }
 
-    /// Whether a group has to be named for it, because no database does.
+    /// Whether a group has to be configured, because the user is not in the database.
     pub fn lacks_group(&self) -> bool {
         self.gid.is_none()
     }
@@ -127,7 +138,8 @@ impl User {
 pub struct Group(Gid);
 
 impl Group {
-    /// The group with this name (getgrnam(3)) or number. A number may be one that no database has.
+    /// Finds the group with this name (getgrnam(3)) or number. A number need not be in the
+    /// database.
     ///
     /// # Errors
     ///
@@ -137,13 +149,13 @@ impl Group {
         Ok(named.or_else(|| number(text).map(Gid::from_raw)).map(Self))
     }
 
-    /// Whether this process may become a member of this group alone: it is, or it is root.
+    /// Whether this process may run with this group: it does already, or it is root.
     pub fn is_allowed(&self) -> bool {
         geteuid().is_root() || getegid() == self.0
     }
 }
 
-/// An id: digits and nothing else. The highest number stands for none (setresuid(2)).
+/// Parses an id: digits only. The highest number means none (setresuid(2)) and is refused.
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok())?.filter(|number| *number != u32::MAX)

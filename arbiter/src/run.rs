@@ -1,268 +1,221 @@
-//! The arbiter's loop: descriptors and signals become events, actions become system calls.
+//! The arbiter on a real system: the loop that turns descriptors and signals into events, and the
+//! state that actions change.
 //!
-//! It decides nothing; that is [`plan`](crate::plan)'s. It waits in one place, [`Run::wait`], for signals, for
-//! workers and for the plan's deadline, so no worker and no order can make it deaf. A child leaves the loop by
-//! the same door as the end of the server does ([`Leave`]): what it must not hold is owned, and dropped, in
-//! [`Run::become_worker`].
+//! The [`plan`](crate::plan) decides, and the [`Supervisor`] performs its actions on [`Host`],
+//! whose methods are in [`system`]. The loop waits in one place, [`Supervisor::wait`], for signals,
+//! workers, operators and the plan's deadline, so that no worker and no order can block it. A child
+//! leaves the loop the same way as the end of the server ([`Leave`]); [`Supervisor::become_child`]
+//! drops the parts that it must not hold.
 
-use std::collections::VecDeque;
-use std::io::{self, IsTerminal as _, PipeReader, PipeWriter, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::iter;
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use remuda_core::app::Tally;
 use remuda_core::handoff::Records;
 use remuda_core::order::Report;
-use remuda_core::time::Time;
-use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::now;
-use remuda_core::worker::{Ledger, Listener, Scoreboard};
-use rustix::event::{PollFd, PollFlags, poll};
+use remuda_core::worker::{Gates, Ledger, Logs, Scoreboard};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{self, Pid, kill_process};
+use rustix::process::Pid;
 use tracing::{debug, info, warn};
 
-use self::birth::Newborn;
-use self::hooked::Hooked;
-use self::open::{Opened, for_operators, open};
-use self::queue::Vigil;
-use self::signals::{CHILD, send_signal};
-use crate::backlog::{Backlog, abandon};
-use crate::control;
+use self::background_job::RunningJob;
+use self::children::Children;
+use self::handoff_queue::HandoffQueue;
+use self::hook_caller::HookCaller;
+use self::identity::Identity;
+use self::open::{Opened, open};
+use self::operators::Operators;
+use self::signals::CHILD;
+use self::sockets::Sockets;
+use self::spawn::Child;
+use crate::backlog::Backlog;
 use crate::control::server::ControlSocket;
+use crate::gate::ListenerEnd;
+use crate::generation::{Generation, Load, Loaded};
 use crate::hooks::Hooks;
-use crate::link::Link;
-use crate::listener::slots::Slots;
-use crate::listener::{self, Chosen, Listeners};
-use crate::notice::Notice;
-use crate::notify::Manager;
-use crate::obituary::{Obituaries, Stacks};
-use crate::orphans::Orphans;
-use crate::pidfile::Pidfile;
-use crate::plan::{Action, Alive, Event, Plan, Signal};
-use crate::status::resident;
-use crate::sys::{self, Fork, Signals, Title};
+use crate::listener::Listeners;
+use crate::listener::per_slot::PerSlotListeners;
+use crate::outcome::Outcome;
+use crate::plan::Event;
+use crate::plan::words::Signal;
+use crate::supervisor::Supervisor;
+use crate::sys::{self, Signals, timespec};
 use crate::upgrade::{Upgrade, Word};
-use crate::{Load, Loaded, Outcome};
 
-#[path = "run/spawn.rs"]
-mod birth;
+mod background_job;
 mod change;
-#[path = "run/hook_caller.rs"]
-mod hooked;
+mod children;
+mod handoff_queue;
+mod hook_caller;
+mod identity;
+mod log;
 mod open;
 mod operators;
-#[path = "run/handoff_queue.rs"]
-mod queue;
 mod signals;
+mod sockets;
+mod spawn;
+mod system;
 
-pub(crate) use self::open::shape;
-pub(crate) use self::signals::{signal, timespec};
-
-/// Everything that the arbiter holds.
-pub(crate) struct Run {
-    /// What counts.
+/// The state of the arbiter besides its plan. Each part defines what a child keeps of it.
+pub(crate) struct Host {
+    /// The current generation.
     current: Generation,
-    /// What was loaded, and has to prove itself.
+    /// The generation loaded last, until one of its workers is ready.
     next: Option<Generation>,
     load: Box<Load>,
-    plan: Plan,
-    hooked: Hooked,
+    /// The job that a requested reload needs first.
+    job: Option<RunningJob>,
+    hooks: HookCaller,
     signals: Signals,
-    listeners: Listeners,
-    /// Those that single slots have.
-    slots: Slots,
-    orphans: Orphans,
-    board: Scoreboard,
-    ledger: Ledger,
-    /// Workers that were aborted, and so are counted as lost already.
-    aborted: Vec<Pid>,
-    obituaries: Obituaries,
-    /// Where operators ask for something.
-    control: Option<ControlSocket>,
-    /// Where the helper serves.
-    admin: Listeners,
-    /// Whose other ends helpers have, which are retired when these are closed.
-    helpers: Vec<(Pid, PipeWriter)>,
-    /// One for each child that was not reaped yet.
-    links: Vec<(Pid, Link)>,
-    upgrade: Upgrade,
-    /// The hand-off queue. Both ends stay open here, so that what is in it outlives any worker.
-    outbox: Outbox,
-    inbox: OwnedFd,
-    vigil: Vigil,
-    /// Connections that were accepted here or will be, until they have been passed on.
-    backlog: Option<Backlog>,
-    manager: Manager,
-    /// None where it cannot be changed.
-    title: Option<Title>,
-    /// The file is there while this is.
-    pidfile: Option<Pidfile>,
-    /// Whether people find this arbiter where they look for the server's; otherwise an old one.
-    named: bool,
-}
-
-/// A configuration, and what its workers listen on.
-struct Generation {
-    number: u32,
-    loaded: Loaded,
-    chosen: Chosen,
+    children: Children,
+    sockets: Sockets,
+    operators: Operators,
+    queue: HandoffQueue,
+    identity: Identity,
 }
 
 /// Why the loop is left.
-enum Leave {
+pub(crate) enum Leave {
     /// In the arbiter: the server has ended.
     Finish(Outcome),
-    /// In a child: it is a worker from now on.
-    Born(Newborn),
-    /// In a child: it is the helper from now on.
-    Helper { parent: Pid, leash: PipeReader },
-    /// In a child: it writes this, and nothing else.
-    Scribe(Vec<Stacks>),
+    /// In a child, which takes its role.
+    Child(Child),
 }
 
-/// Handler threads that the scoreboard has room for at least, and workers that are replaced at a time: a reload may ask for
-/// more than there were, and memory that nobody writes costs nothing.
+/// The smallest number of handler threads for which the scoreboard has room: a reload may raise the
+/// number, and unwritten memory costs nothing.
 const THREADS: usize = 64;
+
+/// The smallest number of concurrent replacements for which the scoreboard has room, likewise.
 const REPLACED: u16 = 128;
 
-impl Run {
-    /// Everything that must be done, and may fail, before the first fork.
-    pub(crate) fn prepare(
-        mut loaded: Loaded,
-        load: Box<Load>,
-        hooks: Arc<dyn Hooks>,
-        records: Records,
-    ) -> Result<Self, Outcome> {
-        sys::only_thread()?;
-        let _ = io::stdout().flush(); // or each child would write what is in it again
-        let (upgrade, legacy) =
-            Upgrade::of_process(records).map_err(|message| Outcome::Internal { message })?;
-        loaded.config.process.enter()?;
-        let hooked = Hooked::starting(hooks, &loaded.config, upgrade.has_elder());
-        sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
-        loaded.preload()?; // while a signal still ends the process
-        let legacy = legacy.unwrap_or_default();
-        let (outbox, inbox) = match legacy.queue {
-            Some(queue) => queue,
-            None => handoff::queue().map_err(|error| Outcome::internal("make the hand-off queue", &error))?,
-        };
-        let outbox = outbox.writing(upgrade.written());
-        let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
-        let mut listeners = Listeners::among(legacy.listeners);
-        let config = &loaded.config;
-        let mut slots = Slots::new(config.reuse_port, config.workers, config.backlog);
-        let Opened { pidfile, chosen, control, admin } = match open(
-            config,
-            &mut listeners,
-            &mut slots,
-            upgrade.has_elder().then_some(legacy.for_operators),
-        ) {
+/// Performs all steps that may fail before the first fork.
+pub(crate) fn prepare(
+    mut loaded: Loaded,
+    load: Box<Load>,
+    hooks: Arc<dyn Hooks>,
+    records: Records,
+) -> Result<Supervisor<Host>, Outcome> {
+    sys::only_thread()?;
+    let _ = io::stdout().flush(); // or each child would write the buffer again
+    let (upgrade, inheritance) =
+        Upgrade::of_process(records).map_err(|message| Outcome::Internal { message })?;
+    loaded.config.process.enter().map_err(|message| Outcome::Internal { message })?;
+    let hooks = HookCaller::starting(hooks, &loaded.config, upgrade.has_old_arbiter());
+    sys::only_thread().map_err(|error| error.because_of("the hook on_starting"))?;
+    loaded.preload()?; // while a signal still ends the process
+    let inheritance = inheritance.unwrap_or_default();
+    let queue = HandoffQueue::new(inheritance.queue, upgrade.written())
+        .map_err(|error| Outcome::internal("create the hand-off queue", &error))?;
+    let signals = Signals::block().map_err(|error| Outcome::internal("block signals", &error))?;
+    let mut listeners = Listeners::among(inheritance.listeners).with_gates(Gates::map().ok());
+    let config = &loaded.config;
+    let mut per_slot = PerSlotListeners::new(config.reuse_port, config.workers, config.backlog);
+    let old_for_operators = upgrade.has_old_arbiter().then_some(inheritance.for_operators);
+    let Opened { pidfile, chosen, control, admin } =
+        match open(config, &mut listeners, &mut per_slot, old_for_operators) {
             Ok(opened) => opened,
             Err(outcome) => {
-                signals.restore();
+                signals.restore(outcome.status());
                 return Err(outcome);
             }
         };
-        let replaced = REPLACED.max(config.replaced());
-        let board = Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS));
-        let (board, ledger) = match board.and_then(|board| Ok((board, Ledger::map()?))) {
-            Ok(pages) => pages,
-            Err(error) => {
-                signals.restore();
-                return Err(Outcome::internal("map the scoreboard", &error));
-            }
-        };
-        let plan = Plan::new(shape(config, board.seats()));
-        let plan = if config.admin.is_some() { plan.with_helper() } else { plan };
-        let (aborted, links, backlog) = (Vec::new(), Vec::new(), None);
-        let named = !upgrade.has_elder();
-        let plan = if named { plan } else { plan.with_elder() };
-        let mut title = Title::claim();
-        title.iter_mut().for_each(|title| title.set(&config.process.title("arbiter")));
-        let (current, next) = (Generation { number: 1, loaded, chosen }, None);
-        Ok(Self {
-            current,
-            next,
-            load,
-            plan,
-            hooked,
-            signals,
-            listeners,
-            slots,
-            orphans: Orphans::default(),
-            board,
-            ledger,
-            aborted,
-            obituaries: Obituaries::new(),
-            control,
-            admin,
-            helpers: Vec::new(),
-            links,
-            upgrade,
-            outbox,
-            inbox,
-            vigil: Vigil::default(),
-            backlog,
-            manager: Manager::of_process(),
-            title,
-            pidfile,
-            named,
-        })
+    let replaced = REPLACED.max(config.replaced());
+    let board = Scoreboard::map(config.workers, replaced, config.worker.threads.max(THREADS));
+    let (board, ledger) = match board.and_then(|board| Ok((board, Ledger::map()?))) {
+        Ok(pages) => pages,
+        Err(error) => {
+            let outcome = Outcome::internal("map the scoreboard", &error);
+            signals.restore(outcome.status());
+            return Err(outcome);
+        }
+    };
+    if listeners.tcp().next().is_some() {
+        ListenerEnd::of_this_system().into_iter().for_each(ListenerEnd::tell);
     }
+    let (config, seats, has_old_arbiter) = (config.clone(), board.seats(), upgrade.has_old_arbiter());
+    let host = Host {
+        identity: Identity::new(upgrade, pidfile, &config.process),
+        current: Generation { number: 1, loaded, chosen },
+        next: None,
+        load,
+        job: None,
+        hooks,
+        signals,
+        children: Children::new(board, ledger),
+        sockets: Sockets::new(listeners, per_slot),
+        operators: Operators::new(control, admin),
+        queue,
+    };
+    Ok(Supervisor::new(&config, seats, has_old_arbiter, host))
+}
 
-    /// Looks after the workers until the server has ended. Returns in the arbiter only.
-    pub(crate) fn supervise(mut self) -> Outcome {
+impl Supervisor<Host> {
+    /// Supervises the workers until the server has ended, and calls `last` before a signal can end
+    /// the process again. Returns in the arbiter only.
+    pub(crate) fn supervise(mut self, last: impl FnOnce(&Outcome)) -> Outcome {
         let leave = loop {
             if let Break(leave) = self.turn() {
                 break leave;
             }
         };
         match leave {
-            Leave::Born(newborn) => self.become_worker(newborn),
-            Leave::Helper { parent, leash } => self.become_helper(parent, leash),
-            Leave::Scribe(stacks) => self.become_scribe(stacks),
-            Leave::Finish(outcome) => {
-                if let Break(Leave::Scribe(stacks)) = self.write_stacks() {
-                    self.become_scribe(stacks);
-                }
-                // Before a new arbiter can know that this one is gone, and moves its own file there.
-                self.pidfile = None;
-                self.listeners.end();
-                self.slots.release_all().iter().for_each(listener::end);
-                self.end_helpers();
-                self.obituaries.end();
-                self.admin.end();
-                self.control.iter_mut().for_each(ControlSocket::end);
-                self.signals.restore();
-                report(&self.ledger.read(&self.board).total());
-                self.hooked.ended(&outcome);
-                outcome
-            }
+            Leave::Child(child) => self.become_child(child),
+            Leave::Finish(outcome) => self.finish(outcome, last),
         }
     }
 
-    /// Signals before deaths, because a signal to the whole group (Ctrl-C) explains them; reports before deaths,
-    /// because they were sent before.
+    /// Ends the server, in the order on which other processes rely.
+    fn finish(mut self, outcome: Outcome, last: impl FnOnce(&Outcome)) -> Outcome {
+        if let Break(Leave::Child(child)) = self.system.write_stacks() {
+            self.become_child(child);
+        }
+        let Self { plan, system } = &mut self;
+        // Before a new arbiter notices the end of this one and moves its own file there.
+        system.identity.pidfile = None;
+        system.sockets.end();
+        children::end(plan.helpers());
+        system.end_last_job();
+        system.children.crash_reports.end();
+        system.operators.end();
+        system.identity.manager.end();
+        report(&system.children.ledger.read(&system.children.board).total());
+        system.hooks.ended(&outcome);
+        last(&outcome);
+        self.into_signals().restore(outcome.status());
+        outcome
+    }
+
+    /// Closes all other state of the arbiter.
+    fn into_signals(self) -> Signals {
+        self.system.signals
+    }
+
+    /// Runs one turn of the loop. Signals are handled before deaths, because a signal to the whole
+    /// process group (Ctrl-C) explains them; reports before deaths, because they were sent earlier.
     fn turn(&mut self) -> ControlFlow<Leave> {
         self.feed(Event::Tick)?;
-        self.manager.reassure(now());
+        self.system.identity.manager.advance(now());
+        self.system.logs().tend(now());
         self.look_at_queue();
         let Ready { talking, operators } = self.wait()?;
-        while let Some(number) = self.signals.next() {
-            match signal(number) {
+        while let Some(number) = self.system.signals.next() {
+            match Signal::of(number) {
                 Some(Signal::Winch) if io::stdin().is_terminal() => {} // every resize sends it
                 Some(signal) => self.feed(Event::Signal(signal))?,
-                None if number == CHILD => {} // said by wait(2) in more detail
-                None => debug!(number, "signal without a meaning here, ignored"),
+                None if number == CHILD => {} // wait(2) has the details
+                None => debug!(number, "signal without a meaning for the arbiter, ignored"),
             }
         }
-        if self.backlog.is_none() {
-            self.backlog = self.orphans.accept(&self.slots, &self.listeners, now());
+        self.poll_job()?;
+        self.system.sockets.accept_unattended();
+        if let Some(lost) = self.system.sockets.pass_backlog(&self.system.queue.outbox) {
+            self.feed(Event::BacklogOver { lost })?;
         }
-        self.pass_backlog()?;
         for pid in talking {
             self.listen_to(pid)?;
         }
@@ -273,37 +226,48 @@ impl Run {
         self.reap()
     }
 
-    /// Waits for anything to happen.
+    /// Waits for events and deadlines.
     fn wait(&self) -> ControlFlow<Leave, Ready> {
+        let Host { children, sockets, operators, queue, identity, signals, job, .. } = &self.system;
         let (pids, mut fds): (Vec<_>, Vec<_>) =
-            self.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
-        fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        fds.extend(self.upgrade.interests());
-        let backlog = self.backlog.as_ref();
-        match backlog {
-            Some(backlog) if backlog.is_blocked() => fds.push(PollFd::new(&self.outbox, PollFlags::OUT)),
+            children.links.iter().filter_map(|(pid, link)| Some((*pid, link.interest()?))).unzip();
+        fds.push(PollFd::new(signals, PollFlags::IN));
+        fds.extend(identity.upgrade.interests());
+        fds.extend(job.as_ref().map(RunningJob::interest));
+        match &sockets.backlog {
+            Some(backlog) if backlog.is_blocked() => fds.push(PollFd::new(&queue.outbox, PollFlags::OUT)),
             Some(_) => {}
-            None => fds.extend(self.orphans.interest(&self.slots, &self.listeners)),
+            None => fds.extend(sockets.unattended.interest(&sockets.per_slot, &sockets.listeners)),
         }
         let before = fds.len();
-        let control = self.control.as_ref().filter(|_| self.named);
+        let control = operators.control.as_ref().filter(|_| identity.is_named);
         fds.extend(control.into_iter().flat_map(ControlSocket::interest));
         let patience = control.and_then(ControlSocket::deadline);
-        let backlog = backlog.and_then(Backlog::deadline);
-        let orphans = self.orphans.deadline().filter(|_| self.backlog.is_none()); // they wait for it
+        let backlog = sockets.backlog.as_ref();
+        // Connections of listeners without a worker wait until the backlog is passed on.
+        let unattended = sockets.unattended.deadline().filter(|_| backlog.is_none());
         let deadlines = [
-            self.plan.deadline(),
-            backlog,
-            orphans,
-            self.manager.deadline(),
+            self.deadline(),
+            backlog.and_then(Backlog::deadline),
+            unattended,
+            identity.manager.deadline(),
+            self.system.logs().deadline(),
             patience,
-            self.vigil.deadline(),
+            queue.watchdog.deadline(),
+            job.as_ref().map(RunningJob::deadline),
         ];
-        let timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            // Without it the arbiter is deaf. The workers notice that it is gone, and drain.
-            Err(errno) => return Break(Leave::Finish(Outcome::internal("wait for events", &errno.into()))),
+        let mut timeout = deadlines.into_iter().flatten().min().map(|at| timespec(at, now()));
+        loop {
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) => break,
+                // EINTR after a stop by SIGSTOP (signal(7)) says nothing about descriptors, which
+                // have to be checked before deadlines.
+                Err(Errno::INTR) => timeout = Some(Timespec::default()),
+                // The arbiter cannot work without poll. The workers notice its end, and drain.
+                Err(errno) => {
+                    return Break(Leave::Finish(Outcome::internal("wait for events", &errno.into())));
+                }
+            }
         }
         let operators =
             fds[before..].iter().any(|fd| !fd.revents().is_empty()) || patience.is_some_and(|at| at <= now());
@@ -311,63 +275,63 @@ impl Run {
         Continue(Ready { talking: ready.map(|(pid, _)| pid).collect(), operators })
     }
 
-    fn pass_backlog(&mut self) -> ControlFlow<Leave> {
-        let Some(backlog) = &mut self.backlog else { return Continue(()) };
-        match backlog.advance(&self.outbox, now()) {
-            Some(lost) => {
-                self.backlog = None;
-                self.feed(Event::BacklogOver { lost })
-            }
-            None => Continue(()),
-        }
-    }
-
+    /// Reads the reports of a worker.
     fn listen_to(&mut self, pid: Pid) -> ControlFlow<Leave> {
-        let Some(link) = self.link(pid) else { return Continue(()) };
+        let Some(link) = self.system.children.link(pid) else { return Continue(()) };
         link.flush();
         for report in link.receive() {
             match report {
-                Report::Stack(stack) => self.obituaries.hear(pid, stack),
+                Report::Stack(stack) => self.system.children.crash_reports.hear(pid, stack),
                 report => self.feed(Event::Report { pid, report })?,
             }
         }
         Continue(())
     }
 
-    /// To the other arbiter of an upgrade.
+    /// Reads messages of the other arbiter of an upgrade.
     fn listen_to_other(&mut self) -> ControlFlow<Leave> {
-        while let Some(word) = self.upgrade.hear() {
+        while let Some(word) = self.system.identity.upgrade.hear() {
             let event = match word {
                 Word::Ready { receives, kept } => {
-                    self.all_listeners().for_each(|listeners| listeners.unshare_others(&kept));
-                    self.slots.unshare_others(&kept);
-                    Event::HeirReady { receives }
+                    self.system.all_listeners().for_each(|listeners| listeners.unshare_others(&kept));
+                    self.system.sockets.per_slot.unshare_others(&kept);
+                    Event::NewArbiterReady { receives }
                 }
-                Word::ElderGone => Event::ElderGone,
+                Word::OldArbiterGone => Event::OldArbiterGone,
             };
             self.feed(event)?;
             if self.plan.is_ending() {
-                self.control.iter_mut().for_each(ControlSocket::give_way);
+                self.system.operators.give_way();
             }
         }
         Continue(())
     }
 
-    /// Collects all children that have ended: one SIGCHLD may stand for several. As process 1 of a container that
-    /// includes orphans that never were ours.
+    /// Reaps all ended children: one SIGCHLD may stand for several. As process 1 of a container
+    /// this includes orphans that this process did not fork.
     fn reap(&mut self) -> ControlFlow<Leave> {
         loop {
             match sys::reap() {
                 Ok(Some((pid, status, peak))) => {
+                    if self.system.job.as_mut().is_some_and(|job| job.reaped(pid)) {
+                        continue;
+                    }
                     let death = status.into();
+                    if let Some(seat) = self.system.children.keeper_reaped(pid, death) {
+                        self.feed(Event::KeeperGone { seat })?;
+                        continue;
+                    }
                     self.listen_to(pid)?;
                     self.listen_to_other()?;
-                    self.links.retain(|(of, _)| *of != pid);
-                    self.helpers.retain(|(of, _)| *of != pid);
-                    self.obituaries.died(pid, death, peak);
-                    self.keep_stacks(pid);
+                    let seat = self.plan.lives().find(|worker| worker.pid == pid).map(|worker| worker.seat);
+                    let keeper = seat.and_then(|seat| self.system.children.outlived(pid, seat));
+                    self.system.children.reaped(pid, death, peak);
+                    self.system.children.keep_stacks(pid, self.plan.lives());
+                    if let Some(keeper) = keeper {
+                        self.feed(Event::Kept { pid, keeper })?;
+                    }
                     self.feed(Event::Exited { pid, death })?;
-                    self.write_stacks()?;
+                    self.system.write_stacks()?;
                 }
                 Ok(None) | Err(nix::Error::ECHILD) => return Continue(()),
                 Err(nix::Error::EINTR) => {}
@@ -378,225 +342,40 @@ impl Run {
             }
         }
     }
+}
 
-    /// Tells the plan, and does what it says.
-    fn feed(&mut self, event: Event) -> ControlFlow<Leave> {
-        let mut todo = VecDeque::from(self.tell(event));
-        while let Some(action) = todo.pop_front() {
-            match action {
-                Action::Spawn { slot, seat, generation } => {
-                    let listeners = self.slots.count();
-                    let event = self.spawn(slot, seat, generation)?;
-                    todo.extend(self.tell(event));
-                    if self.slots.count() > listeners {
-                        todo.extend(self.tell(Event::Listening));
-                    }
-                }
-                Action::SpawnHelper => {
-                    let event = self.spawn_helper()?;
-                    todo.extend(self.tell(event));
-                }
-                Action::Retire { pid } => self.helpers.retain(|(of, _)| *of != pid),
-                Action::Answer { ticket, answer } => self.answer(ticket, [control::answer(answer)]),
-                Action::Send { pid, order } => {
-                    self.hooked.ordered(pid, &order);
-                    if let Some(link) = self.link(pid) {
-                        link.send(&order);
-                    }
-                    send_signal(pid, &order);
-                }
-                Action::Look { seat } => {
-                    let at = self.board.seat(seat).map_or(Time::ZERO, |seat| seat.last_beat());
-                    todo.extend(self.tell(Event::Beat { seat, at }));
-                }
-                Action::Weigh { pid } => {
-                    if let Some(rss) = resident(pid.as_raw_nonzero().get()) {
-                        todo.extend(self.tell(Event::Weighed { pid, rss }));
-                    }
-                }
-                Action::SaveBacklog => {
-                    self.orphans = Orphans::default();
-                    let mut listeners = self.listeners.release();
-                    listeners.append(&mut self.slots.release_all());
-                    self.save_backlog(listeners);
-                }
-                Action::Relieve { slots } => self.orphans.become_these(slots),
-                Action::EndSlot { slot } => {
-                    let listeners = self.slots.release(slot);
-                    if !listeners.is_empty() {
-                        self.save_backlog(listeners);
-                    }
-                }
-                Action::DropBacklog => {
-                    let queue = self.upgrade.is_alone().then(|| self.inbox.as_fd());
-                    let lost = abandon(self.backlog.take(), queue);
-                    todo.extend(self.tell(Event::BacklogOver { lost }));
-                }
-                Action::Load { generation } => {
-                    self.manager.reloading(now());
-                    let event = self.load(generation);
-                    todo.extend(self.tell(event));
-                }
-                Action::Adopt => {
-                    if self.adopt() {
-                        todo.extend(self.tell(Event::Listening));
-                    }
-                }
-                Action::Abandon => {
-                    if let Some(next) = self.next.take() {
-                        self.listeners.drop_new(&next.chosen);
-                        self.slots.drop_new(&next.chosen);
-                    }
-                }
-                Action::EndListeners => {
-                    let next = self.next.iter().flat_map(|next| &next.chosen.all);
-                    let kept: Vec<_> = self.current.chosen.all.iter().chain(next).copied().collect();
-                    let mut others = self.listeners.release_others(&kept);
-                    others.append(&mut self.slots.release_others(&kept));
-                    self.orphans.all_agree();
-                    if !others.is_empty() {
-                        self.save_backlog(others);
-                    }
-                }
-                Action::Reloaded { generation, end } => {
-                    let notice = Notice::Reloaded { generation, end };
-                    notice.log();
-                    self.manager.hear(&notice);
-                }
-                Action::Describe { slot, seat } => self.describe(slot, seat),
-                Action::Bury { seat, clean } => self.ledger.bury(&self.board, seat, clean),
-                // Not reaped yet, so the pid is still its own; if it is dead, nothing is lost.
-                Action::Abort { pid } => drop(kill_process(pid, process::Signal::ABORT)),
-                Action::Kill { pid } => drop(kill_process(pid, process::Signal::KILL)),
-                Action::ReopenLogs => self.current.loaded.config.logs.reopen(),
-                Action::AnnounceReady { workers } => self.announce_ready(workers),
-                Action::Log(notice) => {
-                    self.keep(&notice);
-                    notice.log();
-                    self.manager.hear(&notice);
-                    self.hooked.hear(&notice);
-                }
-                Action::Launch => {
-                    self.hooked.upgrading();
-                    let queue = [self.outbox.as_fd(), self.inbox.as_fd()];
-                    let operators = for_operators(&mut self.control, &mut self.admin);
-                    let (listeners, slots) = (&mut self.listeners, &mut self.slots);
-                    let launched = self.upgrade.launch(listeners, slots, operators, queue, &self.signals);
-                    let event = match launched {
-                        Ok(pid) => Event::Launched { pid },
-                        Err(error) => Event::NotLaunched { error },
-                    };
-                    todo.extend(self.plan.handle(event, now()));
-                }
-                Action::Signal { pid, signal } => drop(kill_process(pid, signal.number())),
-                Action::HandOver { pid } => self.manager.hand_over(pid),
-                Action::Reclaim => self.reclaim(),
-                Action::Finish(outcome) => return Break(Leave::Finish(outcome)),
-            }
-        }
-        Continue(())
-    }
-
-    /// Ends `listeners`, and passes on what they hold.
-    fn save_backlog(&mut self, listeners: Vec<Listener>) {
-        self.backlog.get_or_insert_with(|| Backlog::new(now())).end(listeners, now());
-    }
-
-    /// Tells the plan. How far the server is gets known before anything is done about it.
-    fn tell(&mut self, event: Event) -> Vec<Action> {
-        let todo = self.plan.handle(event, now());
-        self.ledger.go_on(self.plan.ready_heir().is_some());
-        self.ledger.enter(self.plan.stage(), self.plan.workers());
-        todo
-    }
-
-    /// Counts what people are told of, if it is of a kind that is counted. Who was aborted dies of that.
-    fn keep(&mut self, notice: &Notice) {
-        let aborted = |all: &mut Vec<Pid>, pid: &Pid| {
-            let before = all.len();
-            all.retain(|one| one != pid);
-            all.len() < before
-        };
-        match (notice, notice.loss()) {
-            (Notice::Recycling { reason, .. }, _) => self.ledger.replaced(*reason),
-            (Notice::Died { pid, .. }, _) if aborted(&mut self.aborted, pid) => {}
-            (Notice::Silent { pid, .. } | Notice::BootTimedOut { pid, .. }, Some(loss)) => {
-                self.aborted.push(*pid);
-                self.ledger.lost(loss);
-            }
-            (_, Some(loss)) => self.ledger.lost(loss),
-            _ => {}
-        }
-    }
-
-    /// Says what the worker in `seat` is, or was, serving; nothing if that is nothing, and it has ended as workers do.
-    fn describe(&self, slot: u16, seat: u16) {
-        let Some(entry) = self.board.seat(seat).and_then(|seat| seat.read()) else { return };
-        let Some(pid) = i32::try_from(entry.pid).ok().and_then(Pid::from_raw) else { return };
-        if !entry.busy.is_empty() || self.obituaries.is_strange(pid) {
-            let memory = self.obituaries.memory(pid);
-            Notice::Serving { slot, pid, busy: entry.busy, at: now(), memory }.log();
-        }
-    }
-
-    /// Keeps where the threads of a worker stood that is gone, if that has said so. What aborts by itself before it was ever
-    /// ready does so again, and is not looked into over and over.
-    fn keep_stacks(&mut self, pid: Pid) {
-        let stacks = self.obituaries.take_stacks(pid);
-        let is_told = |worker: &Alive| worker.ready.is_some() || self.aborted.contains(&pid);
-        let worker = self.plan.lives().find(|worker| worker.pid == pid).filter(is_told);
-        let Some(worker) = worker.filter(|_| !stacks.is_empty()) else { return };
-        let entry = self.board.seat(worker.seat).and_then(|seat| seat.read());
-        let busy = entry.map(|entry| entry.busy).unwrap_or_default();
-        if !self.obituaries.keep(Stacks { slot: worker.slot, pid, stacks, busy }) {
-            warn!(%pid, "where the worker stood is not said: too much is still to be said of others");
-        }
-    }
-
-    /// Has a process of its own write what was kept, if there is anything.
-    fn write_stacks(&mut self) -> ControlFlow<Leave> {
-        let stacks = self.obituaries.take_unwritten();
-        if stacks.is_empty() {
-            return Continue(());
-        }
-        match sys::fork() {
-            Ok(Fork::Parent { child }) => self.obituaries.written_by(child),
-            Ok(Fork::Child { .. }) => return Break(Leave::Scribe(stacks)),
-            Err(error) => warn!("where workers stood cannot be said: {error}"),
-        }
-        Continue(())
-    }
-
-    /// Also those that operators connect to.
+impl Host {
+    /// The listeners for clients and for operators.
     fn all_listeners(&mut self) -> impl Iterator<Item = &mut Listeners> {
-        iter::once(&mut self.listeners).chain(for_operators(&mut self.control, &mut self.admin))
+        iter::once(&mut self.sockets.listeners).chain(self.operators.listeners_mut())
     }
 
-    fn link(&mut self, pid: Pid) -> Option<&mut Link> {
-        self.links.iter_mut().find(|(of, _)| *of == pid).map(|(_, link)| link)
+    fn logs(&self) -> &Logs {
+        &self.current.loaded.config.logs
     }
 }
 
-/// What a wait has found.
+/// The result of a wait.
 struct Ready {
-    /// Workers whose sockets are ready.
+    /// Workers whose order sockets are ready.
     talking: Vec<Pid>,
-    /// Somebody is there on the control socket, or has been waited for long enough.
+    /// The control socket is ready, or one of its deadlines has passed.
     operators: bool,
 }
 
-/// What all workers have counted, of all generations.
+/// Logs the counts of all workers of all generations.
 fn report(tally: &Tally) {
-    let Tally { requests, finished, announced, idle_closed, handed, aborted, cut, panics, .. } = *tally;
+    let Tally { requests, announced, idle_closed, handed, aborted, cut, panics, .. } = *tally;
+    let answered = tally.answered();
     info!(
         requests,
-        finished,
+        answered,
         announced,
         idle_closed,
         handed,
         aborted,
         cut,
         panics,
-        "{finished} of {requests} requests were finished"
+        "{answered} of {requests} requests were answered"
     );
 }

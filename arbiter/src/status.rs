@@ -1,31 +1,33 @@
-//! What `status` answers: how the server is, a line, and each of its workers, a line.
-
-use std::fs;
+//! The answer to `status`: one line for the server, and one for each worker.
 
 use remuda_core::app::Busy;
 use remuda_core::shutdown::Phase;
 use remuda_core::time::Time;
-use remuda_core::worker::{Scoreboard, Stage};
+use remuda_core::worker::{Scoreboard, ServerStage};
 use serde_json::{Value, json};
 
 use crate::control::{VERSION, done};
 use crate::listener::Listeners;
 use crate::plan::{Alive, Plan};
+use crate::sys::resident;
 
-/// Handlers that are shown of one worker, so that an answer has a bound; `busy_handlers` counts them all.
+/// The largest number of exchanges shown for one worker, which bounds the answer. `busy_handlers`
+/// and `in_flight` count all.
 const BUSY_MAX: usize = 8;
 
-/// The server, as far as the plan does not know it.
-#[derive(Clone, Copy, Debug)]
+/// Facts about the server that the plan does not have.
+#[derive(Clone, Debug)]
 pub(crate) struct Server<'a> {
     pub(crate) version: &'a str,
     pub(crate) backend: &'a str,
     pub(crate) generation: u32,
     pub(crate) started: Time,
     pub(crate) listeners: &'a Listeners,
+    /// Missing files by which the server is found, one sentence each.
+    pub(crate) lost: Vec<String>,
 }
 
-/// All lines of the answer. Times are in seconds, sizes in bytes.
+/// Returns all lines of the answer. Times are in seconds, sizes in bytes.
 pub(crate) fn lines(server: Server<'_>, plan: &Plan, board: &Scoreboard, now: Time) -> Vec<Value> {
     let mut lines = vec![arbiter(server, plan, now)];
     lines.extend(plan.lives().map(|alive| worker(alive, board, now)));
@@ -34,7 +36,7 @@ pub(crate) fn lines(server: Server<'_>, plan: &Plan, board: &Scoreboard, now: Ti
 }
 
 fn arbiter(server: Server<'_>, plan: &Plan, now: Time) -> Value {
-    let Server { version, backend, generation, started, listeners } = server;
+    let Server { version, backend, generation, started, listeners, lost } = server;
     let listeners: Vec<_> = listeners.iter().map(|listener| listener.bound.to_string()).collect();
     json!({ "v": VERSION, "arbiter": {
         "pid": std::process::id(),
@@ -44,6 +46,7 @@ fn arbiter(server: Server<'_>, plan: &Plan, now: Time) -> Value {
         "phase": stage(plan.stage()),
         "backend": backend,
         "listeners": listeners,
+        "lost": lost,
         "workers": plan.workers(),
         "admin_pid": plan.helper().map(|pid| pid.as_raw_nonzero()),
     }})
@@ -58,6 +61,7 @@ fn worker(alive: Alive, board: &Scoreboard, now: Time) -> Value {
     json!({ "v": VERSION, "worker": {
         "pid": pid.as_raw_nonzero(),
         "slot": slot,
+        "keeper_pid": entry.as_ref().and_then(|entry| entry.keeper),
         "generation": entry.as_ref().map(|entry| entry.generation),
         "phase": phase_name(phase),
         "reason": entry.as_ref().and_then(|entry| entry.reason).map(|reason| reason.to_string()),
@@ -70,27 +74,35 @@ fn worker(alive: Alive, board: &Scoreboard, now: Time) -> Value {
         "handed_in": counts.adopted,
         "heartbeat_age": entry.as_ref().filter(|entry| entry.beat > Time::ZERO).map(|entry| seconds(entry.beat, now)),
         "rss": resident(pid.as_raw_nonzero().get()),
-        "busy_handlers": busy.len(),
+        "busy_handlers": entry.as_ref().map_or(0, |entry| entry.handlers),
+        "in_flight": counts.in_flight(),
         "busy": busy.iter().take(BUSY_MAX).map(|busy| handler(busy, now)).collect::<Vec<_>>(),
     }})
 }
 
 fn handler(busy: &Busy, now: Time) -> Value {
-    json!({ "request": busy.request, "for": seconds(busy.since, now), "on_loop": busy.on_loop })
+    json!({
+        "request": busy.request,
+        "for": seconds(busy.since, now),
+        "doing": busy.doing.word(),
+        "on_loop": busy.on_loop,
+        "running_for": busy.running.map(|since| seconds(since, now)),
+    })
 }
 
-/// To the millisecond.
+/// Seconds between two times, to the millisecond.
 fn seconds(since: Time, now: Time) -> f64 {
     (now - since).as_millis() as f64 / 1000.0
 }
 
-/// How far the server is, in a word.
-pub(crate) fn stage(stage: Stage) -> &'static str {
+/// The name of a stage of the server.
+pub(crate) fn stage(stage: ServerStage) -> &'static str {
     match stage {
-        Stage::Starting => "starting",
-        Stage::Serving => "serving",
-        Stage::Lameduck => "lameduck",
-        Stage::Stopping => "stopping",
+        ServerStage::Starting => "starting",
+        ServerStage::Serving => "serving",
+        ServerStage::Resting => "resting",
+        ServerStage::Lameduck => "lameduck",
+        ServerStage::Stopping => "stopping",
     }
 }
 
@@ -103,11 +115,4 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Closing => "closing",
         Phase::Exited => "exited",
     }
-}
-
-/// Bytes of memory that a process has resident (proc(5), `statm`); none where that cannot be read.
-pub(crate) fn resident(pid: i32) -> Option<u64> {
-    let pages: u64 =
-        fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

@@ -1,7 +1,7 @@
-//! Fork, the arbiter's signals, its environment and title, descriptors that others opened: what needs care.
+//! Fork, signals, environment, process title and inherited descriptors.
 //!
-//! The only file of this crate with `unsafe` in it. What makes fork(2) harmless here is that the arbiter has
-//! one thread: the child is a complete copy, in which no lock is held by a thread that does not exist, so it
+//! The only file of this crate with `unsafe`. fork(2) is harmless here because the arbiter has one
+//! thread: the child is a complete copy, in which no lock is held by a missing thread. The child
 //! may allocate, log and run a backend without an exec.
 #![allow(unsafe_code)]
 
@@ -16,6 +16,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::ptr;
 use std::slice;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{ForkResult, fork as fork_process};
+use nix::unistd::{self, ForkResult, fork as fork_process, setresuid};
 use remuda_core::time::Time;
+use remuda_core::worker::limits_of_tasks;
 use remuda_core::worker::sys::LEAVE_BY;
-use rustix::process::{Pid, getpid, getppid, set_parent_process_death_signal};
+use rustix::event::Timespec;
+use rustix::process::{Pid, Uid, getpid, getppid, set_parent_process_death_signal};
 use thiserror::Error;
 
 /// Which process this is, after a fork.
@@ -38,28 +41,28 @@ pub(crate) enum Fork {
     Child { parent: Pid },
 }
 
-/// Why there is no child.
+/// Why a fork failed.
 #[derive(Debug, Error)]
 pub(crate) enum ForkError {
-    /// It would not be a complete copy.
+    /// The process has several threads, so the child would not be a complete copy.
     #[error(transparent)]
     Threads(#[from] ThreadsError),
     /// The kernel refused.
-    #[error("cannot fork: {0}")]
+    #[error("cannot fork: {source}{limits}", source = .0, limits = limits(.0))]
     System(#[source] io::Error),
 }
 
-/// The process has threads that a child would lack, with whatever locks they hold.
+/// The process has further threads, which a child would lack, including the locks that they hold.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("cannot fork a process with {} threads ({}); {}", threads.len(), threads.join(", "), advice(.culprit))]
 pub struct ThreadsError {
     threads: Vec<String>,
-    /// Who has started them, if that is known.
+    /// The code that started them, if known.
     culprit: Option<&'static str>,
 }
 
 impl ThreadsError {
-    /// The same where the threads were not there before `culprit`.
+    /// Names `culprit` as the code that started the threads.
     pub(crate) fn because_of(self, culprit: &'static str) -> Self {
         Self { culprit: Some(culprit), ..self }
     }
@@ -76,6 +79,12 @@ fn advice(culprit: &Option<&'static str>) -> String {
     }
 }
 
+/// The limits of processes, if one of them caused `error`.
+fn limits(error: &io::Error) -> String {
+    let is_shortage = error.raw_os_error() == Some(libc::EAGAIN);
+    if is_shortage { limits_of_tasks() } else { String::new() }
+}
+
 /// Forks, if this process has one thread.
 pub(crate) fn fork() -> Result<Fork, ForkError> {
     only_thread()?;
@@ -90,14 +99,14 @@ pub(crate) fn fork() -> Result<Fork, ForkError> {
     }
 }
 
-/// Whether this process has one thread, by /proc/self/task (proc(5)). Where /proc is not mounted nobody can
-/// tell, and the answer is yes.
+/// Checks that this process has one thread, by /proc/self/task (proc(5)). Succeeds if /proc is not
+/// mounted.
 ///
 /// # Errors
 ///
-/// It has more; the error names them.
+/// The process has more threads; the error names them.
 pub(crate) fn only_thread() -> Result<(), ThreadsError> {
-    // One that has been joined is there for a moment still, and nothing tells when it is gone.
+    // A joined thread remains in the list for a moment, and no event tells when it is gone.
     for _ in 0..20 {
         if threads().len() <= 1 {
             return Ok(());
@@ -119,25 +128,25 @@ fn threads() -> Vec<String> {
     tasks.flatten().map(name).collect()
 }
 
-/// In a child: asks the kernel for `signal` when `parent` dies (prctl(2), `PR_SET_PDEATHSIG`). False if it already
-/// has: then the signal will not come.
+/// Requests `signal` at the death of `parent` (prctl(2), `PR_SET_PDEATHSIG`). Called in a child.
+/// Returns false if the parent has already died: the signal will not come.
 pub(crate) fn follow(parent: Pid, signal: rustix::process::Signal) -> io::Result<bool> {
     set_parent_process_death_signal(Some(signal))?;
     Ok(getppid() == Some(parent))
 }
 
-/// Ends a child without running what the parent registered for its own exit (_exit(2)). What the child printed
-/// and Rust buffers is written; the parent's buffer was flushed before the fork, so nothing is written twice.
+/// Ends a child without the parent's exit handlers (_exit(2)). The child's output buffered by Rust
+/// is written; the parent's buffer was flushed before the fork, so nothing is written twice.
 pub(crate) fn exit(status: u8) -> ! {
     let _ = io::stdout().flush();
     // SAFETY: _exit takes any status and does not return.
     unsafe { libc::_exit(status.into()) }
 }
 
-/// All signals that concern an arbiter, on a descriptor (signalfd(2)) instead of in handlers.
+/// The signals of an arbiter, on a descriptor (signalfd(2)) instead of in handlers.
 ///
-/// Blocked before the first fork and inherited by children, so that none is delivered to a child before it has
-/// handlers of its own.
+/// They are blocked before the first fork, and children inherit that, so that no signal reaches a
+/// child before it has its own handlers.
 #[derive(Debug)]
 pub(crate) struct Signals {
     fd: SignalFd,
@@ -145,7 +154,27 @@ pub(crate) struct Signals {
     child_before: SigAction,
 }
 
-/// Left alone: faults of this very program must end it, and job control belongs to the shell.
+/// Signals that operators send, and whose default action ends or stops a process.
+const OPERATORS: [Signal; 8] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+/// The exit status for a signal that arrives after the end of the server.
+static STATUS: AtomicU8 = AtomicU8::new(0);
+
+extern "C" fn on_late_signal(_: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(STATUS.load(Ordering::Relaxed).into()) }
+}
+
+/// Signals that are not blocked: faults must end the program, and job control belongs to the shell.
 const NOT_BLOCKED: [Signal; 10] = [
     Signal::SIGSEGV,
     Signal::SIGBUS,
@@ -160,8 +189,8 @@ const NOT_BLOCKED: [Signal; 10] = [
 ];
 
 impl Signals {
-    /// Blocks them and opens the descriptor. Where SIGCHLD was ignored on entry it no longer is: the kernel would
-    /// reap children by itself and nobody would learn how they ended.
+    /// Blocks the signals and opens the descriptor. SIGCHLD gets its default action: if it were
+    /// ignored, the kernel would reap children and discard how they ended.
     pub(crate) fn block() -> io::Result<Self> {
         let mut mask = SigSet::all();
         NOT_BLOCKED.into_iter().for_each(|signal| mask.remove(signal));
@@ -173,20 +202,43 @@ impl Signals {
         Ok(Self { fd, mask_before, child_before })
     }
 
-    /// The number of a signal that has arrived.
+    /// Returns the number of a signal that has arrived. TTIN and TTOU from the terminal are
+    /// dropped: they mean that a background worker has read or written there, not that an operator
+    /// changes the number of workers.
     pub(crate) fn next(&self) -> Option<i32> {
-        let info = self.fd.read_signal().ok().flatten()?;
-        i32::try_from(info.ssi_signo).ok()
+        loop {
+            let info = self.fd.read_signal().ok().flatten()?;
+            let signal = i32::try_from(info.ssi_signo).ok()?;
+            let is_terminal = info.ssi_code == libc::SI_KERNEL;
+            if !(is_terminal && matches!(signal, libc::SIGTTIN | libc::SIGTTOU)) {
+                return Some(signal);
+            }
+        }
     }
 
-    /// In the arbiter, at its end: everything as it was found. Signals that came too late to matter are
-    /// swallowed, or an impatient second Ctrl-C would turn a clean exit into a death by signal.
-    pub(crate) fn restore(self) {
+    /// Restores the mask and SIGCHLD, at the end of the arbiter. Pending signals are discarded, or
+    /// a second Ctrl-C would turn a clean exit into a death by signal. A signal that arrives later,
+    /// before the program has returned from its main function, ends the process with `status`.
+    pub(crate) fn restore(self, status: u8) {
         while self.next().is_some() {}
+        STATUS.store(status, Ordering::Relaxed);
+        let handler = SigHandler::Handler(on_late_signal);
+        let late = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        for signal in OPERATORS {
+            // SAFETY: the handler is async-signal-safe.
+            let before = unsafe { sigaction(signal, &late) };
+            if let Ok(before) = before
+                && !matches!(before.handler(), SigHandler::SigDfl)
+            {
+                // SAFETY: this action was in force before, and whatever handler it names is still
+                // there.
+                let _ = unsafe { sigaction(signal, &before) };
+            }
+        }
         self.hand_back();
     }
 
-    /// In a child that is to become another program: everything as it was found.
+    /// Restores everything, in a child that executes another program.
     pub(crate) fn hand_back(&self) {
         // SAFETY: this action was in force before, and whatever handler it names is still there.
         let _ = unsafe { sigaction(Signal::SIGCHLD, &self.child_before) };
@@ -200,64 +252,132 @@ impl AsFd for Signals {
     }
 }
 
-/// Collects a child that has ended, if there is one: which it was, how it ended, and how many bytes of memory it had resident
-/// at most (wait4(2)).
+/// Reaps an ended child, if there is one (wait4(2)). Returns its pid, its status and its largest
+/// resident memory in bytes.
 ///
 /// # Errors
 ///
-/// There is no child (`ECHILD`), or a signal came first (`EINTR`).
+/// There is no child (`ECHILD`), or a signal arrived first (`EINTR`).
 pub(crate) fn reap() -> nix::Result<Option<(Pid, ExitStatus, u64)>> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the kernel writes into both, which live through the call.
     let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
-    // SAFETY: it is plain integers, of which zeros are valid ones.
+    // SAFETY: plain integers, for which zeros are valid.
     let peak = unsafe { usage.assume_init() }.ru_maxrss;
     let child = Pid::from_raw(Errno::result(pid)?);
     let peak = u64::try_from(peak).unwrap_or_default() * 1024;
     Ok(child.map(|pid| (pid, ExitStatus::from_raw(status), peak)))
 }
 
-/// Tells worker `pid` by when it is to have drained, so that its timer is armed even if it reads no order (D10). A deadline
-/// that an address has no room for, as it may where that has 32 bits, is not told.
-pub(crate) fn tell_deadline(pid: Pid, deadline: Time) {
-    let Ok(deadline) = usize::try_from(deadline.as_nanos()) else { return };
-    let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(deadline) };
-    // SAFETY: the value is a number, which nobody takes for an address. Who has gone is not told.
-    unsafe { libc::sigqueue(pid.as_raw_nonzero().get(), LEAVE_BY, value) };
+/// The peer of a unix socket at the time of its connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Peer {
+    /// 0 if the peer is in a pid namespace that this process cannot see.
+    pub(crate) pid: i32,
+    pub(crate) uid: Uid,
 }
 
-/// Adds `variables` to the environment of this process, which children inherit, in place of those that have such a name.
+/// Returns the peer of a unix socket (unix(7), `SO_PEERCRED`). The call of rustix has a pid that
+/// cannot be 0, and takes this success for an error.
+///
+/// # Errors
+///
+/// As getsockopt(2).
+pub(crate) fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes into `credentials`, which have that size and
+    // are plain integers.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut credentials).cast(), &raw mut len)
+    };
+    Errno::result(result)?;
+    if len as usize != size_of::<libc::ucred>() {
+        return Err(io::Error::other("the kernel has told less than there is to tell"));
+    }
+    Ok(Peer { pid: credentials.pid, uid: Uid::from_raw(credentials.uid) })
+}
+
+/// Signals the drain's deadline to worker `pid`, so that its timer is armed even if it reads no
+/// order (D10). A deadline that does not fit into a pointer, as with 32 bits, is not sent.
+///
+/// # Errors
+///
+/// As sigqueue(3).
+pub(crate) fn tell_deadline(pid: Pid, deadline: Time) -> io::Result<()> {
+    let Ok(deadline) = usize::try_from(deadline.as_nanos()) else { return Ok(()) };
+    let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(deadline) };
+    // SAFETY: the value is a number, and no code uses it as an address.
+    match unsafe { libc::sigqueue(pid.as_raw_nonzero().get(), LEAVE_BY, value) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Calls `act`, which signals a process of `user`. If this process lacks the privilege (kill(2),
+/// `CAP_KILL`), as root does in some containers, a child changes to that user and calls it. The
+/// child is not waited for (D21): it is reaped like any other. None: the user is that of this
+/// process. `failed` is called with the error, in the process that has it.
+pub(crate) fn signal_as(
+    user: Option<unistd::Uid>,
+    act: impl Fn() -> io::Result<()>,
+    failed: impl Fn(io::Error),
+) {
+    let (error, user) = match (act(), user) {
+        (Ok(()), _) => return,
+        (Err(error), Some(user)) if error.kind() == io::ErrorKind::PermissionDenied => (error, user),
+        (Err(error), _) => return failed(error),
+    };
+    match fork() {
+        Ok(Fork::Child { .. }) => {
+            match setresuid(user, user, user).map_err(io::Error::from).and_then(|()| act()) {
+                Ok(()) => exit(0),
+                // It has ended and was reaped meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => exit(0),
+                Err(error) => failed(error),
+            }
+            exit(1)
+        }
+        Ok(Fork::Parent { .. }) => {}
+        Err(_) => failed(error),
+    }
+}
+
+/// Sets `variables` in the environment of this process, which children inherit.
 pub(crate) fn set_variables(variables: &[(String, String)]) {
     for (name, value) in variables {
-        // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+        // SAFETY: the process has one thread, so no other thread reads the environment meanwhile.
         unsafe { env::set_var(name, value) };
     }
 }
 
-/// Takes variables out of the environment of this process.
+/// Removes variables from the environment of this process.
 pub(crate) fn remove_variables(names: &[&str]) {
     for name in names {
-        // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+        // SAFETY: the process has one thread, so no other thread reads the environment meanwhile.
         unsafe { env::remove_var(name) };
     }
 }
 
-/// What ps(1) shows of this process: the memory in which its arguments came, followed by that of its environment.
+/// The title of this process in ps(1): the memory of its arguments, followed by that of its
+/// environment.
 #[derive(Debug)]
 pub(crate) struct Title {
     memory: &'static mut [u8],
-    /// How much of it the arguments had.
+    /// The size of the arguments.
     arguments: usize,
 }
 
 impl Title {
-    /// Makes that memory free to be written: arguments and variables are moved elsewhere, where the program finds them as
-    /// before. None where the kernel does not say where it is (proc(5), /proc/self/stat).
+    /// Makes the memory writable: arguments and variables are moved elsewhere, and the program
+    /// finds them as before. None if the kernel does not report the memory's place (proc(5),
+    /// /proc/self/stat).
     pub(crate) fn claim() -> Option<Self> {
         let stat = fs::read("/proc/self/stat").ok()?;
         let stat = String::from_utf8_lossy(&stat);
-        // The second field is a name in parentheses, in which anything may be.
+        // The second field is a name in parentheses, with any characters.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok().filter(|at| *at != 0);
         let (stack, start, end) = (field(28)?, field(48)?, field(49)?);
@@ -265,32 +385,36 @@ impl Title {
         let arguments = end.checked_sub(start).filter(|len| *len > 0)?;
 
         let words = stack as *mut usize;
-        // SAFETY: the kernel put the number of arguments here, and behind it their addresses, when it started the program
-        // (execve(2), the ABI's initial process stack). They stay there for as long as the process lives.
+        // SAFETY: the kernel put the number of arguments here, and behind it their addresses, when
+        // it started the program (execve(2), the ABI's initial process stack). They stay there for
+        // as long as the process lives.
         let count = unsafe { words.read() };
         if count != env::args_os().len() {
-            return None; // not what was expected, so nothing here is to be relied upon
+            return None; // an unexpected layout, on which nothing can rely
         }
         for (index, argument) in env::args_os().enumerate() {
-            // SAFETY: the address of an argument, of which there are `count`. Nothing reads it but this one thread.
+            // SAFETY: the address of one of `count` arguments. Only this one thread reads it.
             let address = unsafe { &mut *words.add(1 + index) };
             if (start..end).contains(address) {
                 *address = CString::new(argument.into_vec()).ok()?.into_raw() as usize;
             }
         }
-        // What has no name that could be set is lost, if the title is long.
+        // A variable whose name cannot be set is lost if the title is long.
         for (name, value) in env::vars_os().filter(|(name, _)| !name.as_bytes().contains(&b'=')) {
-            // SAFETY: the process has one thread. The C library puts what it is given into memory of its own.
+            // SAFETY: the process has one thread. The C library copies the value into its own
+            // memory.
             unsafe { env::set_var(name, value) };
         }
-        // SAFETY: by what the kernel says the strings of arguments and environment are here, on the stack below main, which
-        // is readable and writable for as long as the process lives. Since they were moved nothing refers to them.
+        // SAFETY: the kernel reports that the strings of arguments and environment are here, on the
+        // stack below main, which is readable and writable for as long as the process lives. Since
+        // they were moved nothing refers to them.
         let memory = unsafe { slice::from_raw_parts_mut(start as *mut u8, end_of_all - start) };
         Some(Self { memory, arguments })
     }
 
-    /// Shows `title`, or as much of it as there is room for. While the place of the arguments ends with a zero it is the
-    /// command line; otherwise that goes on into the place of the environment (proc(5), /proc/pid/cmdline).
+    /// Sets the title, cut to the available size. While the memory of the arguments ends with a
+    /// zero it is the command line; otherwise the command line continues into the memory of the
+    /// environment (proc(5), /proc/pid/cmdline).
     pub(crate) fn set(&mut self, title: &str) {
         let room = if title.len() < self.arguments { self.arguments } else { self.memory.len() };
         let len = title.len().min(room - 1);
@@ -299,39 +423,40 @@ impl Title {
     }
 }
 
-/// Descriptor `fd`, which came with the process.
+/// Borrows the inherited descriptor `fd`.
 ///
 /// # Errors
 ///
-/// Nothing is open there (`EBADF`).
+/// The descriptor is not open (`EBADF`).
 pub(crate) fn inherited(fd: i32) -> io::Result<BorrowedFd<'static>> {
     // SAFETY: F_GETFD only looks the number up, whatever it is.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open (above), hence not -1. Nothing of this process opened it or knows it, so nothing closes it but who
-    // takes it over by `adopt`, at a time when the process has one thread.
+    // SAFETY: it is open (above), hence not -1. No code of this process opened it or knows it, so
+    // only `adopt` can close it, at a time when the process has one thread.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// Takes over descriptor `fd`, which came with the process, if `check` agrees. It is left alone otherwise.
+/// Takes ownership of the inherited descriptor `fd` if `check` succeeds.
 ///
 /// # Errors
 ///
-/// Nothing is open there (`EBADF`), or what `check` says.
+/// The descriptor is not open (`EBADF`), or the error of `check`.
 pub(crate) fn adopt<E: From<io::Error>>(
     fd: i32,
     check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
 ) -> Result<OwnedFd, E> {
     check(inherited(fd)?)?;
-    // SAFETY: it is open, and by naming it in the settings the operator gives it to the server; nothing else of
-    // this process opened it.
+    // SAFETY: it is open, and by naming it in the settings the operator gives it to the server;
+    // nothing else of this process opened it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes a listening TCP socket deaf to new connects, while handshakes under way complete: a classic BPF program
-/// (socket(7), `SO_ATTACH_FILTER`) that drops segments with SYN and without ACK. It sees each segment from its TCP header
-/// on, over IPv4 and IPv6 alike. Accepted connections inherit it, and are sent no such segments.
+/// Attaches a filter to a listening TCP socket that drops new connects while open handshakes
+/// complete: a classic BPF program (socket(7), `SO_ATTACH_FILTER`) that drops segments with SYN and
+/// without ACK. The program sees each segment from its TCP header on, for IPv4 and IPv6. Accepted
+/// connections inherit it, and receive no such segments.
 pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
     const FLAGS_AT: u32 = 13;
     const SYN: u32 = 0x02;
@@ -345,8 +470,8 @@ pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
         op(libc::BPF_RET | libc::BPF_K, u32::MAX),
     ];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel reads `filter` and the program that it points to during the call; both are locals, and their
-    // lengths are given with them.
+    // SAFETY: the kernel reads `filter` and the program that it points to during the call; both are
+    // locals, and their lengths are given with them.
     let result = unsafe {
         libc::setsockopt(
             listener.as_raw_fd(),
@@ -359,12 +484,13 @@ pub(crate) fn drop_connects(listener: BorrowedFd<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many connections wait in the queue of a listening TCP socket (tcp(7), `TCP_INFO`: of a listener, `tcpi_unacked` is
-/// that). None of any other socket.
+/// The number of connections in the queue of a listening TCP socket (tcp(7), `TCP_INFO`:
+/// `tcpi_unacked` of a listener). None for any other socket.
 pub(crate) fn queued(listener: impl AsFd) -> Option<u32> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into `info`, and how many into `len`; both live through the call.
+    // SAFETY: the kernel writes at most `len` bytes into `info`, and how many into `len`; both live
+    // through the call.
     let result = unsafe {
         libc::getsockopt(
             listener.as_fd().as_raw_fd(),
@@ -374,8 +500,21 @@ pub(crate) fn queued(listener: impl AsFd) -> Option<u32> {
             &raw mut len,
         )
     };
-    // SAFETY: it is plain integers, of which zeros are valid ones; the kernel has written over some.
+    // SAFETY: plain integers, for which zeros are valid; the kernel has overwritten some.
     (result == 0).then(|| unsafe { info.assume_init() }.tcpi_unacked)
+}
+
+/// The time from `now` to `at`, for poll(2).
+pub(crate) fn timespec(at: Time, now: Time) -> Timespec {
+    let left = at - now;
+    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}
+
+/// The resident memory of a process in bytes (proc(5), `statm`). None if it cannot be read.
+pub(crate) fn resident(pid: i32) -> Option<u64> {
+    let pages: u64 =
+        fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Slots of which nobody accepts what their own listeners are sent (`--reuse-port`): the arbiter does, for the workers of
-//! other slots. In a reload that changes addresses it is the same with listeners that workers of one generation alone have.
+//! Listeners without an accepting worker at the moment: those of a slot whose worker is away
+//! (`--reuse-port`), and, in a reload that changes addresses, listeners that only one generation
+//! has. The arbiter accepts from them, for the workers of other slots.
 
 use std::time::Duration;
 
@@ -9,59 +10,65 @@ use rustix::event::{PollFd, PollFlags};
 use tracing::warn;
 
 use crate::backlog::Backlog;
-use crate::listener::slots::Slots;
-use crate::listener::{Chosen, Listeners};
+use crate::listener::per_slot::PerSlotListeners;
+use crate::listener::{ListenerSet, Listeners};
 
-/// Which they are.
+/// The unattended listeners.
 #[derive(Debug, Default)]
-pub(crate) struct Orphans {
+pub(crate) struct UnattendedListeners {
     slots: Vec<u16>,
-    /// Numbers of listeners that a worker may have or not, depending on its generation.
+    /// Numbers of listeners that not every worker has, depending on its generation.
     changed: Vec<u16>,
-    /// Descriptors or memory had run out.
+    /// End of the pause after descriptors or memory ran out.
     paused_until: Option<Time>,
 }
 
-/// How long accepting pauses then.
+/// Length of that pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
-impl Orphans {
-    /// From now on it is these.
+impl UnattendedListeners {
+    /// Sets the slots without an accepting worker.
     pub(crate) fn become_these(&mut self, slots: Vec<u16>) {
         self.slots = slots;
     }
 
-    /// A generation takes over from another, and until that is [over](Self::all_agree) workers may be of either.
-    pub(crate) fn disagree(&mut self, before: &Chosen, after: &Chosen) {
-        let only = |these: &Chosen, those: &Chosen| {
+    /// Begins the change from one generation to another. Until [`all_agree`](Self::all_agree)
+    /// workers may be of either.
+    pub(crate) fn disagree(&mut self, before: &ListenerSet, after: &ListenerSet) {
+        let only = |these: &ListenerSet, those: &ListenerSet| {
             let all = these.all.iter().copied();
             all.filter(|index| !those.all.contains(index)).collect::<Vec<_>>()
         };
         self.changed.extend([only(before, after), only(after, before)].concat());
     }
 
-    /// All workers that stay have the same listeners.
+    /// Ends the change: all workers that stay have the same listeners.
     pub(crate) fn all_agree(&mut self) {
         self.changed.clear();
     }
 
-    /// What to wait for.
+    /// The descriptors to wait for.
     pub(crate) fn interest<'a>(
         &'a self,
-        slots: &'a Slots,
+        slots: &'a PerSlotListeners,
         shared: &'a Listeners,
     ) -> impl Iterator<Item = PollFd<'a>> {
         let waiting = self.listeners(slots, shared).filter(|_| self.paused_until.is_none());
         waiting.map(|listener| PollFd::new(listener, PollFlags::IN))
     }
 
-    /// When to look again, if nothing happens before.
+    /// When to try again, if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.paused_until.filter(|_| !self.is_empty())
     }
 
-    /// Accepts for others what has come; none if nothing has.
-    pub(crate) fn accept(&mut self, slots: &Slots, shared: &Listeners, now: Time) -> Option<Backlog> {
+    /// Accepts the waiting connections. None if there are none.
+    pub(crate) fn accept(
+        &mut self,
+        slots: &PerSlotListeners,
+        shared: &Listeners,
+        now: Time,
+    ) -> Option<Backlog> {
         if self.is_empty() || self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
@@ -69,7 +76,7 @@ impl Orphans {
         let mut exhausted = false;
         for listener in self.listeners(slots, shared) {
             if let Err(error @ AcceptError::Exhausted(_)) = backlog.take(listener, now) {
-                warn!("connections to {} wait: {error}", listener.bound);
+                warn!("cannot accept on {}, whose worker is away: {error}", listener.bound);
                 exhausted = true;
             }
         }
@@ -79,7 +86,7 @@ impl Orphans {
 
     fn listeners<'a>(
         &'a self,
-        slots: &'a Slots,
+        slots: &'a PerSlotListeners,
         shared: &'a Listeners,
     ) -> impl Iterator<Item = &'a Listener> {
         let of_slots = self.slots.iter().flat_map(|slot| slots.of(*slot, shared));

@@ -1,4 +1,4 @@
-//! The application that remuda has built in: of blocking handlers on mio, of async ones on tokio.
+//! remuda's built-in application: blocking handlers on mio, async ones on tokio.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,12 @@
-//! What it costs remuda to call an async function: the counterpart of `bench-hyper`.
+//! The cost of calling an async function in remuda: the counterpart of `bench-hyper`.
 
 use std::process::ExitCode;
 
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
-use remuda::{AsyncHandler, Body, Bytes, Incoming};
+use remuda::app::{AsyncHandler, Incoming};
+use remuda::{Body, Bytes};
 
 fn main() -> ExitCode {
     remuda::run(Hello)

@@ -1,7 +1,7 @@
 //! hyper's own hello world on a current-thread runtime: `bench-hyper ADDRESS [timer]`.
 //!
-//! Without `timer` a client may take for ever over its head, which is as cheap as hyper gets; with it hyper's
-//! default of 30 s holds, as remuda's limit always does.
+//! Without `timer` a head may take for ever, which is hyper's cheapest mode. With `timer` hyper's
+//! default limit of 30 s holds, as remuda's limit always does.
 
 use std::convert::Infallible;
 use std::{env, io};
@@ -31,7 +31,7 @@ async fn serve(address: &str, http: &http1::Builder) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // How a connection ends is of no interest here.
+        // How a connection ends does not matter here.
         tokio::spawn(http.serve_connection(TokioIo::new(stream), service_fn(hello)));
     }
 }

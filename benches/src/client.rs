@@ -1,10 +1,10 @@
-//! A client that has one request open on each of its connections, all the time.
+//! A client that has one request open on each of its connections at all times.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// What is asked for, with as many fields as command line clients send.
+/// The request, with as many fields as command line clients send.
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: compare/1.0\r\nAccept: */*\r\n\r\n";
 
 /// How long a server may be silent.
@@ -12,16 +12,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Client {
     connections: Vec<TcpStream>,
-    /// What each response has room for, exactly: its length never changes.
+    /// A buffer of exactly one response, whose length never changes.
     response: Vec<u8>,
 }
 
 impl Client {
-    /// Connects `n` times and asks once on each connection.
+    /// Connects `n` times and sends a request on each connection.
     ///
     /// # Errors
     ///
-    /// The server does not listen, or what it answers is not the expected response.
+    /// The server does not listen, or its answer is not the expected response.
     pub(crate) fn connect(address: SocketAddr, n: usize) -> io::Result<Self> {
         let mut client = Self { connections: Vec::with_capacity(n), response: Vec::new() };
         for _ in 0..n {
@@ -35,7 +35,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Asks `n` times, rounded down to a multiple of the connections.
+    /// Sends `n` requests, rounded down to a multiple of the connections.
     pub(crate) fn ask(&mut self, n: usize) -> io::Result<()> {
         for _ in 0..n / self.connections.len() {
             for stream in &mut self.connections {
@@ -54,7 +54,7 @@ impl Client {
 
 const BODY: &[u8] = b"Hello, World!";
 
-/// Reads until the body is there, which is the same for all servers.
+/// Reads until the body has arrived, which is the same for all servers.
 fn first_response(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut response = Vec::new();
     while !response.ends_with(BODY) {

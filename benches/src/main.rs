@@ -1,7 +1,8 @@
-//! Says what a request costs, server by server: `compare [NAME...]`, all servers if none is named.
+//! Prints the cost of a request for each server: `compare [NAME...]`, all servers by default.
 //!
-//! It starts the `bench-*` programs beside itself and asks each for the same short response. What a user of a server
-//! sees (latency, requests per second) is not measured: on one machine that says more about the client.
+//! It starts the `bench-*` programs beside itself and sends each the same request, with a short
+//! response. Latency and requests per second are not measured: on one machine they depend on the
+//! client more than on the server.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,8 @@ mod client;
 mod measure;
 mod server;
 
-/// Everything there is to compare. Nobody closes a connection that waits while the others have their turns. The first is what the others' CPU time is divided by.
+/// All servers to compare. None of them closes a connection that is idle during the turns of the
+/// others. The CPU time of the others is divided by that of the first.
 const KINDS: [Kind; 10] = [
     Kind::new("hyper", "bench-hyper", &["ADDRESS"]),
     Kind::new("hyper-timer", "bench-hyper", &["ADDRESS", "timer"]),
@@ -32,7 +34,7 @@ const KINDS: [Kind; 10] = [
 /// Connections in the measurements of CPU time and of system calls.
 const CONNECTIONS: usize = 32;
 
-/// Rounds of the measurement of CPU time; in each, every server has a turn.
+/// Rounds of the measurement of CPU time. In each, every server has a turn.
 const ROUNDS: usize = 15;
 
 /// Requests in a turn.
@@ -89,12 +91,12 @@ fn cpu_rounds(running: &[(&&Kind, Server)]) -> io::Result<Vec<Vec<f64>>> {
         let turns = running.iter().zip(&mut clients);
         turns.map(|((_, server), client)| measure::cpu_micros(server, client, TURN)).collect()
     };
-    // Caches and branch predictors are warm after the first, which does not count.
+    // The first round, which warms caches and branch predictors, does not count.
     let _: io::Result<Vec<_>> = round();
     (0..ROUNDS).map(|_| round()).collect()
 }
 
-/// The median of some numbers, and how far they are apart.
+/// The median of some numbers, and their range.
 struct Spread {
     least: f64,
     median: f64,
@@ -120,7 +122,7 @@ fn say(line: impl fmt::Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-/// A server that this build does not have, or a tool that is missing, costs no more than its row.
+/// A server that this build does not have, or a missing tool, costs only its own row.
 fn row(kind: &Kind, result: io::Result<String>) -> io::Result<()> {
     say(format_args!(
         "  {:<12} {}",

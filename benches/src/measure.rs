@@ -1,4 +1,4 @@
-//! What a request costs, in three currencies.
+//! The cost of a request in three units.
 
 use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,17 +9,18 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::server::{Kind, Server, end};
 
-/// Requests in the two runs whose difference is taken.
+/// Requests in the two runs whose difference is the result.
 const FEW: usize = 2_000;
 const MANY: usize = 12_000;
 
-/// Instructions a request in user space, as a difference of two runs: starting, accepting and stopping cancel out.
+/// Instructions a request in user space, as the difference of two runs: start, accept and stop
+/// cancel out.
 pub(crate) fn instructions(kind: &Kind) -> io::Result<f64> {
     let (few, many) = (counted(kind, FEW)?, counted(kind, MANY)?);
     Ok((many - few) / (MANY - FEW) as f64)
 }
 
-/// Instructions that a worker has spent by its end, after `n` requests on one connection.
+/// Instructions that a worker has executed by its end, after `n` requests on one connection.
 fn counted(kind: &Kind, n: usize) -> io::Result<f64> {
     let scratch = env::temp_dir().join(format!("compare-{}", process::id()));
     fs::create_dir_all(&scratch)?;
@@ -42,7 +43,7 @@ pub(crate) fn cpu_micros(server: &Server, client: &mut Client, requests: usize) 
     Ok((cpu_nanos(server.worker())? - before) / requests as f64 / 1000.0)
 }
 
-/// The same time as utime and stime of proc_pid_stat(5), which is rounded to clock ticks there.
+/// The same time as utime and stime of proc_pid_stat(5), which rounds to clock ticks.
 fn cpu_nanos(pid: u32) -> io::Result<f64> {
     let mut sum = 0.0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -62,7 +63,7 @@ pub(crate) fn system_calls(server: &Server, connections: usize, requests: usize)
         .arg(&out)
         .stderr(Stdio::piped())
         .spawn()?;
-    // It says when it has attached itself to all threads.
+    // strace writes a line once it has attached itself to all threads.
     let mut said = String::new();
     let asked = BufReader::new(strace.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?)
         .read_line(&mut said)

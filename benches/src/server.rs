@@ -18,7 +18,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// `ADDRESS` among the arguments stands for where to listen.
+    /// `ADDRESS` among the arguments stands for the address to listen on.
     pub(crate) const fn new(
         name: &'static str,
         program: &'static str,
@@ -34,10 +34,10 @@ pub(crate) struct Server {
     worker: u32,
 }
 
-/// How long a start or a stop may take; under valgrind both do.
+/// How long a start or a stop may take. Under valgrind both are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a process is looked at that tells nobody when it is ready.
+/// How often to poll a process that does not announce that it is ready.
 const GLANCE: Duration = Duration::from_millis(10);
 
 impl Server {
@@ -45,7 +45,7 @@ impl Server {
         Self::start_under(&[], kind)
     }
 
-    /// Starts a server as an argument of another program; returns once it has answered.
+    /// Starts a server as an argument of another program, and returns once it has answered.
     pub(crate) fn start_under(prefix: &[OsString], kind: &Kind) -> io::Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let given =
@@ -58,6 +58,8 @@ impl Server {
             .chain(kind.arguments.iter().map(given).map(OsString::from));
         let process = Command::new(words.next().unwrap_or_default())
             .args(words)
+            // Valgrind has no processes that share descriptors, as a keeper and its worker do.
+            .envs((!prefix.is_empty()).then_some(("REMUDA_RESCUE", "false")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -81,12 +83,13 @@ impl Server {
         self.address
     }
 
-    /// The process that answers: the first child of a server that has children, else the server itself.
+    /// The process that answers: the first child of a server that has children, else the server
+    /// itself.
     pub(crate) fn worker(&self) -> u32 {
         self.worker
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Asks the server to stop and waits until it has.
     pub(crate) fn stop(mut self) -> io::Result<ExitStatus> {
         end(&mut self.process, Signal::TERM)
     }
@@ -94,12 +97,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Where it cannot be ended it has ended.
+        // An error means that it has ended already.
         let _ = end(&mut self.process, Signal::TERM);
     }
 }
 
-/// Sends a child a signal and waits for its end, which comes by force after a while.
+/// Sends a child a signal and waits for its end. Kills it after a while.
 pub(crate) fn end(child: &mut Child, signal: Signal) -> io::Result<ExitStatus> {
     if let Some(status) = child.try_wait()? {
         return Ok(status);
@@ -118,7 +121,7 @@ pub(crate) fn end(child: &mut Child, signal: Signal) -> io::Result<ExitStatus> {
     }
 }
 
-/// proc_pid_task(5), of the thread that has forked: the main one.
+/// proc_pid_task(5), for the main thread, which is the one that forks.
 fn first_child(pid: u32) -> io::Result<Option<u32>> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     Ok(children.split_whitespace().next().and_then(|pid| pid.parse().ok()))

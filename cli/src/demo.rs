@@ -1,7 +1,7 @@
-//! The built-in application: what remuda serves when it is given no other, and what benchmarks and black-box
-//! tests talk to.
+//! The built-in application, served if no other is given, and used by benchmarks and black-box
+//! tests.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
 //! | `GET /` | `Hello, World!` |
 //! | `POST /echo` | the request's body, streamed back as it arrives, with its Content-Type |
@@ -9,13 +9,23 @@
 //! | `GET /stream?chunks=N&size=B&ms=M` | N chunks (10) of B bytes (1024), M ms (100) apart |
 //! | `GET /bytes?n=N` | N bytes (1024) with Content-Length |
 //! | `GET /events` | server-sent events, one a second, until the worker drains |
-//! | `GET /info` | JSON: worker, phase, requests served by it and by this connection, client and scheme |
-//! | `GET /headers` | a line for each field received, in order |
-//! | `GET /status?code=N&body=1` | status N (200), without content or, wrongly for some, with it |
-//! | `GET /upgrade` | 101 to the protocol asked for, which here echoes bytes until either side ends |
+//! | `GET /info` | JSON: worker, phase, requests served by the worker and on this connection, client and scheme |
+//! | `GET /headers` | one line for each received field, in order |
+//! | `GET /status?code=N&body=1` | status N (200), without content or, although wrong for some statuses, with content |
+//! | `GET /upgrade` | 101 to the requested protocol, which here echoes bytes until either side ends |
 //!
-//! The numbers in parentheses are what counts where a parameter is missing. No response is longer than
-//! 1 GiB, and none is held in memory: they are written from one buffer.
+//! The numbers in parentheses are the defaults of the parameters. No response is longer than 1 GiB,
+//! and none is held in memory: all are written from one buffer.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use remuda::{Server, demo};
+//!
+//! fn main() -> ExitCode {
+//!     Server::new(demo::build).run()
+//! }
+//! ```
 
 use std::process;
 
@@ -27,17 +37,17 @@ mod blocking;
 mod future;
 mod request;
 
-/// Builds the application in a worker, as suits its backend: of async handlers where the backend is made for those, of
-/// blocking ones elsewhere.
+/// Builds the application in a worker, with async handlers on the backends with a runtime (tokio,
+/// smol, async-std) and with blocking handlers on the others.
 ///
 /// # Errors
 ///
-/// None; the signature is that of an [`AppFactory`](crate::AppFactory).
+/// None; the signature is that of an [`AppFactory`](crate::app::AppFactory).
 pub fn build(boot: &Boot) -> Result<App, AppError> {
     if is_async(boot) { asynchronous(boot) } else { blocking(boot) }
 }
 
-/// Which kind [`build`] builds: that of the backend.
+/// Whether [`build`] builds async handlers.
 pub fn is_async(boot: &Boot) -> bool {
     matches!(boot.backend, "tokio" | "smol" | "async-std")
 }
@@ -60,7 +70,7 @@ pub fn asynchronous(boot: &Boot) -> Result<App, AppError> {
     Ok(App::future(handler(boot)))
 }
 
-/// The application's handlers of both kinds, for programs that add something to it.
+/// The application as a handler of both kinds, for programs that extend it.
 pub fn handler(boot: &Boot) -> impl Handler + AsyncHandler + use<> {
     Demo { boot: boot.clone() }
 }
@@ -71,7 +81,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// The answer to `/info`, for a client on a connection.
+    /// The response to `/info`.
     fn info(&self, connection: &ConnectionInfo, client: Client) -> serde_json::Result<Vec<u8>> {
         let phase = self.boot.drain.drain().map_or_else(|| "running".into(), |d| format!("{:?}", d.phase));
         serde_json::to_vec(&Info {
@@ -88,23 +98,23 @@ impl Demo {
     }
 }
 
-/// The answer to `/info`.
+/// The content of `/info`.
 #[derive(Serialize)]
 struct Info {
     pid: u32,
-    /// None where all workers share the application.
+    /// `None` if the application was preloaded, and so is shared by all workers.
     slot: Option<u16>,
     generation: u32,
     backend: &'static str,
     phase: String,
-    /// Of this worker, this one included.
+    /// Requests of this worker so far, this one included.
     requests: u64,
-    /// Of this connection, this one included.
+    /// Requests on this connection so far, this one included.
     connection_requests: u32,
-    /// Address and port, if they are known.
+    /// The client's address and port, as far as they are known.
     client: String,
     scheme: &'static str,
 }
 
-/// What bodies without a meaning are made of.
+/// The content of generated bodies.
 static FILLING: [u8; 64 * 1024] = [b'x'; 64 * 1024];

@@ -1,4 +1,4 @@
-//! What may be given to [`run`](crate::run).
+//! The kinds of application that [`run`](crate::run) accepts.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -10,39 +10,54 @@ use http_body_util::BodyExt;
 use remuda_core::app::{App, AppError, AsyncHandler, Body, Call, Handler, Incoming, LocalFuture};
 use tower_service::Service;
 
-/// Whatever can be made an [`App`].
+/// A value that can be converted to an [`App`].
 ///
-/// `M` only tells the implementations apart, so that each kind of application can have a blanket one; it is
-/// inferred and never written.
+/// `M` only distinguishes the implementations, so that each kind of application can have a blanket
+/// implementation. It is inferred and never written.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use remuda::app::{App, BodyReader, Head, IntoApp, Responder, ResponseHead};
+///
+/// let blocking = |_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>| {
+///     Ok(out.send(ResponseHead::new(204), "")?)
+/// };
+/// let _: App = blocking.into_app();
+///
+/// let router = Router::new().route("/", get(async || "Hello, World!\n"));
+/// let app: App = router.into_app();
+/// assert!(app.wants_tokio());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an application",
     note = "a function of (&Head<'_>, BodyReader<'_>, Responder<'_>) that returns Result<(), AppError> is one",
     note = "an AsyncHandler is one, and so is a tower service of http requests such as an axum Router"
 )]
 pub trait IntoApp<M> {
-    /// Whether it expects to find a tokio runtime, see [`AppFactory::with_tokio`](crate::AppFactory::with_tokio).
+    /// Whether this kind of application expects a tokio runtime, see
+    /// [`AppFactory::with_tokio`](crate::app::AppFactory::with_tokio).
     const WANTS_TOKIO: bool = false;
 
-    /// Makes it one.
+    /// Converts it.
     fn into_app(self) -> App;
 }
 
-/// Marks what is a blocking [`Handler`].
+/// Marks a blocking [`Handler`].
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
 pub enum Blocking {}
 
-/// Marks what is an [`AsyncHandler`].
+/// Marks an [`AsyncHandler`].
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
 pub enum Async {}
 
-/// Marks what is a [`tower_service::Service`] of HTTP requests: an axum `Router`, a stack of tower layers.
+/// Marks a [`tower_service::Service`] for HTTP requests: an axum `Router`, a stack of tower layers.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
 pub enum Tower {}
 
-/// Marks what is an [`App`] already.
+/// Marks a value that is an [`App`] already.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a marker without values")]
 pub enum Itself {}
@@ -66,15 +81,16 @@ where
     B: http_body::Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Frameworks on tower live on tokio.
+    /// Frameworks on tower mostly depend on tokio.
     const WANTS_TOKIO: bool = true;
 
     fn into_app(self) -> App {
-        App::call(TowerCall(Mutex::new(self)))
+        App::call(TowerCall(Mutex::new(self))).with_tokio()
     }
 }
 
-/// A tower service behind the seam: each request is answered by a clone of its own, which tower expects to be cheap.
+/// A tower service as a [`Call`]. A clone of the service answers each request; tower expects clones
+/// to be cheap.
 struct TowerCall<S>(Mutex<S>);
 
 impl<S, B> Call for TowerCall<S>
@@ -85,7 +101,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn call(self: Arc<Self>, mut request: Request<Incoming>) -> LocalFuture<Response<Body>> {
-        // Extractors and layers look there.
+        // Extractors and layers find it in the extensions.
         let info = request.body().info().clone();
         request.extensions_mut().insert(info);
         let mut service = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,8 +1,9 @@
-//! The `remuda` program: the library's own server, around the application that it has built in.
+//! The `remuda` program: a server of the built-in application.
 
 use std::process::ExitCode;
 
-use remuda::{AppError, AppFactory, Server, demo};
+use remuda::app::AppFactory;
+use remuda::{AppError, Server, demo};
 
 fn main() -> ExitCode {
     Server::choosing(application).version(env!("CARGO_PKG_VERSION")).run()

@@ -1,7 +1,8 @@
-//! A connection that an async application has taken over, as a stream that libraries on tokio's traits read and write.
+//! A connection that an async application has taken over, as a stream with tokio's traits.
 //!
-//! What is written becomes the body of the response with status 101, which itself polls whoever serves the stream: there is
-//! no other task, and when the connection ends, or the drain's deadline passes, that is dropped.
+//! Written bytes become the body of the response with status 101. That body polls the future that
+//! serves the stream, so there is no other task. When the connection ends, or the drain's deadline
+//! passes, the body is dropped, and the future with it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,13 +17,13 @@ use remuda_core::app::Incoming;
 use remuda_core::config::HIGH_WATER;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Takes a connection over: `bytes` is what [`Incoming::upgrade`](crate::Incoming::upgrade) or
-/// [`RequestInfo::upgrade`](crate::RequestInfo::upgrade) has given. What comes of this is the body of the response with status
-/// 101, and the connection ends with the future of `serve`.
+/// Takes a connection over. `bytes` comes from [`Incoming::upgrade`](crate::app::Incoming::upgrade)
+/// or [`RequestInfo::upgrade`](crate::app::RequestInfo::upgrade). The result is the body of the
+/// response with status 101; the connection ends with the future of `serve`.
 ///
-/// The future learns of the drain by [`DrainSignal::drained`](crate::DrainSignal::drained) and should come to an end then
-/// (D13). It is polled with the connection, so that it is no task of any runtime and goes on only while its
-/// client reads.
+/// The future learns of the drain by [`DrainSignal::drained`](crate::app::DrainSignal::drained) and
+/// should end then (D13). It is polled together with the connection: it is not a task of a runtime,
+/// and makes progress only while its client reads.
 pub fn take_over<F>(bytes: Incoming, serve: impl FnOnce(Duplex) -> F) -> TakeOver<F>
 where
     F: Future<Output = ()>,
@@ -32,31 +33,31 @@ where
     TakeOver { serve: Some(Box::pin(serve(stream))), outbox }
 }
 
-/// The raw bytes of a connection, both ways.
+/// The raw bytes of a connection, in both directions.
 pub struct Duplex {
     incoming: Incoming,
     unread: Bytes,
     outbox: Arc<Outbox>,
 }
 
-/// The body that [`take_over`] makes.
+/// The body that [`take_over`] returns.
 pub struct TakeOver<F> {
     serve: Option<Pin<Box<F>>>,
     outbox: Arc<Outbox>,
 }
 
-/// What has been written and is not sent, bounded as what a connection may have waiting.
+/// Bytes written and not yet sent, at most [`HIGH_WATER`], the limit of a connection's output.
 #[derive(Default)]
 struct Outbox(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     bytes: BytesMut,
-    /// Waits for room, or until all is sent.
+    /// The writer's waker, while it waits for room or for a flush.
     writer: Option<Waker>,
-    /// The body's task, unless it is at work and will look by itself.
+    /// The body's waker; `None` while the body is being polled, because it then checks by itself.
     body: Option<Waker>,
-    /// Nothing is sent any more.
+    /// Set when the body was dropped: nothing more is sent.
     closed: bool,
 }
 
@@ -141,7 +142,7 @@ impl AsyncWrite for Duplex {
         Poll::Ready(Ok(n))
     }
 
-    /// Done when the connection has taken all of it; the kernel may not have.
+    /// Completes when the connection has taken all bytes; the kernel may not have.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.outbox.state();
         if state.bytes.is_empty() || state.closed {
@@ -151,7 +152,7 @@ impl AsyncWrite for Duplex {
         Poll::Pending
     }
 
-    /// A flush: the connection ends with the future that serves it.
+    /// Only flushes: the connection ends with the future that serves it.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
     }

@@ -1,9 +1,9 @@
-//! The book and the other pages: what is generated is up to date, what they refer to is there, and the settings
-//! files and command lines they show are right.
+//! Checks the book and the other pages: generated parts are up to date, links lead somewhere, and
+//! the settings files and command lines shown are valid.
 //!
-//! `BLESS=1 cargo test -p remuda --test book` writes the generated part of the settings page. (It is no variable of
-//! the form `REMUDA_*`: those are settings.)
-// The pages are about the default build.
+//! `BLESS=1 cargo test -p remuda --test book` writes the generated parts. (The name is not of the
+//! form `REMUDA_*`, because those variables are settings.)
+// The pages describe the default build.
 #![cfg(all(feature = "mio", feature = "smol", feature = "tokio", not(feature = "async-std")))]
 
 use std::collections::BTreeSet;
@@ -13,14 +13,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use remuda::settings::{Setting, table};
+use remuda::settings::{Here, Setting, elsewhere, find, table};
 use tempfile::TempDir;
 
-/// Ends the part of the settings page that is written by hand.
+/// Ends the written part of a page; the generated part follows.
 const MARK: &str = "`just book` writes it. -->\n";
 
 #[test]
-fn the_settings_page_is_made_of_the_table() {
+fn the_settings_page_is_generated_from_the_table() {
     let path = root().join("book/src/settings.md");
     let page = read(&path);
     let (by_hand, _) = page.split_once(MARK).expect("the page says where its generated part begins");
@@ -29,6 +29,38 @@ fn the_settings_page_is_made_of_the_table() {
         fs::write(&path, wanted).unwrap();
     } else {
         assert!(page == wanted, "{} is not up to date; write it with `just book`", path.display());
+    }
+}
+
+#[test]
+fn the_page_of_other_servers_is_generated_from_the_table() {
+    let path = root().join("book/src/elsewhere.md");
+    let page = read(&path);
+    let (by_hand, _) = page.split_once(MARK).expect("the page says where its generated part begins");
+    let mut wanted = format!("{by_hand}{MARK}");
+    let mut server = "";
+    for other in elsewhere() {
+        if server != other.server {
+            server = other.server;
+            write!(wanted, "\n## {server}\n\n| {server} | remuda |\n|---|---|\n").unwrap();
+        }
+        let names: Vec<_> = other.names.iter().map(|name| format!("`{name}`")).collect();
+        writeln!(wanted, "| {} | {} |", names.join(", "), linked(other.here)).unwrap();
+    }
+    if env::var_os("BLESS").is_some() {
+        fs::write(&path, wanted).unwrap();
+    } else {
+        assert!(page == wanted, "{} is not up to date; write it with `just book`", path.display());
+    }
+}
+
+/// The counterpart in remuda, with a link to its setting.
+fn linked(here: Here) -> String {
+    match here {
+        Here::Named(name, _) if find(name).is_some() => {
+            here.to_string().replacen(&format!("--{name}"), &format!("[`--{name}`](settings.md#{name})"), 1)
+        }
+        _ => here.to_string(),
     }
 }
 
@@ -59,7 +91,7 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_settings_file_shown_is_right() {
+fn every_settings_file_shown_is_valid() {
     let shown = fences("toml");
     assert!(!shown.is_empty());
     for (page, text) in shown {
@@ -70,7 +102,7 @@ fn every_settings_file_shown_is_right() {
 }
 
 #[test]
-fn every_command_line_shown_is_right() {
+fn every_command_line_shown_is_valid() {
     let shown = fences("sh");
     let lines = shown.iter().flat_map(|(page, text)| text.lines().map(move |line| (page, line)));
     let mut ours = lines.filter(|(_, line)| line.starts_with("remuda ")).peekable();
@@ -82,7 +114,7 @@ fn every_command_line_shown_is_right() {
     }
 }
 
-/// The program, called by the shell as `line`, finds nothing wrong with its settings.
+/// Asserts that the program, called by the shell as `line`, accepts its settings.
 #[track_caller]
 fn checks_out(page: &Path, line: &str, place: &TempDir) {
     let program = Path::new(env!("CARGO_BIN_EXE_remuda"));
@@ -116,8 +148,8 @@ fn entry(setting: &Setting) -> String {
     let value = kind.placeholder();
     let value = if kind.is_switch() { format!("[={value}]") } else { format!(" {value}") };
     let platform = setting.platform.map(|platform| match platform.prefix {
-        "" => format!("; below it `{}`", platform.variable),
-        prefix => format!("; below it `{}`, with `{prefix}` put before its value", platform.variable),
+        "" => format!("; overrides `{}`", platform.variable),
+        prefix => format!("; overrides `{}`, whose value gets the prefix `{prefix}`", platform.variable),
     });
     let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
     format!(
@@ -131,7 +163,7 @@ fn entry(setting: &Setting) -> String {
     )
 }
 
-/// Every page there is, of the book and beside it.
+/// Every page of the book and in the root folder.
 fn pages() -> Vec<PathBuf> {
     let of = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let all = of(root()).chain(of(root().join("book/src")));
@@ -143,7 +175,7 @@ fn fences(language: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for page in pages() {
         let text = read(&page);
-        // Text and code take turns.
+        // Text and code alternate.
         for block in text.split("\n```").skip(1).step_by(2) {
             let (info, code) = block.split_once('\n').unwrap();
             if info.split(',').next() == Some(language) {
@@ -154,17 +186,17 @@ fn fences(language: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Where the links of a page lead. Code has none.
+/// The targets of a page's links, outside of code.
 fn links(page: &str) -> impl Iterator<Item = String> {
     let text: String = page.split("\n```").step_by(2).collect();
     let ends: Vec<_> = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).collect();
     ends.into_iter().map(|(link, _)| link.to_owned()).collect::<Vec<_>>().into_iter()
 }
 
-/// What a page's headings can be linked as.
+/// The anchors of a page's headings.
 fn anchors(page: &str) -> impl Iterator<Item = String> {
     let headings = page.lines().filter(|line| line.starts_with('#'));
-    // As mdBook and code forges make them: words and hyphens only.
+    // As mdBook and code forges derive them: words and hyphens only.
     headings.map(|line| {
         let words = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
         words.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()

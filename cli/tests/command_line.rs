@@ -1,4 +1,4 @@
-//! The real program, as far as it can be seen without a server: what it prints, and its exit status.
+//! Runs the real program without starting a server, and checks its output and exit status.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use remuda::settings::{Kind, table};
 use tempfile::TempDir;
 
-/// A directory to start the program in, with nothing else in its environment.
+/// A directory to start the program in, with an otherwise empty environment.
 struct Place(TempDir);
 
 impl Place {
@@ -44,7 +44,8 @@ impl From<Output> for Run {
 }
 
 impl Run {
-    /// It ended with status 2, printed nothing that could be taken for a result, and said exactly this.
+    /// Asserts that the program exited with status 2, with empty standard output and exactly these
+    /// lines on standard error.
     #[track_caller]
     fn is_refused_with(&self, lines: &[&str]) {
         assert_eq!(self.stderr.lines().collect::<Vec<_>>(), lines);
@@ -61,6 +62,47 @@ fn a_bad_flag_is_refused_with_a_suggestion() {
 }
 
 #[test]
+fn a_flag_of_another_server_is_refused_with_its_counterpart() {
+    let place = Place::new();
+    place.remuda(&["--certfile", "x.pem"], &[]).is_refused_with(&[
+        "remuda: unknown flag \"--certfile\"; known from gunicorn; here: TLS is terminated by a proxy in front; see the book's page \
+         Behind proxies",
+    ]);
+    for (flag, words) in [
+        ("--daemon", "the server stays in the foreground"),
+        ("-D", "the server stays in the foreground"),
+        ("--reload", "`remuda reload`"),
+        ("--timeout-keep-alive=9", "here: --keep-alive"),
+        ("--pidfile", "here: --pid"),
+    ] {
+        let run = place.remuda(&[flag], &[]);
+        assert!(run.status == Some(2) && run.stderr.contains(words), "{flag}: {}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_misspelt_command_is_refused_with_a_suggestion() {
+    let place = Place::new();
+    place.remuda(&["stauts"], &[]).is_refused_with(&[concat!(
+        r#"remuda: APP is "stauts"; allowed: none, which serves the built-in demo application"#,
+        "; did you mean the command status?",
+    )]);
+    place
+        .remuda(&["stauts", "--json"], &[])
+        .is_refused_with(&[r#"remuda: unknown command "stauts"; did you mean status?"#]);
+    for (arguments, words) in [
+        (&["scale", "0"][..], "from 1 to 1024"),
+        (&["scale", "-1025"], "from 1 to 1024"),
+        (&["log-level", "foo"], "error, warn, info, debug, trace"),
+        (&["log-level", "degub"], "'debug'"),
+    ] {
+        let run = place.remuda(arguments, &[]);
+        assert!(run.status == Some(2) && run.stderr.contains(words), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn a_bad_value_of_a_flag_is_refused() {
     Place::new().remuda(&["-w", "0"], &[]).is_refused_with(&[
         r#"remuda: workers is "0" (flag --workers); allowed: a whole number from 1 to 1024"#,
@@ -69,10 +111,10 @@ fn a_bad_value_of_a_flag_is_refused() {
 
 #[cfg(not(feature = "async-std"))]
 #[test]
-fn a_backend_that_is_not_built_in_is_refused_with_how_to_get_it() {
+fn a_missing_backend_is_refused_with_its_feature() {
     Place::new().remuda(&["-k", "async-std"], &[]).is_refused_with(&[concat!(
         r#"remuda: worker-class is "async-std" (flag --worker-class), which is not built in "#,
-        "(it is with the feature async-std of remuda); allowed: sync, threaded, gthread, mio, tokio, smol",
+        "(it needs the feature async-std of remuda); allowed: sync, threaded, gthread, mio, tokio, smol",
     )]);
 }
 
@@ -80,7 +122,7 @@ fn a_backend_that_is_not_built_in_is_refused_with_how_to_get_it() {
 fn an_unknown_key_in_the_file_is_refused_with_its_line() {
     let place = Place::with_file("remuda.toml", "workers = 2\nkeepalive = 5\n");
     place.remuda(&[], &[]).is_refused_with(&[
-        r#"remuda: unknown setting "keepalive" (remuda.toml line 2); did you mean keep-alive?"#,
+        r#"remuda: unknown setting "keepalive" (remuda.toml line 2); known from gunicorn; here: keep-alive"#,
     ]);
 }
 
@@ -121,7 +163,7 @@ fn an_application_that_cannot_be_served_is_refused() {
 }
 
 #[test]
-fn check_config_tells_by_its_status() {
+fn check_config_reports_by_its_status() {
     let place = Place::with_file("good.toml", "workers = 2\n");
     let run = place.remuda(&["--check-config", "-c", "good.toml"], &[]);
     assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (Some(0), "", ""));
@@ -131,7 +173,7 @@ fn check_config_tells_by_its_status() {
 }
 
 #[test]
-fn check_config_looks_where_the_server_would_be_and_leaves_nothing_there() {
+fn check_config_uses_the_servers_directory_and_creates_no_file() {
     let place = Place::new();
     let flags = ["--check-config", "--pid", "app.pid", "--umask", "027", "-n", "shop", "-e", "A=1"];
     let run = place.remuda(&flags, &[]);
@@ -143,8 +185,8 @@ fn check_config_looks_where_the_server_would_be_and_leaves_nothing_there() {
     place.remuda(&flags, &[]).is_refused_with(&[
         r#"remuda: chdir is "run" (flag --chdir), "run": no such file or directory; allowed: a directory"#,
         r#"remuda: pid is "run/app.pid" (flag --pid), "run": no such file or directory; allowed: a file in a directory that exists"#,
-        r#"remuda: group is "no one" (flag --group), and there is no such group; allowed: the name or number of a group"#,
-        r#"remuda: user is "no one" (flag --user), and there is no such user; allowed: the name or number of a user"#,
+        r#"remuda: group is "no one" (flag --group), and no such group exists; allowed: the name or number of a group"#,
+        r#"remuda: user is "no one" (flag --user), and no such user exists; allowed: the name or number of a user"#,
         r#"remuda: umask is "9" (flag --umask); allowed: three octal digits or fewer"#,
         r#"remuda: env is "A" (flag --env), "A" is not NAME=VALUE; allowed: NAME=VALUE"#,
     ]);
@@ -180,7 +222,7 @@ fn help_lists_every_setting_under_its_category() {
     for flag in ["-h", "--help"] {
         let run = Place::new().remuda(&[flag], &[]);
         assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
-        // In the order of the table: a heading, then the flags that belong to it.
+        // In the order of the table: a heading, then its flags.
         let mut rest = run.stdout.as_str();
         let mut category = None;
         for setting in table() {
@@ -210,7 +252,7 @@ fn a_command_without_a_server_says_so() {
     let run = place.remuda(&["status"], &[]);
     assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""));
     assert!(
-        run.stderr.contains("--control-socket PATH or by the variable REMUDA_CONTROL_SOCKET"),
+        run.stderr.contains("--control-socket PATH, by the variable REMUDA_CONTROL_SOCKET, or as"),
         "{}",
         run.stderr
     );
@@ -228,7 +270,7 @@ fn a_command_without_a_server_says_so() {
 }
 
 #[test]
-fn a_command_that_is_not_written_as_it_should_be_is_refused() {
+fn a_malformed_command_is_refused() {
     for arguments in
         [&["scale"][..], &["recycle", "all"], &["recycle", "0"], &["stop", "--now"], &["log-level"]]
     {
@@ -238,11 +280,11 @@ fn a_command_that_is_not_written_as_it_should_be_is_refused() {
     }
     Place::new()
         .remuda(&[], &[("REMUDA_ARGS", "status")])
-        .is_refused_with(&[r#"remuda: REMUDA_ARGS is "status": status is a command and no setting"#]);
+        .is_refused_with(&[r#"remuda: REMUDA_ARGS is "status": status is a command, not a setting"#]);
 }
 
 #[test]
-fn doctor_says_what_will_hurt_with_these_settings() {
+fn doctor_reports_problems_of_the_settings() {
     let place = Place::new();
     let run = place.remuda(&["--lameduck", "9", "doctor"], &[]);
     assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""));
@@ -263,7 +305,7 @@ fn version_is_the_packages() {
     assert_eq!(run.status, Some(0));
 }
 
-/// What stands behind `wanted`, which has to be there.
+/// The text after `wanted`, which must be present.
 #[track_caller]
 fn after<'a>(text: &'a str, wanted: &str) -> &'a str {
     let (_, rest) = text.split_once(wanted).unwrap_or_else(|| panic!("no {wanted:?} in {text}"));

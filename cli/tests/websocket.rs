@@ -1,4 +1,4 @@
-//! The examples that speak WebSocket, spoken to: on several backends, and while their server stops.
+//! Runs the WebSocket examples on several backends, and while their server stops.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn connect(server: &Server) -> WebSocket<TcpStream> {
     socket
 }
 
-/// Says something and is answered with the same.
+/// Sends a message and expects its echo.
 #[track_caller]
 fn converse(socket: &mut WebSocket<TcpStream>, message: impl Into<Message>) {
     let message = message.into();
@@ -81,14 +81,14 @@ macro_rules! on {
     )+};
 }
 
-/// Conversations of blocking handlers.
+/// The example with blocking handlers.
 mod blocking {
     use super::{d13_says_goodbye_when_the_server_stops, echoes};
 
     on! { threaded: "websocket", mio: "websocket", tokio: "websocket" }
 }
 
-/// Those of futures.
+/// The example with async handlers.
 mod axum {
     use super::{d13_says_goodbye_when_the_server_stops, echoes};
 

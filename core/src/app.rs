@@ -1,15 +1,17 @@
-//! The seam to user code: what an application is, and what it may ask of the connection it answers on.
+//! The interface to user code: applications, and their operations on the connection of a request.
 //!
-//! A blocking application is a function of the request's head, its body as [`Read`](std::io::Read) and a
-//! [`Responder`]. It runs on a thread that may wait, or inline on the worker's loop when it says that it is
-//! short. How a wait is done is the worker's business ([`Turn`]); nothing here blocks by itself.
+//! A blocking application is a function of the request's head, its body as [`Read`](std::io::Read)
+//! and a [`Responder`]. It runs on a thread that may wait, or on the worker's loop if it declares
+//! itself short. The worker decides how to wait ([`BlockingIo`]). Nothing here blocks by itself.
 
+mod activity;
 mod blocking;
+mod client_end;
 mod counters;
 mod drain;
 mod future;
-#[path = "app/activity.rs"]
-mod hands;
+mod hold;
+mod in_flight;
 mod observer;
 mod overtime;
 mod preload;
@@ -22,28 +24,51 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::blocking::{BodyReader, BodyWriter, Place, Responder, Turn, Upgraded};
-pub(crate) use self::blocking::{Inline, Unshared, answer};
+#[cfg(feature = "worker")]
+pub(crate) use self::activity::busy_since;
+pub use self::activity::{Activities, Activity, ActivityGuard, Busy, Doing};
+pub use self::blocking::{
+    BlockingIo, BodyReader, BodyWriter, HeldExchange, LeasedExchange, Responder, Upgraded,
+};
+pub(crate) use self::blocking::{Inline, answer};
+pub use self::client_end::ClientEnd;
 pub use self::counters::{BUCKETS, Counter, Counters, Counts, HELD, Held, Tally};
 pub use self::drain::{DrainSignal, DrainWatch};
+pub(crate) use self::future::{AsyncCall, Storage};
 pub use self::future::{AsyncHandler, Body, Call, Incoming, LocalFuture, RequestInfo, fields};
-pub(crate) use self::future::{Exchange, Storage};
-#[cfg(feature = "worker")]
-pub(crate) use self::hands::busy_since;
-pub use self::hands::{Busy, Hand, Hands, Serving};
-pub use self::observer::{Answered, Observer};
+pub use self::hold::{Hold, Holds};
+pub(crate) use self::in_flight::Entered;
+pub use self::in_flight::{Board, InFlight, SHOWN};
+pub use self::observer::Observer;
 pub use self::overtime::Overtime;
 pub use self::quota::Quota;
-use crate::conn::Connection;
-use crate::handoff::Peer;
-use crate::http1::{BodyError, BodyLen, Head, ResponseHead};
-use crate::machine::{CloseReason, Cx};
+pub use crate::conn::{Answered, Cut};
+use crate::exchange::{Abort, Answer, BodyState, Exchange};
+use crate::http1::{BodyLen, Head, ResponseHead};
+pub use crate::peer::ConnectionInfo;
+use crate::shutdown::Drain;
 use crate::time::Time;
 
-/// An application: what every worker builds once, after the fork, and then asks for answers.
+/// An application. Every worker builds it once, after the fork, and calls it for every request.
+///
+/// ```
+/// use remuda_core::app::{App, AppError, BodyReader, Responder};
+/// use remuda_core::http1::{Head, ResponseHead};
+///
+/// fn hello(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+///     Ok(out.send(ResponseHead::new(200), "Hello, World!\n")?)
+/// }
+///
+/// let app = App::blocking(hello).on_drained(async |_| println!("this worker is done"));
+/// ```
 #[derive(Clone)]
 pub struct App {
     pub(crate) kind: Kind,
+    /// All bodies are streamed.
+    streams: bool,
+    wants_tokio: bool,
+    /// Called when a worker has drained.
+    hooks: Vec<OnDrained>,
 }
 
 #[derive(Clone)]
@@ -55,7 +80,7 @@ pub(crate) enum Kind {
 impl App {
     /// An application of blocking handlers.
     pub fn blocking(handler: impl Handler) -> Self {
-        Self { kind: Kind::Blocking(Arc::new(handler)) }
+        Self::of(Kind::Blocking(Arc::new(handler)))
     }
 
     /// An application of async handlers.
@@ -63,14 +88,145 @@ impl App {
         Self::call(handler)
     }
 
-    /// An application that gives its futures away without borrowing itself, as adapters of frameworks do.
+    /// An application whose futures do not borrow from it, as adapters of frameworks need.
     pub fn call(call: impl Call) -> Self {
-        Self { kind: Kind::Future(Arc::new(call)) }
+        Self::of(Kind::Future(Arc::new(call)))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, streams: false, wants_tokio: false, hooks: Vec::new() }
+    }
+
+    /// Awaits `end` in each worker that has drained: at every stop, recycle, reload, upgrade and
+    /// scale-down, after its last connection and before the process exits. There an application can
+    /// flush its buffers and close its own connections. `end` runs inside the runtime that served
+    /// the application, with `remuda::sleep` and, if the application requires it, tokio. The
+    /// worker's heartbeat continues meanwhile, so the setting `timeout` does not
+    /// limit it unless it blocks the thread.
+    ///
+    /// Tasks that [hold](DrainSignal::hold) the worker may finish first. `end` gets the drain,
+    /// whose deadline limits it: then the future is dropped, or 0.3 s after it was created if that
+    /// is later, so that it has some time even if requests have used up the drain's. A warning is
+    /// logged, and the worker exits with status 6 instead of 0. `end` is not called if a blocking
+    /// handler occupies the only thread of a worker at the deadline, nor in a worker that QUIT or a
+    /// crash ends, or that was never ready. A panic is logged and has no other effect. Several ends
+    /// are awaited one after the other.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use remuda_core::app::{App, AppError, BodyReader, Responder};
+    /// use remuda_core::http1::{Head, ResponseHead};
+    ///
+    /// # async fn send(_: Vec<String>) {}
+    /// fn counted() -> App {
+    ///     let paths = Arc::new(Mutex::new(Vec::new()));
+    ///     let seen = paths.clone();
+    ///     let note = move |head: &Head<'_>,
+    ///                      _: BodyReader<'_>,
+    ///                      out: Responder<'_>|
+    ///           -> Result<(), AppError> {
+    ///         seen.lock().unwrap().push(head.path().to_owned());
+    ///         Ok(out.send(ResponseHead::new(204), "")?)
+    ///     };
+    ///     // What has not been sent by now is sent before the worker ends.
+    ///     App::blocking(note).on_drained(move |_| {
+    ///         let rest = std::mem::take(&mut *paths.lock().unwrap());
+    ///         send(rest)
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn on_drained<F>(mut self, end: impl Fn(Drain) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.hooks.push(OnDrained(Arc::new(move |drain| Box::pin(end(drain)))));
+        self
+    }
+
+    /// The futures to await in a worker that has drained, in this order.
+    pub fn hooks(&self) -> &[OnDrained] {
+        &self.hooks
+    }
+
+    /// The same application, which requires a tokio runtime when it is called, on any backend.
+    /// Tower services declare that themselves. A backend other than tokio then runs one on a thread
+    /// of its own. If the application requires the runtime also while it is built, use
+    /// [`AppFactory::with_tokio`].
+    #[must_use]
+    pub fn with_tokio(self) -> Self {
+        Self { wants_tokio: true, ..self }
+    }
+
+    /// Whether it requires a tokio runtime when it is called. Default: no.
+    pub fn wants_tokio(&self) -> bool {
+        self.wants_tokio
+    }
+
+    /// Starts the handler of every request that is not [short](Handler::is_short) before its body
+    /// has arrived, as [`Handler::streams_body`] does for some. For functions and tower services,
+    /// which cannot declare it themselves.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    ///
+    /// use remuda_core::app::{App, AppError, BodyReader, Responder};
+    /// use remuda_core::http1::{Head, ResponseHead};
+    ///
+    /// /// Answers each piece of the body before the next one is sent.
+    /// fn converse(
+    ///     _: &Head<'_>,
+    ///     mut body: BodyReader<'_>,
+    ///     out: Responder<'_>,
+    /// ) -> Result<(), AppError> {
+    ///     let (mut out, mut piece) = (out.stream(ResponseHead::new(200))?, [0; 1024]);
+    ///     loop {
+    ///         let n = body.read(&mut piece)?;
+    ///         if n == 0 {
+    ///             return Ok(());
+    ///         }
+    ///         out.write_all(&piece[..n])?;
+    ///         out.flush()?;
+    ///     }
+    /// }
+    ///
+    /// let app = App::blocking(converse).stream_bodies();
+    /// ```
+    #[must_use]
+    pub fn stream_bodies(self) -> Self {
+        Self { streams: true, ..self }
+    }
+
+    /// Whether the request of `head` is handled before its body has arrived.
+    pub(crate) fn streams_body(&self, head: &Head<'_>) -> bool {
+        self.streams
+            || match &self.kind {
+                Kind::Blocking(handler) => handler.streams_body(head),
+                Kind::Future(call) => call.streams_body(head),
+            }
     }
 
     /// Whether its handlers are async.
     pub fn is_future(&self) -> bool {
         matches!(self.kind, Kind::Future(_))
+    }
+}
+
+/// A future to await in a worker that has drained, see [`App::on_drained`].
+#[derive(Clone)]
+pub struct OnDrained(Arc<dyn Fn(Drain) -> LocalFuture<()> + Send + Sync>);
+
+impl OnDrained {
+    /// Creates the future, for `drain`.
+    pub fn call(&self, drain: Drain) -> LocalFuture<()> {
+        (self.0)(drain)
+    }
+}
+
+impl fmt::Debug for OnDrained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnDrained")
     }
 }
 
@@ -85,31 +241,76 @@ impl fmt::Debug for App {
 
 /// A blocking application.
 ///
-/// 1. `call` may block; it runs where that holds up no other connection, unless [`is_short`](Self::is_short).
-/// 2. It answers once, through `out`. Returning `Ok` ends a streamed response; returning an error or panicking
-///    before the head is sent makes it a 500, afterwards it ends the connection without a final chunk.
-/// 3. What it leaves unread of `body` is read and thrown away, or the connection is closed if that is much.
+/// 1. `call` may block. It runs in a place where that delays no other connection, unless
+///    [`is_short`](Self::is_short).
+/// 2. It answers once, through `out`. Returning `Ok` ends a streamed response. Returning an error
+///    or panicking before the head is sent answers 500. After that it ends the connection without a
+///    final chunk.
+/// 3. The unread rest of `body` is discarded, or the connection is closed if that is too much.
 /// 4. It is shared by all threads of its worker.
-/// 5. It may take as long as [`request_timeout`](crate::config::Limits::request_timeout) says. After that its client is
-///    told 503 or, if the head was sent, its response is cut; [`Responder::drain`] says so, all that it reads or writes
-///    fails with [`TimedOut`](std::io::ErrorKind::TimedOut), and its worker is replaced. A short handler, and one that has
-///    changed the protocol, have no such limit.
-/// 6. It is not interrupted when its client goes: what it reads or writes fails then, and [`Responder::is_gone`] says so. A
-///    client that has only ended its sending side gets its answer.
+/// 5. It may take as long as [`request_timeout`](crate::config::Limits::request_timeout). After
+///    that its client gets 503 or, if the head was sent, its response is cut; [`Responder::drain`]
+///    is set, every read and write fails with [`TimedOut`](std::io::ErrorKind::TimedOut), and its
+///    worker is replaced. A short handler, and one that has changed the protocol, have no such
+///    limit.
+/// 6. It is not interrupted when its client disconnects: its reads and writes fail then, and
+///    [`Responder::is_gone`] is true. A client that has only ended its sending side gets its
+///    response, and [`Responder::has_client_ended`] is true.
 ///
-/// Every `Fn(&Head<'_>, BodyReader<'_>, Responder<'_>) -> Result<(), AppError>` is one.
+/// Every `Fn(&Head<'_>, BodyReader<'_>, Responder<'_>) -> Result<(), AppError>` is a handler.
+///
+/// ```
+/// use remuda_core::app::{App, AppError, BodyReader, Handler, Responder};
+/// use remuda_core::http1::{Head, ResponseHead};
+///
+/// struct Greeter {
+///     greeting: String,
+/// }
+///
+/// impl Handler for Greeter {
+///     fn call(
+///         &self,
+///         _: &Head<'_>,
+///         _: BodyReader<'_>,
+///         out: Responder<'_>,
+///     ) -> Result<(), AppError> {
+///         Ok(out.send(ResponseHead::new(200), self.greeting.clone())?)
+///     }
+///
+///     // It never waits, so that it may run on the worker's loop.
+///     fn is_short(&self, _: &Head<'_>) -> bool {
+///         true
+///     }
+/// }
+///
+/// let app = App::blocking(Greeter { greeting: "Hello!\n".to_owned() });
+/// assert!(!app.is_future());
+/// ```
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     ///
     /// # Errors
     ///
-    /// Whatever the application could not handle; it is logged and ends the exchange as described above.
+    /// Any failure of the application. It is logged and ends the exchange as described above.
     fn call(&self, head: &Head<'_>, body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError>;
 
-    /// Whether this request will be answered without blocking, in microseconds, and with a response that is
-    /// sent in one piece or fits under [`HIGH_WATER`](crate::config::HIGH_WATER). Such a request runs inline on
-    /// the worker's loop, once all of its body has been received; a write that would have to wait fails there.
+    /// Whether this request will be answered without blocking, in microseconds, and with a response
+    /// that is sent in one piece or fits under [`HIGH_WATER`](crate::config::HIGH_WATER). Such a
+    /// request runs on the worker's loop, once its whole body has arrived. A write that would have
+    /// to wait fails there.
     fn is_short(&self, head: &Head<'_>) -> bool {
+        let _ = head;
+        false
+    }
+
+    /// Whether this request is handled before its body has arrived. Default: no, so that on
+    /// backends where every handler occupies a thread (sync, threaded) a body of up to
+    /// [`READ_BUFFER_MAX`](crate::config::READ_BUFFER_MAX) is received first, however slow its
+    /// client is. A handler that answers while it reads has to return true: its client may send no
+    /// more before it receives a part of the response. Such a handler occupies its thread for as
+    /// long as its client takes. On other backends, and for a [short](Self::is_short) request, it
+    /// makes no difference.
+    fn streams_body(&self, head: &Head<'_>) -> bool {
         let _ = head;
         false
     }
@@ -124,7 +325,7 @@ where
     }
 }
 
-/// A handler all of whose answers are short, see [`Handler::is_short`].
+/// A handler whose requests are all short, see [`Handler::is_short`].
 #[derive(Debug)]
 #[allow(clippy::exhaustive_structs, reason = "a wrapper and nothing else")]
 pub struct Short<H>(pub H);
@@ -139,18 +340,8 @@ impl<H: Handler> Handler for Short<H> {
     }
 }
 
-/// What an application may know of the connection that a request came on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct ConnectionInfo {
-    /// The other end of the socket or, if a PROXY header has named it, whoever is at the other end of the proxy's.
-    pub peer: Peer,
-    /// Requests on this connection so far, this one included.
-    pub requests: u32,
-}
-
-/// Builds the application in a worker, after the fork and inside the backend's runtime. Called once in each worker's
-/// life; an error keeps the worker from serving: it exits with status 4.
+/// Builds the application in a worker, after the fork and inside the backend's runtime. Called once
+/// in each worker's life. An error keeps the worker from serving: it exits with status 4.
 #[derive(Clone)]
 pub struct AppFactory {
     build: Build,
@@ -166,12 +357,12 @@ enum Build {
 type Make<T> = dyn Fn(&Boot) -> T + Send + Sync;
 
 impl AppFactory {
-    /// A factory that needs no await.
+    /// A factory that awaits nothing.
     pub fn new(build: impl Fn(&Boot) -> Result<App, AppError> + Send + Sync + 'static) -> Self {
         Self { build: Build::AtOnce(Arc::new(build)), wants_tokio: false }
     }
 
-    /// A factory that awaits what it builds from: connections, files, other services.
+    /// A factory that awaits its resources: connections, files, other services.
     pub fn from_async<F>(build: impl Fn(Boot) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<App, AppError>> + 'static,
@@ -180,24 +371,25 @@ impl AppFactory {
         Self { build: Build::Awaiting(Arc::new(build)), wants_tokio: false }
     }
 
-    /// The same for an application that expects to find a tokio runtime, whatever the backend. One that is not tokio
-    /// itself then drives one on a thread of its own.
+    /// The same for an application that requires a tokio runtime, also while it is built, on any
+    /// backend. A backend other than tokio then runs one on a thread of its own. Otherwise only an
+    /// application that [requires it itself](App::with_tokio) finds one, when it is called.
     #[must_use]
     pub fn with_tokio(self) -> Self {
         Self { wants_tokio: true, ..self }
     }
 
-    /// Whether the application expects to find a tokio runtime.
+    /// Whether the application requires a tokio runtime.
     pub fn wants_tokio(&self) -> bool {
         self.wants_tokio
     }
 
-    /// Whether it may await something on its way, which takes a runtime.
+    /// Whether the factory may await, which requires a runtime.
     pub fn awaits(&self) -> bool {
         matches!(self.build, Build::Awaiting(_))
     }
 
-    /// Begins to build the application.
+    /// Starts to build the application.
     pub fn build(&self, boot: &Boot) -> LocalFuture<Result<App, AppError>> {
         match &self.build {
             Build::AtOnce(build) => {
@@ -215,21 +407,22 @@ impl fmt::Debug for AppFactory {
     }
 }
 
-/// What a worker tells the application that it builds.
+/// Facts about a worker, for the application that it builds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Boot {
-    /// The place among the workers, from 0; a replacement has its predecessor's. 0 if `preloaded`.
+    /// The worker's place, from 0. A replacement has the place of its predecessor. 0 if
+    /// `preloaded`.
     pub slot: u16,
-    /// Counts the configurations this server has had, from 1.
+    /// The number of the server's configuration, counted from 1.
     pub generation: u32,
     /// Name of the backend.
     pub backend: &'static str,
-    /// Tells when the worker drains. If `preloaded`, that is the worker in which it is asked.
+    /// Signals the drain of the worker. If `preloaded`, of the worker in which it is read.
     pub drain: DrainSignal,
-    /// What the worker has counted so far. If `preloaded`, likewise.
+    /// The counters of the worker. If `preloaded`, likewise.
     pub counters: Arc<Counters>,
-    /// Whether the application is built before there are workers, and is then that of all of them.
+    /// Whether the application is built before the fork, once for all workers.
     pub preloaded: bool,
 }
 
@@ -246,39 +439,43 @@ impl Boot {
     }
 }
 
-/// An application in one worker: the handlers, and what they and the machine share.
+/// An application in one worker: the handlers, and the state that they share with the machine.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Service {
     /// The application.
     pub app: App,
-    /// Tells when the worker drains.
+    /// Signals the drain of the worker.
     pub drain: DrainSignal,
-    /// What the worker counts.
+    /// The counters of the worker.
     pub counters: Arc<Counters>,
-    /// Where it notes what its handlers are busy with. Default: nowhere.
-    pub hands: Hands,
-    /// How many requests it is meant to serve. Default: any number.
+    /// Where running handlers are recorded. Default: nowhere.
+    pub activities: Activities,
+    /// Where waiting exchanges are recorded. Default: nowhere.
+    pub in_flight: Arc<InFlight>,
+    /// The number of requests after which the worker is replaced. Default: none.
     pub quota: Quota,
-    /// What is done when a blocking handler has had its time. Default: nothing.
+    /// The action when a blocking handler exceeds its timeout. Default: none.
     pub overtime: Overtime,
-    /// Which exchanges are a handler's turn, and where. Default: [`Turns::Blocking`].
-    pub turns: Turns,
-    /// Who is told what has become of its requests. Default: nobody.
+    /// Where handlers run. Default: [`Placement::ByKind`].
+    pub placement: Placement,
+    /// Receives a report about each request. Default: none.
     pub observer: Option<Arc<dyn Observer>>,
 }
 
-/// Which exchanges are carried out in a handler's turn of their own, [`Step::Run`](crate::machine::Step::Run), and where
-/// the backend gives that turn.
+/// Where the handlers of a backend run: inside [`Machine::step`](crate::machine::Machine::step), or
+/// in a place of their own that a step asks for with
+/// [`Step::Move(Move::Lease)`](crate::machine::Step::Move(Move::Lease)). A handler that is
+/// [short](Handler::is_short) always runs inside the step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_enums, reason = "every backend is one of these")]
-pub enum Turns {
-    /// Those with blocking handlers, on a thread; futures are polled on the loop.
+pub enum Placement {
+    /// Blocking handlers on a thread, futures inside the step.
     #[default]
-    Blocking,
-    /// All, on a thread. Turns are few, so that a body that is small is waited for before one is taken.
+    ByKind,
+    /// Both on a thread. Threads are few, so a small body is received before one is used.
     OnThread,
-    /// All, on the loop itself, one at a time. Bodies as above.
+    /// Both on the loop's own thread, one at a time. Bodies as for `OnThread`.
     OnLoop,
 }
 
@@ -289,52 +486,60 @@ impl Service {
             app,
             drain,
             counters,
-            hands: Hands::default(),
+            activities: Activities::default(),
+            in_flight: Arc::new(InFlight::new(Board::default())),
             quota: Quota::default(),
             overtime: Overtime::default(),
-            turns: Turns::default(),
+            placement: Placement::default(),
             observer: None,
         }
     }
 
-    /// The same application where the backend gives turns in this way.
+    /// The same application on a backend that runs handlers at `placement`.
     #[must_use]
-    pub fn in_turns(self: Arc<Self>, turns: Turns) -> Arc<Self> {
-        Arc::new(Self { turns, ..Arc::unwrap_or_clone(self) })
+    pub fn placed(self: Arc<Self>, placement: Placement) -> Arc<Self> {
+        Arc::new(Self { placement, ..Arc::unwrap_or_clone(self) })
     }
 
-    /// Since when all of `threads` threads have been busy; none if one is free, or turns are not taken on threads.
+    /// Since when all of `threads` threads have been busy. None if one is free, or handlers do not
+    /// all run on threads.
     pub fn busy_since(&self, threads: usize) -> Option<Time> {
-        (self.turns == Turns::OnThread).then(|| self.hands.threads_busy_since(threads))?
+        (self.placement == Placement::OnThread).then(|| self.activities.threads_busy_since(threads))?
     }
 
-    /// Notes that a handler has its turn.
-    pub(crate) fn in_turn(&self, request: &[u8], now: Time) -> Option<Serving> {
-        match self.turns {
-            Turns::OnLoop => self.hands.on_loop(request, now),
-            Turns::Blocking | Turns::OnThread => self.hands.on_thread(request, now),
+    /// Records that a handler runs in a place of its own.
+    pub(crate) fn note_placed(&self, request: &[u8], now: Time) -> Option<ActivityGuard> {
+        match self.placement {
+            Placement::OnLoop => self.activities.on_loop(request, now),
+            Placement::ByKind | Placement::OnThread => self.activities.on_thread(request, now),
         }
     }
 
-    /// Notes what handlers are busy with in `hands`.
+    /// Records running handlers in `activities`.
     #[must_use]
-    pub fn noting(self, hands: Hands) -> Self {
-        Self { hands, ..self }
+    pub fn noting(self, activities: Activities) -> Self {
+        Self { activities, ..self }
     }
 
-    /// Tells `observer`, if there is one, what has become of its requests.
+    /// Records waiting exchanges on `board`.
+    #[must_use]
+    pub fn showing(self, board: Board) -> Self {
+        Self { in_flight: Arc::new(InFlight::new(board)), ..self }
+    }
+
+    /// Reports the outcome of each request to `observer`, if there is one.
     #[must_use]
     pub fn observed_by(self, observer: Option<Arc<dyn Observer>>) -> Self {
         Self { observer, ..self }
     }
 
-    /// Is meant to serve as many requests as `quota` says.
+    /// Has the worker replaced after the requests of `quota`.
     #[must_use]
     pub fn limited_to(self, quota: Quota) -> Self {
         Self { quota, ..self }
     }
 
-    /// Has `overtime` called when a blocking handler has had its time.
+    /// Calls `overtime` when a blocking handler exceeds its timeout.
     #[must_use]
     pub fn reporting(self, overtime: Overtime) -> Self {
         Self { overtime, ..self }
@@ -345,20 +550,22 @@ impl Service {
         self.quota.count(self.counters.requests.next());
     }
 
-    /// A handler has panicked: its client is told as far as that is still possible, and the connection ends.
-    pub(crate) fn panicked(&self, connection: &mut Connection, panic: &(dyn Any + Send), cx: &Cx<'_>) {
+    /// A handler has panicked: its client gets 500 if that is still possible, and the connection
+    /// ends.
+    pub(crate) fn panicked(&self, exchange: &mut impl Exchange, panic: &(dyn Any + Send)) {
         self.note_panic(panic);
-        internal_error(connection, true, cx);
+        internal_error(exchange, true);
     }
 
-    /// A handler has panicked.
+    /// Counts and logs a panic of a handler.
     pub(crate) fn note_panic(&self, panic: &(dyn Any + Send)) {
         self.counters.panics.increment();
-        tracing::error!("a handler panicked: {}", panic_message(panic));
+        let message = panic_message(panic);
+        tracing::error!("handler panicked: {message}{}", panic_cure(message));
     }
 }
 
-/// What was said in a panic that was caught, if it was text.
+/// The message of a caught panic, if it is text.
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
@@ -367,49 +574,95 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// Ends the exchange of an application that has failed if that was the peer's fault, or the time's, which the application only
-/// passed on; `false` if it was neither.
-fn passed_on(connection: &mut Connection, cx: &Cx<'_>) -> bool {
-    let is_at_fault = connection.body_fault().is_some() || connection.is_ending();
-    if is_at_fault {
-        match connection.body_fault().and_then(BodyError::refusal) {
-            Some(refusal) => connection.refuse(refusal, cx),
-            None => connection.abort(CloseReason::PeerAborted),
-        }
+/// A known remedy for a panic with this message, to be appended to it. Libraries on tokio panic
+/// without a runtime, and their message does not mention that the backend provides one on request.
+pub fn panic_cure(message: &str) -> &'static str {
+    if misses_tokio(message) {
+        "; it needs a tokio runtime, which this backend has on request: pass the tower service itself to Server::new, call AppFactory::with_tokio, or use -k tokio"
+    } else if message.contains("`spawn_local` called from outside") {
+        "; it needs a tokio runtime of this thread: use -k tokio, or tokio::spawn with AppFactory::with_tokio"
+    } else {
+        ""
     }
-    is_at_fault
+}
+
+/// Whether the message is that of a library that found no tokio runtime.
+fn misses_tokio(message: &str) -> bool {
+    const WORDS: [&str; 2] = ["must be called from the context of a Tokio", "requires a Tokio context"];
+    WORDS.iter().any(|words| message.contains(words))
+}
+
+/// If a handler failed only because the request body did (malformed, truncated, timed out) or
+/// because the connection is ending, ends the exchange accordingly and returns true. Returns false
+/// if the failure is the application's own.
+fn passed_on(exchange: &mut impl Exchange) -> bool {
+    let state = exchange.state();
+    match state.body {
+        BodyState::Failed(error) => exchange.abort(error.refusal().map_or(Abort::Peer, Abort::Refused)),
+        _ if state.answer == Answer::Over => exchange.abort(Abort::Peer),
+        _ => return false,
+    }
+    true
 }
 
 /// Answers 500, or cuts the response that has begun already.
-fn internal_error(connection: &mut Connection, close: bool, cx: &Cx<'_>) {
+fn internal_error(exchange: &mut impl Exchange, close: bool) {
     const TEXT: &[u8] = b"internal server error\n";
-    if !connection.awaits_response() {
-        return connection.abort(CloseReason::ApplicationFailed);
+    if exchange.state().answer != Answer::Awaited {
+        return exchange.abort(Abort::Application);
     }
     let mut head = ResponseHead::new(500).field("Content-Type", "text/plain");
     if close {
         head = head.field("Connection", "close");
     }
-    connection.discard_body();
-    let sent = connection
-        .respond(&head, BodyLen::Exact(TEXT.len() as u64), cx)
-        .and_then(|()| connection.write_shared(Bytes::from_static(TEXT), cx.now))
-        .and_then(|()| connection.finish(cx.now));
+    exchange.discard_body();
+    let sent = exchange
+        .respond(&head, BodyLen::Exact(TEXT.len() as u64))
+        .and_then(|()| exchange.write_shared(Bytes::from_static(TEXT)))
+        .and_then(|()| exchange.finish(None));
     if sent.is_err() {
-        connection.abort(CloseReason::ApplicationFailed);
+        exchange.abort(Abort::Application);
     }
 }
 
-/// Why an application could not do its work. Any error converts into it with `?`.
+/// The failure of an application. Any error converts into it with `?`.
+///
+/// ```
+/// use remuda_core::app::AppError;
+///
+/// fn port(text: Option<&str>) -> Result<u16, AppError> {
+///     let text = text.ok_or_else(|| AppError::msg("no port is given"))?;
+///     Ok(text.parse()?)
+/// }
+///
+/// assert_eq!(port(Some("80")).unwrap(), 80);
+/// assert_eq!(port(None).unwrap_err().to_string(), "no port is given");
+/// assert!(port(Some("http")).is_err());
+/// ```
 pub struct AppError(Box<dyn Error + Send + Sync>);
 
 impl AppError {
-    /// An error that is only a sentence: lower case, no full stop.
+    /// An error with only a message: lower case, no full stop.
     pub fn msg(message: impl Into<String>) -> Self {
         Self(message.into().into())
     }
 
-    /// An error that is in a box already.
+    /// An error for code of an application that has panicked. The panic hook has already logged the
+    /// panic.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self::msg(format!("it panicked, see the log above{}", panic_cure(panic_message(panic))))
+    }
+
+    /// The same for a panic before the fork, where there is no runtime.
+    pub fn panicked_before_fork(panic: &(dyn Any + Send)) -> Self {
+        let cure = match misses_tokio(panic_message(panic)) {
+            true => "; it needs a tokio runtime, and there is none before the fork: turn preload off",
+            false => "",
+        };
+        Self::msg(format!("it panicked, see the log above{cure}"))
+    }
+
+    /// An error that is already in a box.
     pub fn from_boxed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(error.into())
     }
@@ -427,7 +680,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for AppError {
 }
 
 impl fmt::Display for AppError {
-    /// The error and its causes, cause by cause.
+    /// The error, followed by each cause.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut source = self.0.source();

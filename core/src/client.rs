@@ -1,24 +1,24 @@
-//! Who has sent a request, and how: what an application and a log know of its client.
+//! The client of a request, as an application and a log know it.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
-use crate::handoff::Peer;
+use crate::peer::Peer;
 
-/// Who has sent a request, as far as that is known: the other end of the socket or, in its place, whom a PROXY header or
-/// the fields of a trusted proxy name.
+/// The client of a request, as far as it is known: the other end of the socket, unless a PROXY
+/// header or the fields of a trusted proxy name another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub struct Client {
-    /// Its address; none if it has none, on a unix socket.
+    /// Its address. None for a client of a unix socket.
     pub ip: Option<IpAddr>,
-    /// Its port; none if it has none, or if a proxy has not told.
+    /// Its port. None for a client of a unix socket, or if the proxy did not name it.
     pub port: Option<u16>,
-    /// How it has reached the first proxy or, without one, the server.
+    /// The scheme by which it reached the first proxy or, without one, the server.
     pub scheme: Scheme,
 }
 
-/// The scheme of the target that a client has asked for (RFC 9110 §4.2).
+/// The scheme of a requested target (RFC 9110 §4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[allow(clippy::exhaustive_enums, reason = "HTTP has two")]
 pub enum Scheme {
@@ -40,7 +40,7 @@ impl From<Peer> for Client {
 }
 
 impl fmt::Display for Client {
-    /// Address and port, as far as they are known; `unix` without an address.
+    /// Address and port, as far as they are known. `unix` without an address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.ip, self.port) {
             (None, _) => f.write_str("unix"),

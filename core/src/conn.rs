@@ -1,141 +1,106 @@
-//! One HTTP/1.1 connection as a state machine: bytes and time in; bytes, events, interest, a named deadline and
-//! one reason for its end out (RFC 9112).
+//! One HTTP/1.1 connection as a state machine (RFC 9112). Its input is bytes and time. Its output
+//! is bytes, events, interest, a named deadline, and one reason for its end.
 //!
-//! It holds no socket, waker, channel or clock, and does not know the application. Four kinds of method:
+//! It holds no socket, waker, channel or clock, and does not know the application. Its methods are
+//! of four kinds:
 //!
-//! - inputs, which say what happened: [`Wire::handle_read`], [`Wire::handle_eof`], [`Wire::handle_written`],
-//!   [`handle_time`](Connection::handle_time);
+//! - inputs, which report what happened: [`Wire::handle_read`], [`Wire::handle_eof`],
+//!   [`Wire::handle_written`], [`handle_time`](Connection::handle_time);
 //! - outputs, which say what to do next: [`poll_event`](Connection::poll_event),
-//!   [`interest`](Connection::interest), [`deadline`](Connection::deadline), [`ending`](Connection::ending),
-//!   [`Wire::transmit`];
-//! - commands, which an application gives: [`read_body`](Connection::read_body),
-//!   [`respond`](Connection::respond), [`write`](Connection::write), [`finish`](Connection::finish);
-//! - questions, such as [`state`](Connection::state).
+//!   [`interest`](Connection::interest), [`deadline`](Connection::deadline),
+//!   [`ending`](Connection::ending), [`Wire::transmit`];
+//! - commands of an application, through the [`Exchange`](crate::exchange::Exchange) that
+//!   [`exchange`](Connection::exchange) borrows;
+//! - queries, such as [`state`](Connection::state).
 //!
-//! [`respond`](Connection::respond) is the only place that decides `Connection: close`, at the moment when the
-//! head is encoded (D5).
+//! Only [`Exchange::respond`](crate::exchange::Exchange::respond) decides `Connection: close`, when
+//! the head is encoded (D5).
 
 use bytes::Bytes;
 
-use self::buffer::{OutQueue, ReadBuffer};
-use self::pace::Pace;
-use self::record::Record;
-use self::response::Encoder;
-use self::state::{Fate, Input, Receiving, Sending};
-use crate::app::{Answered, ConnectionInfo};
-use crate::config::{HIGH_WATER, Limits};
-use crate::handoff::{HandOff, Origin, Peer};
-use crate::http1::{
-    Ahead, BodyError, Decoder, HeadLimits, Parsed, Refusal, RequestHead, Version, parse_head,
-};
+use self::deadline::Checked;
+use self::exchange::Exchange;
+use self::reader::{PeerEnd, Reader};
+use self::state::{End, Fate, Input, Receiving, Sending, State};
+use self::writer::Writer;
+use crate::config::Limits;
+use crate::handoff::ConnectionRecord;
+use crate::http1::{HeadLimits, Parsed, Refusal, RequestHead, parse_head};
 use crate::machine::{CloseReason, Cx, Interest, IoSlices, Step, Wire};
+use crate::peer::ConnectionInfo;
+use crate::peer::{Origin, Peer};
+use crate::rescue::{ByteCounts, Entry, Standing};
 use crate::shutdown::{ConnState, ConnView};
 use crate::time::Time;
 
-pub use self::body::{BodyRead, Buffered};
+pub use self::body::Buffered;
 pub(crate) use self::deadline::sooner;
-pub(crate) use self::response::Overdue;
-pub use self::response::RespondError;
-pub(crate) use self::response::push_interim;
+pub(crate) use self::record::Record;
+pub use self::record::{Answered, Cut};
+pub(crate) use self::response::{Declined, Overdue};
+pub use self::view::Http1Exchange;
+pub use crate::exchange::RespondError;
 
 mod body;
 mod buffer;
 mod deadline;
-#[path = "conn/proxy_trust.rs"]
-mod front;
+mod exchange;
+mod foreign_protocol;
 mod pace;
+mod proxy_fault;
+mod proxy_trust;
+mod reader;
 mod record;
 mod response;
 mod state;
-#[path = "conn/foreign_protocol.rs"]
-mod stranger;
+mod view;
+mod writer;
 
 /// One connection. See the [module](self) for how its methods fit together.
 #[derive(Debug)]
 pub struct Connection {
     origin: Origin,
-    /// The client as a PROXY header has named it; the peer if that named none.
+    /// The client that a PROXY header has named, or the peer if the header named none.
     proxied: Option<Peer>,
+    usage: Usage,
+    reader: Reader,
+    writer: Writer,
+    /// Replaced as a whole when a head is complete.
+    exchange: Exchange,
+    state: State,
+    checked: Checked,
+    handoff: Handoff,
+    /// The record of the current exchange, if there is an observer.
+    record: Option<Box<Record>>,
+}
+
+/// The use of a connection so far.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
     accepted: Time,
     /// Heads completed.
     requests: u32,
-    /// Responses queued to their end.
+    /// Responses queued completely.
     served: u32,
-
-    rx: ReadBuffer,
-    tx: OutQueue,
-    receiving: Receiving,
-    sending: Sending,
-    fate: Fate,
-    /// The peer has ended its side.
-    eof: bool,
-    upgraded: bool,
-    /// It could not be handed off, so that the fallback decides from here on.
-    stays: bool,
-    /// It could not be handed off for now, and is not asked to leave again before.
-    held_back: Time,
-
-    /// Storage of the last head, for the next one.
-    spare: Option<Box<RequestHead>>,
-    /// A line has ended since parsing last found the head incomplete.
-    line_ended: bool,
-    /// Bytes of empty lines before the head under way.
-    skipped: usize,
-    /// What respond needs of the request under way.
-    request: Request,
-    /// The framing of its body.
-    decoder: Decoder,
-    /// What is known of the body that is waited for as a whole.
-    ahead: Option<Ahead>,
-    body_read: u64,
-    /// The application waits for more of the body.
-    body_wanted: bool,
-    /// Why there will be no more of it.
-    fault: Option<BodyError>,
-    encoder: Encoder,
-    /// The response under way announces close, or cannot be followed by another, for this reason.
-    last: Option<CloseReason>,
-    /// How that response broke its own Content-Length.
-    breach: Option<RespondError>,
-    /// The account of the exchange under way, if somebody asks for it.
-    record: Option<Box<Record>>,
-
-    /// When the first byte of the head under way arrived.
-    head_since: Option<Time>,
     /// When the last response was flushed, or the connection was accepted (D8).
     idle_since: Time,
-    /// When the body under way last made progress.
-    body_since: Time,
-    /// When the queue was last empty or made progress.
-    write_since: Time,
-    /// How fast the body under way arrives.
-    body_pace: Pace,
-    /// How fast the queue is taken, from the first response on that it began with.
-    write_pace: Pace,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    version: Version,
-    is_head: bool,
-    keep_alive: bool,
-    expects_continue: bool,
-    offers_upgrade: bool,
-    /// When its head was complete.
-    since: Time,
-    /// When its handler has had its time, if that has a limit.
-    due: Option<Time>,
-    /// Its handler has taken longer than it may.
-    overdue: Option<Overdue>,
-    /// Of the response under way, or of the last one.
-    status: u16,
+/// Whether a connection may ask for a hand-off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Handoff {
+    /// From this time on.
+    From(Time),
+    /// No longer: a hand-off was refused, and the fallback policy decides.
+    Refused,
 }
 
-/// What a connection tells whoever drives it.
+/// An event of a connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A request's head is complete. Give it back with [`Connection::recycle`] once it is answered.
+    /// A request's head is complete. Return it with [`Connection::reuse`] once the request is
+    /// answered.
     Request(Box<RequestHead>),
 }
 
@@ -145,174 +110,156 @@ impl Connection {
         Self {
             origin: from,
             proxied: None,
-            accepted: now,
-            requests: 0,
-            served: 0,
-            rx: ReadBuffer::default(),
-            tx: OutQueue::default(),
-            receiving: Receiving::Head,
-            sending: Sending::Quiet,
-            fate: Fate::Open,
-            eof: false,
-            upgraded: false,
-            stays: false,
-            held_back: Time::ZERO,
-            spare: None,
-            line_ended: true,
-            skipped: 0,
-            request: Request {
-                version: Version::Http11,
-                is_head: false,
-                keep_alive: false,
-                expects_continue: false,
-                offers_upgrade: false,
-                since: now,
-                due: None,
-                overdue: None,
-                status: 0,
-            },
-            decoder: Decoder::none(),
-            ahead: None,
-            body_read: 0,
-            body_wanted: false,
-            fault: None,
-            encoder: Encoder::Swallow,
-            last: None,
-            breach: None,
+            usage: Usage { accepted: now, requests: 0, served: 0, idle_since: now },
+            reader: Reader::holding(&[], None),
+            writer: Writer::new(now),
+            exchange: Exchange::none(now),
+            state: State::new(),
+            checked: Checked::new(),
+            handoff: Handoff::From(Time::ZERO),
             record: None,
-            head_since: None,
-            idle_since: now,
-            body_since: now,
-            write_since: now,
-            body_pace: Pace::default(),
-            write_pace: Pace::default(),
         }
     }
 
     /// A connection that another worker owned before, resumed as if it had always been here (D19).
-    pub fn resume(record: HandOff, now: Time) -> Self {
+    pub fn resume(record: ConnectionRecord, now: Time) -> Self {
         let origin = Origin::new(record.listener, record.peer, record.draw);
         Self {
             proxied: record.proxied,
-            accepted: record.accepted,
-            requests: record.served,
-            served: record.served,
-            idle_since: record.idle_since.unwrap_or(record.accepted),
-            head_since: record.head_since.or_else(|| (!record.unread.is_empty()).then_some(now)),
-            rx: ReadBuffer::holding(&record.unread),
+            usage: Usage {
+                accepted: record.accepted,
+                requests: record.served,
+                served: record.served,
+                idle_since: record.idle_since.unwrap_or(record.accepted),
+            },
+            reader: Reader::holding(
+                &record.unread,
+                record.head_since.or_else(|| (!record.unread.is_empty()).then_some(now)),
+            ),
             ..Self::new(origin, now)
         }
     }
 
-    /// The record that lets another worker resume this connection, handed over `now`; `None` when it cannot move, which it
-    /// can only between requests and with nothing queued.
-    pub fn hand_off(&self, now: Time) -> Option<HandOff> {
-        (self.is_between_requests() && self.is_movable()).then(|| HandOff {
-            version: HandOff::VERSION,
+    /// The record with which another worker resumes this connection, handed over at `now`. `None`
+    /// if the connection cannot move: it can move only between requests, with nothing queued.
+    pub fn hand_off(&self, now: Time) -> Option<ConnectionRecord> {
+        (self.is_between_requests() && self.is_movable()).then(|| ConnectionRecord {
+            version: ConnectionRecord::VERSION,
             listener: self.origin.listener,
-            served: self.served,
-            accepted: self.accepted,
+            served: self.usage.served,
+            accepted: self.usage.accepted,
             handed: Some(now),
-            idle_since: (self.served > 0).then_some(self.idle_since),
-            head_since: self.head_since,
+            idle_since: (self.usage.served > 0).then_some(self.usage.idle_since),
+            head_since: self.reader.head_since,
             draw: self.origin.draw,
             peer: self.origin.peer,
             proxied: self.proxied,
-            unread: Bytes::copy_from_slice(self.rx.filled()),
+            unread: Bytes::copy_from_slice(self.reader.buffer.filled()),
         })
     }
 
-    /// Keeps an account of each exchange from here on, with or without the head of its response.
+    /// Describes the connection in `entry`, and publishes its standing (D20). `counts`: what was read
+    /// and written before this process had the connection, if that is known.
+    pub fn publish(&mut self, entry: Entry, counts: Option<ByteCounts>) {
+        self.writer.count_from(counts.unwrap_or_default().written);
+        entry.describe(self.origin, self.usage.accepted, self.proxied, counts);
+        entry.publish(self.standing());
+    }
+
+    /// Keeps a record of each exchange from now on. `of_heads`: with the head of its response.
     pub(crate) fn keep_account(&mut self, of_heads: bool) {
         self.record = Some(Box::new(Record::new(of_heads)));
     }
 
     // Outputs.
 
-    /// The next thing that happened, if anything did.
+    /// The next event, if there is one.
     pub fn poll_event(&mut self, cx: &Cx<'_>) -> Option<Event> {
-        if self.fate != Fate::Open {
+        if !self.state.is_open() {
             return None;
         }
-        if (self.receiving, self.sending) == (Receiving::Discard, Sending::Quiet) {
+        if (self.state.receiving(), self.state.sending()) == (Receiving::Discard, Sending::Quiet) {
             self.discard(cx);
         }
-        if (self.receiving, self.sending) != (Receiving::Head, Sending::Quiet) || self.tx.len() >= HIGH_WATER
-        {
+        // While the peer does not read its responses no further request is begun: the memory for
+        // queued responses stays bounded.
+        if !self.is_idle() || self.writer.is_full() {
             return None;
         }
         if self.awaits_proxy_header(cx) && !self.take_proxy_header(cx) {
             return None;
         }
-        self.skip_empty_lines();
+        if !self.reader.skip_empty_lines(cx.limits.head) {
+            self.refuse(Refusal::FieldsTooLarge, cx);
+            return None;
+        }
+        if self.reader.buffer.is_empty() {
+            if self.reader.has_ended() {
+                self.state.end(End::Flush(CloseReason::PeerClosed));
+            }
+            return None;
+        }
         let limits = HeadLimits {
-            head: cx.limits.head.saturating_sub(self.skipped),
+            head: self.reader.left_of(cx.limits.head),
             request_line: cx.limits.request_line,
             fields: cx.limits.fields,
             field_size: cx.limits.field_size,
             framing: cx.limits.framing,
         };
-        if self.skipped > cx.limits.head {
-            self.refuse(Refusal::FieldsTooLarge, cx);
-            return None;
-        }
-        if self.rx.is_empty() {
-            if self.eof {
-                self.fate = Fate::Flushing(CloseReason::PeerClosed);
-            }
-            return None;
-        }
-        if !self.is_worth_parsing(limits) {
+        // Parsing again after each byte of a slow head would take quadratic time.
+        if !self.reader.is_worth_parsing(limits) {
             return self.wait_for_head();
         }
-        self.rx.align();
-        let mut head = self.spare.take().unwrap_or_default();
-        let parsed = parse_head(self.rx.filled(), limits, &mut head);
+        self.reader.buffer.align();
+        let mut head = self.reader.take_head();
+        let parsed = parse_head(self.reader.buffer.filled(), limits, &mut head);
         match parsed {
             Parsed::Complete(len) => match self.vet(&mut head, len, cx) {
                 Ok(()) => return self.begin(head, len, cx),
                 Err(refusal) => self.refuse(refusal, cx),
             },
-            Parsed::Partial if self.rx.is_full() => self.refuse(Refusal::FieldsTooLarge, cx),
+            Parsed::Partial if self.reader.buffer.is_full() => self.refuse(Refusal::FieldsTooLarge, cx),
             Parsed::Partial => {
-                self.spare = Some(head);
-                self.line_ended = false;
+                self.reader.keep_head(head);
+                self.reader.await_line();
                 return self.wait_for_head();
             }
             Parsed::Refused(refusal) => {
-                stranger::name(self.rx.filled(), self.origin.peer);
+                foreign_protocol::detect(self.reader.buffer.filled(), self.origin.peer);
                 self.refuse(refusal, cx);
             }
         }
-        self.spare = Some(head);
+        self.reader.keep_head(head);
         None
     }
 
-    /// What has to be waited for.
+    /// The directions to wait for.
     pub fn interest(&self) -> Interest {
-        let read = !self.eof
-            && match (self.fate, self.receiving, self.sending) {
+        let read = !self.reader.has_ended()
+            && match (self.state.fate(), self.state.receiving(), self.state.sending()) {
                 (Fate::Lingering { .. }, ..) => true,
-                (Fate::Open, Receiving::Head, Sending::Quiet) => self.tx.len() < HIGH_WATER,
+                (Fate::Open, Receiving::Head, Sending::Quiet) => !self.writer.is_full(),
                 (Fate::Open, Receiving::Discard, Sending::Quiet) => true,
-                (Fate::Open, Receiving::Body, _) => self.body_wanted && !self.rx.is_full(),
+                (Fate::Open, Receiving::Body, _) => {
+                    self.exchange.body.is_wanted && !self.reader.buffer.is_full()
+                }
                 _ => false,
             };
-        Interest { read, write: !self.tx.is_empty() && !matches!(self.fate, Fate::Ended(_)) }
+        Interest { read, write: !self.writer.is_empty() && !self.state.is_ended() }
     }
 
-    /// The step that ends the connection, once there is one to take.
+    /// The next step towards the end of the connection, if it is due: a half-close, then the close.
     pub fn ending(&mut self, cx: &Cx<'_>) -> Option<Step> {
-        match self.fate {
-            Fate::Flushing(reason) if self.tx.is_empty() => {
-                if self.eof || cx.limits.linger.is_zero() {
-                    self.fate = Fate::Ended(reason);
+        match self.state.fate() {
+            Fate::Flushing(reason) if self.writer.is_empty() => {
+                if self.reader.has_ended() || cx.limits.linger.is_zero() {
+                    self.state.end(End::Close);
                     return Some(Step::Close(reason));
                 }
-                self.rx.clear();
+                self.reader.buffer.clear();
                 let Limits { linger, linger_size, .. } = *cx.limits;
                 let left = if linger_size == 0 { u64::MAX } else { linger_size };
-                self.fate = Fate::Lingering { reason, until: cx.now + linger, left };
+                self.state.end(End::HalfClose { until: cx.now + linger, left });
                 Some(Step::HalfClose)
             }
             Fate::Ended(reason) => Some(Step::Close(reason)),
@@ -320,82 +267,84 @@ impl Connection {
         }
     }
 
-    /// The account of the exchange that `head` began, if one is kept.
-    pub(crate) fn account<'a>(&'a self, head: &'a RequestHead, now: Time) -> Option<Answered<'a>> {
-        let Record { since, status, sent, head: fields, .. } = &**self.record.as_ref()?;
-        Some(Answered {
-            head: head.view(),
-            connection: self.info(),
-            status: *status,
-            sent: *sent,
-            since: *since,
-            took: now - *since,
-            fields,
-        })
+    /// Takes the record of the current exchange, if one is kept.
+    pub(crate) fn take_record(&mut self) -> Option<Record> {
+        self.record.as_mut().map(|record| record.take())
     }
 
-    /// What is known of a request that was refused before the application could see it, if an account is kept.
+    /// Takes back the storage of a record.
+    pub(crate) fn return_record(&mut self, record: Record) {
+        if let Some(current) = &mut self.record {
+            current.reuse(record);
+        }
+    }
+
+    /// The known part of a request that was refused before the application could see it, if records
+    /// are kept.
     pub(crate) fn take_refused(&mut self) -> Option<Box<RequestHead>> {
         self.record.as_mut()?.refused.take()
     }
 
     // Commands.
 
-    /// The handler of the request is called: from here on it has its time.
+    /// Notes that the peer has ended its side. Earlier bytes may be unread.
+    pub fn note_peer_end(&mut self) {
+        self.reader.end(PeerEnd::Reported);
+    }
+
+    /// The handler of the request is called: its timeout begins.
     pub(crate) fn call(&mut self, cx: &Cx<'_>) {
         let limit = cx.limits.request_timeout;
-        self.request.due = (!limit.is_zero()).then(|| cx.now + limit);
+        self.exchange.due = (!limit.is_zero()).then(|| cx.now + limit);
     }
 
-    /// Ends the connection without the rest of the response: what is queued is sent, a final chunk is not.
-    pub fn abort(&mut self, reason: CloseReason) {
-        if self.fate == Fate::Open {
-            self.fate = Fate::Flushing(reason);
+    /// Ends the connection without the rest of the response: queued bytes are sent, a final chunk
+    /// is not.
+    pub(crate) fn abort(&mut self, reason: CloseReason) {
+        self.state.end(End::Flush(reason));
+    }
+
+    /// The hand-off failed for now. The connection asks for none before `until`.
+    pub fn delay_handoff(&mut self, until: Time) {
+        if self.handoff != Handoff::Refused {
+            self.handoff = Handoff::From(until);
         }
     }
 
-    /// It could not be handed off for now, and does not ask for that again before `until`.
-    pub fn hold_back(&mut self, until: Time) {
-        self.held_back = until;
+    /// The connection cannot be handed off. The policy is told so from now on.
+    pub fn refuse_handoff(&mut self) {
+        self.handoff = Handoff::Refused;
     }
 
-    /// It cannot be handed off: the policy is told so from here on.
-    pub fn stay(&mut self) {
-        self.stays = true;
-    }
-
-    /// Ends the connection at once: nothing more is sent.
+    /// Ends the connection at once, without sending anything more.
     pub fn end(&mut self, reason: CloseReason) {
-        if !matches!(self.fate, Fate::Ended(_)) {
+        if self.state.end(End::Cut(reason)) {
+            let dropped = self.writer.drop_queue();
             if let Some(record) = &mut self.record {
-                record.sent = record.sent.saturating_sub(self.tx.len() as u64);
+                record.sent = record.sent.saturating_sub(dropped as u64);
             }
-            self.tx.clear();
-            self.fate = Fate::Ended(reason);
         }
     }
 
-    /// Gives memory back that is not needed before bytes arrive.
+    /// Frees memory that is not needed before bytes arrive.
     pub fn rest(&mut self) {
-        self.rx.rest();
+        self.reader.buffer.rest();
     }
 
-    /// Takes the storage of an answered head back.
-    pub fn recycle(&mut self, mut head: Box<RequestHead>) {
-        self.rx.return_storage(&mut head.buf);
-        head.shrink();
-        self.spare = Some(head);
+    /// Takes back the storage of an answered head.
+    pub fn reuse(&mut self, head: Box<RequestHead>) {
+        self.reader.reuse(head);
     }
 
-    // Questions.
+    // Queries.
 
-    /// Where the connection is.
+    /// The state of the connection.
     pub fn state(&self) -> ConnState {
-        match (self.fate, self.sending, self.receiving) {
+        match (self.state.fate(), self.state.sending(), self.state.receiving()) {
             (Fate::Lingering { .. }, ..) => ConnState::Lingering,
-            _ if self.upgraded => ConnState::Upgraded,
-            (Fate::Open, Sending::Quiet, Receiving::Head) if self.tx.is_empty() => {
-                match (self.rx.is_empty(), self.served) {
+            _ if self.exchange.is_upgraded => ConnState::Upgraded,
+            (Fate::Open, Sending::Quiet, Receiving::Head) if self.writer.is_empty() => {
+                match (self.reader.buffer.is_empty(), self.usage.served) {
                     (false, _) => ConnState::Head,
                     (true, 0) => ConnState::Fresh,
                     (true, _) => ConnState::Idle,
@@ -405,53 +354,83 @@ impl Connection {
         }
     }
 
-    /// Whether a request is in flight: begun, and not answered to the last flushed byte.
+    /// Where the final response to the current request begins, in bytes sent.
+    pub(crate) fn response_start(&self) -> u64 {
+        self.exchange.response.start
+    }
+
+    /// Whether another process can answer the current request: every byte of earlier responses was
+    /// sent, and none of the final response to this one (D20).
+    pub fn is_answerable(&self) -> bool {
+        self.writer.sent() == self.exchange.response.start && !self.exchange.is_upgraded
+    }
+
+    /// Whether a request is in flight: begun, and its response not flushed to the last byte.
     pub fn in_flight(&self) -> bool {
         matches!(self.state(), ConnState::Busy | ConnState::Upgraded)
     }
 
-    /// Whether the request under way offers to change the protocol (RFC 9110 §7.8).
-    pub fn offers_upgrade(&self) -> bool {
-        self.request.offers_upgrade
-    }
-
-    /// Whether it has ended, or only its flushing and lingering are left.
+    /// Whether it has ended, or only flushing and lingering are left.
     pub fn is_ending(&self) -> bool {
-        self.fate != Fate::Open
+        !self.state.is_open()
     }
 
-    /// Responses queued to their end so far.
+    /// Whether the peer is known to have ended its side, or the connection has ended.
+    pub fn has_peer_ended(&self) -> bool {
+        self.reader.is_peer_end_known() || self.state.is_ended()
+    }
+
+    /// Whether the current handler is cancelled because its peer has ended its side. On a
+    /// connection that has changed the protocol, the application decides.
+    pub(crate) fn is_cancelled(&self, cx: &Cx<'_>) -> bool {
+        cx.limits.cancel_on_half_close && self.reader.is_peer_end_known() && !self.exchange.is_upgraded
+    }
+
+    /// How many responses were queued completely.
     pub fn served(&self) -> u32 {
-        self.served
+        self.usage.served
     }
 
-    /// Whether the request under way was refused.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.fate == Fate::Flushing(CloseReason::Refused)
+    /// How many bytes were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.writer.sent()
     }
 
-    /// Bytes queued and not sent.
+    /// Whether queued bytes will never be sent.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.writer.has_lost()
+    }
+
+    /// Why it has ended, or will once all queued bytes are sent. None while it is open.
+    pub(crate) fn end_reason(&self) -> Option<CloseReason> {
+        match self.state.fate() {
+            Fate::Open => None,
+            Fate::Flushing(reason) | Fate::Lingering { reason, .. } | Fate::Ended(reason) => Some(reason),
+        }
+    }
+
+    /// How many bytes are queued and not sent.
     pub fn unsent(&self) -> usize {
-        self.tx.len()
+        self.writer.unsent()
     }
 
-    /// Bytes of storage for what was read and for heads.
+    /// How many bytes of storage it has for unprocessed bytes and heads.
     #[cfg(test)]
     pub(crate) fn storage(&self) -> usize {
-        self.rx.storage() + self.spare.as_ref().map_or(0, |head| head.storage())
+        self.reader.storage()
     }
 
-    /// What an application may know of it.
+    /// The connection as an application sees it.
     pub fn info(&self) -> ConnectionInfo {
-        ConnectionInfo { peer: self.proxied.unwrap_or(self.origin.peer), requests: self.requests }
+        ConnectionInfo { peer: self.proxied.unwrap_or(self.origin.peer), requests: self.usage.requests }
     }
 
-    /// What a policy may know of it.
+    /// The connection as a policy sees it.
     pub fn view(&self) -> ConnView {
         ConnView {
             state: self.state(),
-            idle_since: self.idle_since,
-            served: self.served,
+            idle_since: self.usage.idle_since,
+            served: self.usage.served,
             draw: self.origin.draw,
             movable: self.is_movable(),
         }
@@ -459,56 +438,48 @@ impl Connection {
 
     /// Whether it can move once it is between requests.
     fn is_movable(&self) -> bool {
-        self.fate == Fate::Open && !self.eof && !self.upgraded && !self.stays
+        self.state.is_open()
+            && !self.reader.has_ended()
+            && !self.exchange.is_upgraded
+            && self.handoff != Handoff::Refused
     }
 
     fn is_between_requests(&self) -> bool {
         matches!(self.state(), ConnState::Fresh | ConnState::Head | ConnState::Idle)
     }
 
-    // Transitions.
-
-    fn enter(&mut self, input: Input) {
-        let from = (self.receiving, self.sending);
-        debug_assert!(state::next(from, input).is_some(), "{input:?} in {from:?}");
-        (self.receiving, self.sending) = state::next(from, input).unwrap_or(from);
+    /// Whether the current exchange has only its handler to wait for: the request was read to its
+    /// end and nothing after it, and the response is queued completely and lets another follow.
+    fn is_over_but_for_its_handler(&self) -> bool {
+        self.is_complete()
+            && self.state.receiving() == Receiving::Done
+            && self.exchange.response.close_after.is_none()
+            && self.reader.buffer.is_empty()
     }
 
+    /// Whether there is no current request, and nothing of one left to be read.
+    fn is_idle(&self) -> bool {
+        (self.state.receiving(), self.state.sending()) == (Receiving::Head, Sending::Quiet)
+    }
+
+    // Transitions.
+
     fn begin(&mut self, mut head: Box<RequestHead>, len: usize, cx: &Cx<'_>) -> Option<Event> {
-        self.decoder = std::mem::replace(&mut head.framing, Decoder::none());
-        self.ahead = None;
-        self.request = Request {
-            version: head.version(),
-            is_head: head.is_head,
-            keep_alive: head.keep_alive,
-            expects_continue: head.expects_continue,
-            offers_upgrade: head.offers_upgrade,
-            since: cx.now,
-            due: None,
-            overdue: None,
-            status: 0,
-        };
-        self.enter(Input::Request { body: !self.decoder.is_done() });
-        self.requests += 1;
-        self.head_since = None;
-        self.line_ended = true;
-        self.skipped = 0;
-        self.body_since = cx.now;
-        self.body_read = 0;
-        self.fault = None;
-        self.last = None;
-        self.breach = None;
-        self.rx.split_storage(len, &mut head.buf);
-        self.body_pace = Pace::with(self.rx.filled().len());
+        self.reader.complete(&mut head, len);
+        let buffered = self.reader.buffer.filled().len();
+        self.exchange = Exchange::begin(&mut head, buffered, self.writer.queued(), cx.now);
+        self.state.enter(Input::Request { body: !self.exchange.body.decoder.is_done() });
+        self.usage.requests += 1;
+        self.checked.forget();
         if let Some(record) = &mut self.record {
             record.begin(cx.now);
         }
-        let over = cx.limits.body > 0 && self.decoder.remaining().is_some_and(|n| n > cx.limits.body);
-        if over {
+        let length = self.exchange.body.decoder.remaining();
+        if cx.limits.body > 0 && length.is_some_and(|length| length > cx.limits.body) {
             self.refuse(Refusal::BodyTooLarge, cx);
             match &mut self.record {
                 Some(record) => record.refused = Some(head),
-                None => self.recycle(head),
+                None => self.reuse(head),
             }
             return None;
         }
@@ -516,92 +487,79 @@ impl Connection {
     }
 
     fn wait_for_head(&mut self) -> Option<Event> {
-        if self.eof {
-            self.fate = Fate::Flushing(CloseReason::PeerAborted);
+        if self.reader.has_ended() {
+            self.state.end(End::Flush(CloseReason::PeerAborted));
         }
         None
-    }
-
-    /// Whether there may be more to say of what there is of a head than when it was last parsed: a line has ended since, or
-    /// is over its limit already.
-    fn is_worth_parsing(&self, limits: HeadLimits) -> bool {
-        let head = self.rx.filled();
-        if self.line_ended || self.rx.is_full() || head.len() > limits.head {
-            return true;
-        }
-        let (line, limit) = match memchr::memrchr(b'\n', head) {
-            None => (head.len(), limits.request_line),
-            Some(end) => (head.len() - end - 1, limits.field_size),
-        };
-        line > limit.saturating_add(1)
-    }
-
-    /// Notes when the head began whose first bytes are here already.
-    fn begin_head(&mut self, now: Time) {
-        self.head_since = (!self.rx.is_empty()).then_some(now);
-    }
-
-    /// RFC 9112 §2.2: empty lines before a request line are ignored, though not without end.
-    fn skip_empty_lines(&mut self) {
-        while self.rx.filled().starts_with(b"\r\n") {
-            self.rx.consume(2);
-            self.skipped += 2;
-            if self.rx.is_empty() {
-                self.head_since = None;
-            }
-        }
     }
 }
 
 impl Wire for Connection {
     fn read_buf(&mut self) -> &mut [u8] {
-        if matches!(self.fate, Fate::Lingering { .. }) {
-            self.rx.clear();
+        if matches!(self.state.fate(), Fate::Lingering { .. }) {
+            self.reader.buffer.clear();
         }
-        self.rx.space()
+        self.reader.buffer.space()
     }
 
     fn handle_read(&mut self, n: usize, now: Time) {
-        if let Fate::Lingering { reason, left, .. } = &mut self.fate {
-            *left = left.saturating_sub(n as u64);
-            if *left == 0 {
-                self.fate = Fate::Ended(*reason);
-            }
+        if matches!(self.state.fate(), Fate::Lingering { .. }) {
+            self.state.end(End::Discarded(n as u64));
             return;
         }
-        if self.receiving == Receiving::Head {
-            self.line_ended |= memchr::memchr(b'\n', &self.rx.space()[..n]).is_some();
-            self.head_since.get_or_insert(now);
+        if self.state.receiving() == Receiving::Head {
+            self.reader.note_head(n, now.min(self.checked.nearest));
         }
-        self.rx.filled_up(n);
-        self.body_since = now;
-        self.body_pace.advance(n, now);
+        self.reader.buffer.filled_up(n);
+        self.exchange.body.since = now;
+        self.exchange.body.pace.advance(n, now);
     }
 
     fn handle_eof(&mut self, _: Time) {
-        self.eof = true;
-        // No more of it will come: what is wrong with it shows now, however it came.
-        self.line_ended = true;
-        if let Fate::Lingering { reason, .. } = self.fate {
-            self.fate = Fate::Ended(reason);
-        }
+        self.reader.end(PeerEnd::Read);
+        self.state.end(End::PeerClosed);
     }
 
     fn transmit<'a>(&'a self, out: &mut IoSlices<'a>) {
-        self.tx.transmit(out);
+        self.writer.queue.transmit(out);
+    }
+
+    fn standing(&self) -> Standing {
+        match self.state() {
+            ConnState::Fresh => Standing::Fresh,
+            ConnState::Idle => Standing::Idle { served: self.usage.served, since: self.usage.idle_since },
+            ConnState::Head => Standing::Head,
+            ConnState::Lingering => Standing::Closing,
+            _ if !self.state.is_open() && self.writer.is_empty() => Standing::Closing,
+            _ if self.is_answerable() => Standing::Unanswered,
+            // Its handler ends with the worker, and has left nothing to do.
+            _ if self.writer.is_empty() && self.is_over_but_for_its_handler() => {
+                Standing::Idle { served: self.usage.served + 1, since: self.usage.idle_since }
+            }
+            _ => Standing::Begun,
+        }
+    }
+
+    fn standing_once_sent(&self, n: usize) -> Option<Standing> {
+        if self.writer.unsent() != n || !self.state.is_open() || !self.reader.buffer.is_empty() {
+            return None;
+        }
+        if self.is_idle() {
+            return Some(Standing::Idle { served: self.usage.served, since: self.usage.idle_since });
+        }
+        let served = self.usage.served + 1;
+        self.is_over_but_for_its_handler().then_some(Standing::Idle { served, since: self.writer.since })
     }
 
     fn handle_written(&mut self, n: usize, now: Time) {
-        let held_up = self.tx.len() >= HIGH_WATER;
-        self.tx.consume(n);
-        if held_up && self.tx.len() < HIGH_WATER && self.receiving == Receiving::Head {
-            // Only now is the next head looked at.
-            self.begin_head(now);
+        let held_up = self.writer.is_full();
+        self.writer.advance(n, now);
+        if held_up && !self.writer.is_full() && self.state.receiving() == Receiving::Head {
+            // The next head may have arrived before, but it is parsed only now.
+            self.reader.begin_head(now);
         }
-        self.write_since = now;
-        self.write_pace.advance(n, now);
-        if self.tx.is_empty() {
-            self.idle_since = now;
+        if self.writer.is_empty() {
+            self.usage.idle_since = now;
         }
     }
 }

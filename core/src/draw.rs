@@ -1,7 +1,8 @@
-//! Numbers that look random, made of numbers that do not: to spread connections and workers, and to keep no secret.
+//! Pseudo-random numbers derived from seeds, which spread connections and workers. They are not
+//! secret.
 
-/// A number that changes in about half of its bits with any bit of `seed`: the finalizer of SplitMix64, of which the upper
-/// half is taken.
+/// A hash of `seed` in which each bit of the seed changes about half of the bits: the upper half of
+/// the finalizer of SplitMix64.
 pub(crate) fn scatter(seed: u64) -> u32 {
     let z = seed.wrapping_add(STEP);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -9,5 +10,5 @@ pub(crate) fn scatter(seed: u64) -> u32 {
     ((z ^ (z >> 31)) >> 32) as u32
 }
 
-/// How far one seed is from the next in a sequence of them.
+/// The distance between successive seeds of a sequence.
 pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

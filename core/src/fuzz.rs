@@ -1,9 +1,9 @@
-//! What fuzz targets see of the parts that are otherwise core's own. Not for anybody else, and no promise.
+//! Private parts of core for the fuzz targets. Not a public interface, and without any promise.
 
 use crate::config::Limits;
 use crate::http1::{BodyError, Decoded, Decoder, HeadLimits, Parsed, Refusal, RequestHead, parse_head};
 
-/// What a complete head says of its message.
+/// The facts that a complete head states about its message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, clippy::exhaustive_structs, reason = "these are RequestHead's, which documents them")]
 pub struct Meaning {
@@ -22,11 +22,11 @@ pub enum BodyFraming {
     Chunked,
 }
 
-/// Parses the head at the beginning of `bytes` into `head`; nothing while it is incomplete.
+/// Parses the head at the beginning of `bytes` into `head`. None while it is incomplete.
 ///
 /// # Errors
 ///
-/// It will never be a head.
+/// The bytes cannot become a valid head.
 pub fn head(bytes: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Option<Meaning>, Refusal> {
     let &Limits { head: size, request_line, fields, field_size, framing, .. } = limits;
     let limits = HeadLimits { head: size, request_line, fields, field_size, framing };
@@ -46,7 +46,7 @@ pub fn head(bytes: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Opt
     }
 }
 
-/// A chunked body on its way in.
+/// Decodes a chunked body.
 #[derive(Clone, Debug)]
 pub struct Chunked(Decoder);
 
@@ -57,8 +57,8 @@ impl Default for Chunked {
 }
 
 impl Chunked {
-    /// How many bytes at the beginning of `input` are framing, and how many behind them are body, of which it gives at
-    /// most `max`.
+    /// Returns how many bytes at the beginning of `input` are framing, and how many after them are
+    /// body, at most `max`.
     ///
     /// # Errors
     ///

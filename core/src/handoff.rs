@@ -1,13 +1,16 @@
-//! What travels with a connection when it moves to another worker (D19).
+//! The record of a connection that moves to another worker (D19).
 //!
-//! The record is complete: the successor resumes from it as if the connection had always been its own. How it
-//! is sent belongs to the `worker` feature; this module knows no descriptor.
+//! The record is complete: the successor resumes from it as if the connection had always been its
+//! own. Sending it belongs to the `worker` feature.
 //!
-//! As bytes, numbers little-endian, after the version; sender and receiver may be of two builds that meet in an upgrade:
+//! The bytes, with little-endian numbers; sender and receiver may be of two builds that meet in an
+//! upgrade:
 //!
 //! ```text
-//! version u16 · listener u16 · served u32 · draw u32 · accepted u64 · handed? · idle_since? · head_since? · peer
-//! · proxied? · length u32 · unread          x?: 0, or 1 and x          peer: 0 unix, 4 ip port, 6 ip port flowinfo scope
+//! version u16 · listener u16 · served u32 · draw u32 · accepted u64 · handed? · idle_since?
+//! · head_since? · peer · proxied? · length u32 · unread
+//!
+//! x?: 0, or 1 and x          peer: 0 unix, 4 ip port, 6 ip port flowinfo scope
 //! ```
 
 use core::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -15,55 +18,18 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use thiserror::Error;
 
 use crate::config::READ_BUFFER_MAX;
+use crate::peer::{Origin, Peer};
 use crate::time::Time;
-
-/// The other end of a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(clippy::exhaustive_enums, reason = "a listener is bound to one or the other")]
-pub enum Peer {
-    /// An IPv4 or IPv6 address.
-    Inet(SocketAddr),
-    /// A unix socket, whose clients have no address.
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(addr) => write!(f, "{addr}"),
-            Self::Unix => f.write_str("unix"),
-        }
-    }
-}
-
-/// Where a new connection came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Origin {
-    /// Index of the listener that accepted it.
-    pub listener: u16,
-    /// The other end, as accept(2) gave it.
-    pub peer: Peer,
-    /// A random number fixed for the life of the connection, for policies that spread.
-    pub draw: u32,
-}
-
-impl Origin {
-    /// A connection accepted from `listener`.
-    pub fn new(listener: u16, peer: Peer, draw: u32) -> Self {
-        Self { listener, peer, draw }
-    }
-}
 
 /// A connection between two owners.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct HandOff {
-    /// Version of the record; a receiver refuses one that it does not know.
+pub struct ConnectionRecord {
+    /// The version of the record. A receiver refuses a version that it does not know.
     pub version: u16,
     /// Index of the listener that accepted the connection.
     pub listener: u16,
@@ -71,9 +37,9 @@ pub struct HandOff {
     pub served: u32,
     /// When it was accepted.
     pub accepted: Time,
-    /// When the worker that had it handed it over; none if no worker has had it yet.
+    /// When the previous worker handed it over. None if no worker has had it yet.
     pub handed: Option<Time>,
-    /// When its last response was flushed; none if it had none.
+    /// When its last response was flushed. None if it had none.
     pub idle_since: Option<Time>,
     /// When the first byte of an unfinished head arrived, so that D12 holds across owners.
     pub head_since: Option<Time>,
@@ -81,24 +47,24 @@ pub struct HandOff {
     pub draw: u32,
     /// The other end of the socket.
     pub peer: Peer,
-    /// The client as a trusted PROXY header named it, and `peer` once more if that named none: there is something here as
-    /// soon as there was a header, which may still be to come where there is nothing.
+    /// The client that a trusted PROXY header has named, or `peer` if the header named none. None
+    /// if there was no header yet, and one may still come.
     pub proxied: Option<Peer>,
-    /// What has been read and not used, at most [`READ_BUFFER_MAX`] bytes.
+    /// The bytes that were read and not processed, at most [`READ_BUFFER_MAX`].
     pub unread: Bytes,
 }
 
-/// Why a record was not understood.
+/// Why a record could not be decoded.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum RecordError {
     /// Another version wrote it.
     #[error("record of version {found}, this program reads {}", Records::default())]
     Version {
-        /// The version that it begins with.
+        /// Its version.
         found: u16,
     },
-    /// It is too short, too long, or holds a value out of range.
+    /// The record is too short, too long, or has a value out of range.
     #[error("malformed record of {len} bytes")]
     Malformed {
         /// Its length.
@@ -106,18 +72,22 @@ pub enum RecordError {
     },
 }
 
-impl HandOff {
+impl ConnectionRecord {
     /// The version that this program writes.
     pub const VERSION: u16 = 1;
 
-    /// What a later version may be like, never given to one: version 1 with a number more, `u32`, behind `draw`. Written by
-    /// servers alone that are told to (see [`Records`]), to show what becomes of an upgrade between two versions.
+    /// A model of a later version, which will never be assigned: version 1 with another number,
+    /// `u32`, after `draw`. Only servers configured for it write it (see [`Records`]), to test an
+    /// upgrade between two versions.
     pub const TRIAL: u16 = u16::MAX;
 
-    /// Bytes that hold any record.
-    pub const MAX: usize = 128 + READ_BUFFER_MAX;
+    /// A size that holds any record without unread bytes.
+    pub const HEAD_MAX: usize = 128;
 
-    /// The record of a connection that was accepted at `accepted` and not looked at since.
+    /// A size that holds any record, in bytes.
+    pub const MAX: usize = Self::HEAD_MAX + READ_BUFFER_MAX;
+
+    /// The record of a connection that was accepted at `accepted` and has not been read from.
     pub fn fresh(origin: Origin, accepted: Time) -> Self {
         Self {
             version: Self::VERSION,
@@ -139,28 +109,41 @@ impl HandOff {
         self.encode_as(self.version)
     }
 
-    /// The same for those who read `version`.
+    /// The same for a receiver that reads `version`.
     pub fn encode_as(&self, version: u16) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128 + self.unread.len());
-        out.extend_from_slice(&version.to_le_bytes());
-        out.extend_from_slice(&self.listener.to_le_bytes());
-        out.extend_from_slice(&self.served.to_le_bytes());
-        out.extend_from_slice(&self.draw.to_le_bytes());
-        if version == Self::TRIAL {
-            out.extend_from_slice(&(!self.draw).to_le_bytes());
-        }
-        put_time(&mut out, self.accepted);
-        put_option(&mut out, self.handed, put_time);
-        put_option(&mut out, self.idle_since, put_time);
-        put_option(&mut out, self.head_since, put_time);
-        put_peer(&mut out, self.peer);
-        put_option(&mut out, self.proxied, put_peer);
-        out.extend_from_slice(&(self.unread.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.unread);
+        let mut out = Vec::with_capacity(Self::HEAD_MAX + self.unread.len());
+        self.put_into(version, &mut out);
         out
     }
 
-    /// The record that `bytes` are.
+    /// The same into an array, without allocating. The record has no unread bytes. Returns how many
+    /// bytes it took.
+    pub fn encode_into(&self, version: u16, bytes: &mut [u8; Self::HEAD_MAX]) -> usize {
+        let mut rest = &mut bytes[..];
+        self.put_into(version, &mut rest);
+        let left = rest.len();
+        Self::HEAD_MAX - left
+    }
+
+    fn put_into(&self, version: u16, out: &mut impl BufMut) {
+        out.put_slice(&version.to_le_bytes());
+        out.put_slice(&self.listener.to_le_bytes());
+        out.put_slice(&self.served.to_le_bytes());
+        out.put_slice(&self.draw.to_le_bytes());
+        if version == Self::TRIAL {
+            out.put_slice(&(!self.draw).to_le_bytes());
+        }
+        put_time(out, self.accepted);
+        put_option(out, self.handed, put_time);
+        put_option(out, self.idle_since, put_time);
+        put_option(out, self.head_since, put_time);
+        put_peer(out, self.peer);
+        put_option(out, self.proxied, put_peer);
+        out.put_slice(&(self.unread.len() as u32).to_le_bytes());
+        out.put_slice(&self.unread);
+    }
+
+    /// Decodes a record.
     ///
     /// # Errors
     ///
@@ -176,24 +159,27 @@ impl HandOff {
     }
 }
 
-/// Which versions of records a program reads, and which it writes; as text the numbers, the one that it writes last: `2,1`.
+/// The versions of records that a program reads, and the one that it writes. As text, the numbers,
+/// with the written one last: `2,1`.
 ///
-/// All who share a queue have to read what each of them writes. That of an upgrade is shared by two programs, of which the newer
-/// one writes what the older one reads. So what a version writes is read by the versions that come after it.
+/// All processes that share a queue have to read what each of them writes. During an upgrade two
+/// programs share it, and the newer one writes what the older one reads. So each version has to be
+/// read by the versions after it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Records {
-    /// Never empty; the last is written.
+    /// Never empty. The last one is written.
     reads: Vec<u16>,
 }
 
 impl Records {
     /// The version that is written.
     pub fn written(&self) -> u16 {
-        self.reads.last().copied().unwrap_or(HandOff::VERSION)
+        self.reads.last().copied().unwrap_or(ConnectionRecord::VERSION)
     }
 
-    /// What this program does beside another, which writes as `theirs` says whatever this one does: it writes the newest
-    /// version that both read. None if it does not read what the other writes.
+    /// The versions to use while another program, with the versions `theirs`, shares the queue.
+    /// That one continues to write what it writes. This one writes the newest version that both
+    /// read. None if it does not read what the other one writes.
     pub fn beside(&self, theirs: &Self) -> Option<Self> {
         let is_read = self.reads.contains(&theirs.written());
         let common = self.reads.iter().filter(|version| theirs.reads.contains(version)).max();
@@ -204,9 +190,9 @@ impl Records {
 }
 
 impl Default for Records {
-    /// What this program reads and writes if nobody else is there.
+    /// The versions of this program if it is alone.
     fn default() -> Self {
-        Self { reads: vec![HandOff::VERSION] }
+        Self { reads: vec![ConnectionRecord::VERSION] }
     }
 }
 
@@ -230,46 +216,47 @@ const UNIX: u8 = 0;
 const IPV4: u8 = 4;
 const IPV6: u8 = 6;
 
-fn put_time(out: &mut Vec<u8>, time: Time) {
-    out.extend_from_slice(&time.as_nanos().to_le_bytes());
+fn put_time(out: &mut impl BufMut, time: Time) {
+    out.put_slice(&time.as_nanos().to_le_bytes());
 }
 
-fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: fn(&mut Vec<u8>, T)) {
-    out.push(u8::from(value.is_some()));
+fn put_option<B: BufMut, T>(out: &mut B, value: Option<T>, put: fn(&mut B, T)) {
+    out.put_u8(u8::from(value.is_some()));
     if let Some(value) = value {
         put(out, value);
     }
 }
 
-fn put_peer(out: &mut Vec<u8>, peer: Peer) {
+fn put_peer(out: &mut impl BufMut, peer: Peer) {
     match peer {
-        Peer::Unix => out.push(UNIX),
+        Peer::Unix => out.put_u8(UNIX),
         Peer::Inet(SocketAddr::V4(addr)) => {
-            out.push(IPV4);
-            out.extend_from_slice(&addr.ip().octets());
-            out.extend_from_slice(&addr.port().to_le_bytes());
+            out.put_u8(IPV4);
+            out.put_slice(&addr.ip().octets());
+            out.put_slice(&addr.port().to_le_bytes());
         }
         Peer::Inet(SocketAddr::V6(addr)) => {
-            out.push(IPV6);
-            out.extend_from_slice(&addr.ip().octets());
-            out.extend_from_slice(&addr.port().to_le_bytes());
-            out.extend_from_slice(&addr.flowinfo().to_le_bytes());
-            out.extend_from_slice(&addr.scope_id().to_le_bytes());
+            out.put_u8(IPV6);
+            out.put_slice(&addr.ip().octets());
+            out.put_slice(&addr.port().to_le_bytes());
+            out.put_slice(&addr.flowinfo().to_le_bytes());
+            out.put_slice(&addr.scope_id().to_le_bytes());
         }
     }
 }
 
-/// What of a record has not been read yet. Every question is answered with none where the bytes do not say.
+/// The part of a record that has not been read yet. Methods return None if the bytes do not
+/// suffice.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    /// All that follows the version.
-    fn record(mut self, version: u16) -> Option<HandOff> {
+    /// Everything after the version.
+    fn record(mut self, version: u16) -> Option<ConnectionRecord> {
         let (listener, served, draw) = (self.u16()?, self.u32()?, self.u32()?);
-        if version == HandOff::TRIAL && self.u32()? != !draw {
+        if version == ConnectionRecord::TRIAL && self.u32()? != !draw {
             return None;
         }
-        Some(HandOff {
+        Some(ConnectionRecord {
             version,
             listener,
             served,
@@ -322,7 +309,7 @@ impl Reader<'_> {
         Some(Peer::Inet(addr))
     }
 
-    /// The rest, which is exactly as long as it says.
+    /// The rest, which has to have the announced length.
     fn unread(&mut self) -> Option<Bytes> {
         let len = usize::try_from(self.u32()?).ok()?;
         (len == self.0.len() && len <= READ_BUFFER_MAX).then(|| Bytes::copy_from_slice(self.0))

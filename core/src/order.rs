@@ -1,8 +1,9 @@
-//! The messages of the control socket between the arbiter and one worker.
+//! The messages between the arbiter and one worker, on the worker's order socket.
 //!
-//! The socket keeps message boundaries (`SOCK_SEQPACKET`), so one message is one packet. Both ends are of one
-//! build or of two that meet in an upgrade: each message begins with a version byte, and an unknown one is
-//! refused, never guessed at. Numbers are little-endian; times are [`Time`], which crosses processes.
+//! The socket keeps message boundaries (`SOCK_SEQPACKET`), so one message is one packet. Both ends
+//! are of one build, or of two builds that meet in an upgrade: each message begins with a version
+//! byte, and an unknown version is refused. Numbers are little-endian. Times are [`Time`], which
+//! all processes share.
 
 use std::iter;
 use std::str::FromStr;
@@ -15,68 +16,74 @@ use crate::time::Time;
 /// The version of the messages below.
 pub const VERSION: u8 = 1;
 
-/// Bytes that hold any message.
+/// A size that holds any message, in bytes.
 pub const MESSAGE_MAX: usize = 1024;
 
-/// Frames of a stack that a message has room for.
+/// How many frames of a stack fit into a message.
 pub const FRAMES_MAX: usize = 126;
 
-/// What the arbiter tells a worker.
+/// An order of the arbiter to a worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Order {
-    /// Enter this drain, or join it into the one under way.
+    /// Enter this drain, or merge it into the current one.
     Drain {
         /// Reason, deadline and receiver.
         drain: Drain,
         /// Which of the worker's policies decides.
         policy: PolicyId,
     },
-    /// The last connection of the backlog has been passed on (D4); what the inbox holds now is all there is.
+    /// The last connection of the backlog has been passed on (D4). The inbox receives no more of
+    /// them.
     BacklogEnd,
-    /// The files of the logs may have been moved away: go on in new ones.
+    /// The log files may have been moved away: continue in new files, whose descriptors come with
+    /// this message (unix(7), `SCM_RIGHTS`).
     ReopenLogs,
-    /// Log what is at least as severe as this from now on.
+    /// Log events from this level on.
     LogLevel(Level),
 }
 
-/// What a worker tells the arbiter.
+/// A report of a worker to the arbiter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Report {
     /// The application is loaded and the worker accepts.
     Ready,
-    /// The worker should be replaced, for this reason. It serves on until it is told to drain.
+    /// The worker should be replaced, for this reason. It serves until its drain order.
     Recycle {
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
-    /// A signal has told this worker to drain: it accepts nothing any more.
+    /// A signal made this worker drain: it accepts no new connections.
     Draining,
-    /// The worker or its application could not start; the process exits with `status`.
+    /// The worker or its application could not start. The process exits with `status`.
     BootFailed {
         /// 3 for the worker, 4 for the application.
         status: u8,
-        /// Why, for people; cut to fit a message.
+        /// The reason, as text, cut to fit a message.
         message: String,
     },
-    /// The worker is about to abort, and this is where one of its threads stands.
+    /// A signal asked this worker alone to reopen its logs, which only the arbiter can open.
+    ReopenLogs,
+    /// The worker is about to abort, and this is the stack of one of its threads.
     Stack(Stack),
 }
 
-/// Where a thread of a worker stands that was told to abort: the loop's, or one that runs a handler.
+/// The stack of a thread in a worker that was told to abort: the loop's thread, or one that runs a
+/// handler.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_structs, reason = "a message, which both ends write out")]
 pub struct Stack {
-    /// Whether it is the loop's.
+    /// Whether it is the loop's thread.
     pub on_loop: bool,
-    /// When the handler began that it runs, as its [`Busy`](crate::app::Busy) says; none if it runs none.
+    /// When its handler began, as the handler's [`Busy`](crate::app::Busy) says. None if it runs
+    /// none.
     pub since: Option<Time>,
-    /// Addresses of code, the innermost first. Arbiter and workers have the program's at the same place.
+    /// Code addresses, innermost first. Arbiter and workers have the program at the same addresses.
     pub frames: Vec<u64>,
 }
 
-/// How severe an event is, the most severe first.
+/// The severity of an event, the most severe first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "the levels of `tracing`")]
@@ -85,16 +92,16 @@ pub enum Level {
     Error = 0,
     /// Something is not as it should be.
     Warn = 1,
-    /// What operators want to know.
+    /// Information for operators.
     Info = 2,
-    /// What whoever looks for a fault wants to know.
+    /// Information for finding a fault.
     Debug = 3,
     /// Everything.
     Trace = 4,
 }
 
 impl Level {
-    /// All of them.
+    /// All levels.
     pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
     /// Its name, as in the settings.
@@ -112,12 +119,12 @@ impl FromStr for Level {
     }
 }
 
-/// Names a policy by its place in the list that arbiter and workers were configured with.
+/// Identifies a policy by its place in the list that arbiter and workers were configured with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum PolicyId {
-    /// `--drain`: for stops, and what every other policy falls back to.
+    /// `--drain`: for stops, and the fallback of every other policy.
     #[default]
     Stop = 0,
     /// `--drain-reload`: for reloads, upgrades and scale-down.
@@ -126,7 +133,7 @@ pub enum PolicyId {
     Recycle = 2,
 }
 
-/// Why a message was not understood.
+/// Why a message could not be decoded.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -142,7 +149,7 @@ pub enum DecodeError {
         /// The kind byte.
         kind: u8,
     },
-    /// It is too short, too long, or holds a value out of range.
+    /// The message is too short, too long, or has a value out of range.
     #[error("malformed message of {len} bytes")]
     Malformed {
         /// Its length.
@@ -159,6 +166,7 @@ const BOOT_FAILED: u8 = 2;
 const RECYCLE: u8 = 3;
 const DRAINING: u8 = 4;
 const STACK: u8 = 5;
+const ASK_FOR_LOGS: u8 = 6;
 
 impl Order {
     /// The message as bytes.
@@ -183,7 +191,7 @@ impl Order {
         }
     }
 
-    /// The message that `bytes` are.
+    /// Decodes a message.
     ///
     /// # Errors
     ///
@@ -210,6 +218,7 @@ impl Report {
             Self::Ready => vec![VERSION, READY],
             Self::Recycle { reason } => vec![VERSION, RECYCLE, *reason as u8],
             Self::Draining => vec![VERSION, DRAINING],
+            Self::ReopenLogs => vec![VERSION, ASK_FOR_LOGS],
             Self::BootFailed { status, message } => {
                 let mut out = vec![VERSION, BOOT_FAILED, *status];
                 let end = prefix(message, MESSAGE_MAX - out.len());
@@ -222,7 +231,7 @@ impl Report {
         }
     }
 
-    /// The message that `bytes` are.
+    /// Decodes a message.
     ///
     /// # Errors
     ///
@@ -239,15 +248,16 @@ impl Report {
                 Reason::from_u8(*reason).map(|reason| Self::Recycle { reason }).ok_or(malformed)
             }
             (DRAINING, []) => Ok(Self::Draining),
+            (ASK_FOR_LOGS, []) => Ok(Self::ReopenLogs),
             (STACK, body) => stack(body).ok_or(malformed),
-            (READY | BOOT_FAILED | RECYCLE | DRAINING, _) => Err(malformed),
+            (READY | BOOT_FAILED | RECYCLE | DRAINING | ASK_FOR_LOGS, _) => Err(malformed),
             (kind, _) => Err(DecodeError::Kind { kind }),
         }
     }
 }
 
-/// A [`Report::Stack`] as bytes, in `out`: nothing is allocated, so that a handler of a signal can send it. Frames that there
-/// is no room for are left out.
+/// Encodes a [`Report::Stack`] into `out` without an allocation, so that a signal handler can send
+/// it. Frames that do not fit are left out.
 pub fn encode_stack<'a>(
     on_loop: bool,
     since: Option<Time>,
@@ -327,7 +337,7 @@ fn drain(body: &[u8]) -> Option<Order> {
     Some(Order::Drain { drain, policy: PolicyId::from_u8(*policy)? })
 }
 
-/// How many bytes of `text` fit into `max` without splitting a character.
+/// The length of the longest prefix of `text` that has at most `max` bytes and splits no character.
 fn prefix(text: &str, max: usize) -> usize {
     (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
 }

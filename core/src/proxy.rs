@@ -1,12 +1,13 @@
-//! The PROXY protocol, versions 1 and 2: who the client is, said by a proxy in front before the client's first byte.
-//! The standard is HAProxy's [proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt).
+//! The PROXY protocol, versions 1 and 2: a proxy in front names the client before the client's
+//! first byte. The standard is HAProxy's
+//! [proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt).
 //!
-//! A pure function of bytes. It says nothing of who may send such a header (that is [`trust`](crate::trust)), and takes
-//! nothing for a header that is none: §5 forbids guessing. Of what a header may say besides, the client's address is all
-//! that is read; a checksum is verified where there is one.
+//! A pure function of bytes. Which peers may send such a header is decided by
+//! [`trust`](crate::trust). No bytes are taken for a header that are none: §5 forbids guessing.
+//! Only the client's address is read from a header, and a checksum is verified if there is one.
 //!
 //! ```text
-//! 1: PROXY TCP4|TCP6 source destination port port CR LF     PROXY UNKNOWN ... CR LF            at most 107 bytes
+//! 1: PROXY TCP4|TCP6 source destination port port CR LF  PROXY UNKNOWN ... CR LF  ≤ 107 bytes
 //! 2: 12 bytes of signature · version, command · family, transport · length u16 · addresses · TLVs
 //! ```
 
@@ -19,7 +20,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_enums, reason = "there are two versions")]
 pub enum ProxyProtocol {
-    /// None: a header is no request, and refused as such.
+    /// None: a header is refused as a malformed request.
     #[default]
     Off,
     /// Version 1, which is text.
@@ -34,34 +35,35 @@ pub enum ProxyProtocol {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ProxyHeader {
-    /// Its bytes, behind which the client's begin.
+    /// The length of the header in bytes. The client's bytes follow it.
     pub len: usize,
-    /// The client; none if the proxy speaks for itself (LOCAL) or says nothing about it (UNKNOWN, UNSPEC, unix sockets), so
-    /// that the address of the socket counts.
+    /// The client. None if the proxy sends requests of its own (LOCAL) or does not name the client
+    /// (UNKNOWN, UNSPEC, unix sockets): then the address of the socket counts.
     pub client: Option<SocketAddr>,
 }
 
-/// These bytes do not begin a header, whatever follows.
+/// The bytes do not begin with a header, whatever follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("missing or malformed PROXY header")]
 #[allow(clippy::exhaustive_structs, reason = "there is nothing more to say")]
 pub struct NoProxyHeader;
 
-/// Bytes that a header of version 1 has at most, with its line end (§2.1).
+/// The maximum length of a header of version 1, with its line end, in bytes (§2.1).
 pub const V1_MAX: usize = 107;
 
-/// Bytes that a header of version 2 may have at most, TLVs included. The standard lets a receiver set a limit from 536
-/// bytes on; this is nginx's.
+/// The maximum length of a header of version 2, TLVs included, in bytes. The standard lets a
+/// receiver set a limit of at least 536 bytes; this is nginx's.
 pub const V2_MAX: usize = 4096;
 
-/// Parses the header at the beginning of `bytes`; none if more have to arrive first.
+/// Parses the header at the beginning of `bytes`. None if more bytes have to arrive first.
 ///
-/// The answer is a matter of the bytes alone, never of how many of them arrived at once, and it comes as soon as there
-/// is one.
+/// The result depends on the bytes, not on how many of them arrived at once, and is given as early
+/// as possible.
 ///
 /// # Errors
 ///
-/// There is no header, it is malformed or too large, of a version that is not wanted, or its checksum is wrong.
+/// There is no header, it is malformed or too large, of an unwanted version, or its checksum is
+/// wrong.
 pub fn parse_proxy(bytes: &[u8], wanted: ProxyProtocol) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let (v1, v2) = match wanted {
         ProxyProtocol::Off => return Err(NoProxyHeader),
@@ -93,7 +95,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let line = bytes[GREETING.len()..feed].strip_suffix(b"\r").ok_or(NoProxyHeader)?;
     let mut parts = line.split(|&byte| byte == b' ');
     let client = match parts.next() {
-        // All that stands behind it is to be ignored.
+        // Everything after it is ignored.
         Some(b"UNKNOWN") => None,
         Some(b"TCP4") => Some(endpoints::<Ipv4Addr>(parts)?),
         Some(b"TCP6") => Some(endpoints::<Ipv6Addr>(parts)?),
@@ -102,7 +104,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     Ok(Some(ProxyHeader { len: feed + 1, client }))
 }
 
-/// The source, of two addresses and two ports and nothing else.
+/// The source, from exactly two addresses and two ports.
 fn endpoints<'a, A: FromStr + Into<IpAddr>>(
     mut parts: impl Iterator<Item = &'a [u8]>,
 ) -> Result<SocketAddr, NoProxyHeader> {
@@ -118,7 +120,7 @@ fn endpoints<'a, A: FromStr + Into<IpAddr>>(
     }
 }
 
-/// Decimal digits without a sign, and without zeros in front (§2.1).
+/// Decimal digits without a sign or leading zeros (§2.1).
 fn port(text: &str) -> Option<u16> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     plain.then(|| text.parse().ok())?
@@ -127,11 +129,11 @@ fn port(text: &str) -> Option<u16> {
 /// Bytes before the addresses.
 const FIXED: usize = 16;
 
-/// The second version with one of its two commands.
+/// Version 2 with one of its two commands.
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 
-/// The families with their transports; there are no others.
+/// All families with their transports.
 const UNSPEC: u8 = 0x00;
 const TCP4: u8 = 0x11;
 const UDP4: u8 = 0x12;
@@ -152,7 +154,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     if len > V2_MAX {
         return Err(NoProxyHeader);
     }
-    // What a proxy says for itself is to be ignored, its family as well, and so is what is of no family.
+    // The addresses of a LOCAL header are ignored, whatever its family, and so are those of an
+    // unspecified family.
     let addresses = match family {
         _ if *command == LOCAL => 0,
         UNSPEC => 0,
@@ -178,7 +181,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     Ok(Some(ProxyHeader { len, client }))
 }
 
-/// Takes the TLVs from offset `at` on for what they say, of which only the checksum is known here (§2.2.3).
+/// Checks the TLVs from offset `at` on. Only the checksum has a meaning here (§2.2.3).
 fn check(header: &[u8], mut at: usize) -> Result<(), NoProxyHeader> {
     const CRC32C: u8 = 0x03;
     while at < header.len() {
@@ -197,7 +200,8 @@ fn check(header: &[u8], mut at: usize) -> Result<(), NoProxyHeader> {
     Ok(())
 }
 
-/// The checksum of RFC 3309, bit by bit: a header comes once a connection, and few have one.
+/// The checksum of RFC 3309, bit by bit: a connection has at most one header, and few have a
+/// checksum.
 fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))

@@ -1,34 +1,44 @@
 //! Moves bytes between a machine and a transport: the drive loop, which exists once.
 //!
-//! Readiness is remembered as two bits. A wait sets them; a call that would block, or that moved less than it was
-//! offered, clears them. I/O is tried only while a bit is set, so that edge- and level-triggered waits behave
-//! alike and a request costs one read and one write.
+//! Readiness is remembered as two bits. A wait sets them. A call that would block, or that moved
+//! less than possible, clears them. I/O is tried only while a bit is set, so edge- and
+//! level-triggered waits behave alike, and a request costs one read and one write. The exception is
+//! a deadline that has passed: before it ends anything, both directions are tried once more
+//! ([`Step::Look`]), because a wait may not have reported yet what has arrived.
 
 use std::{io, mem};
 
 use crate::conn::Connection;
-use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
+use crate::machine::{
+    CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Move, Step, Transport, Wants, Wire,
+};
+use crate::rescue::{Entry, OwnEntry};
 use crate::time::Time;
 
-/// A transport and what is known of its readiness.
+/// A transport and its known readiness.
 #[derive(Debug)]
 pub struct Io<T> {
+    /// Dropped before the transport: an entry is cleared before its descriptor is closed.
+    entry: OwnEntry,
     transport: T,
     readable: bool,
     writable: bool,
-    /// The peer's end has been reported, so a short read may be followed by an end that no wait reports again.
+    /// The end of the peer's side was reported, so an end that no wait reports again may follow a
+    /// short read.
     read_closed: bool,
-    /// Nothing will ever move again: the peer is gone, in both directions.
+    /// No bytes will move again: the peer is gone in both directions.
     broken: bool,
-    /// What the machine waited for when it was last driven.
+    /// The directions that the machine waited for when it was last driven.
     awaited: Interest,
 }
 
 impl<T: Transport> Io<T> {
-    /// A transport about which nothing is known: both directions are tried. What has arrived is read before the machine's
-    /// first step, so that a drain does not take a connection for silent whose request is here already.
+    /// A transport of unknown readiness: both directions are tried. Bytes are read before the
+    /// machine's first step, so that a drain does not treat a connection as silent whose request
+    /// has already arrived.
     pub fn new(transport: T) -> Self {
         Self {
+            entry: OwnEntry::default(),
             transport,
             readable: true,
             writable: true,
@@ -38,7 +48,18 @@ impl<T: Transport> Io<T> {
         }
     }
 
-    /// A wait has reported this.
+    /// The same, with an entry in which the standing of the connection is published.
+    #[must_use]
+    pub fn published(self, entry: Entry) -> Self {
+        Self { entry: OwnEntry(entry), ..self }
+    }
+
+    /// Where the standing of the connection is published.
+    pub fn entry(&self) -> Entry {
+        self.entry.0
+    }
+
+    /// Adds the report of a wait.
     pub fn ready(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
         self.writable |= readiness.writable;
@@ -46,20 +67,25 @@ impl<T: Transport> Io<T> {
         self.broken |= readiness.broken;
     }
 
+    /// Whether the end of the peer's side is known.
+    pub fn is_read_closed(&self) -> bool {
+        self.read_closed
+    }
+
     /// The transport.
     pub fn transport(&self) -> &T {
         &self.transport
     }
 
-    /// Gives the transport back.
+    /// Returns the transport.
     pub fn into_transport(self) -> T {
         self.transport
     }
 
     /// The same with another view of the transport.
     pub fn map<U>(self, view: impl FnOnce(T) -> U) -> Io<U> {
-        let Self { transport, readable, writable, read_closed, broken, awaited } = self;
-        Io { transport: view(transport), readable, writable, read_closed, broken, awaited }
+        let Self { entry, transport, readable, writable, read_closed, broken, awaited } = self;
+        Io { entry, transport: view(transport), readable, writable, read_closed, broken, awaited }
     }
 
     /// Ends the sending side, in whatever state the machine is.
@@ -71,16 +97,35 @@ impl<T: Transport> Io<T> {
         self.transport.close_write()
     }
 
+    /// Moves bytes in the directions of `interest`, regardless of reported readiness, until a call
+    /// moves less than it could.
+    fn look(&mut self, wire: &mut impl Wire, interest: Interest, now: Time) -> io::Result<bool> {
+        self.transport.look();
+        self.readable |= interest.read;
+        self.writable |= interest.write;
+        let mut moved = false;
+        for _ in 0..TURNS {
+            if !pump(wire, self, interest, now)? {
+                break;
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
     fn write(&mut self, wire: &mut impl Wire, now: Time) -> io::Result<bool> {
         let mut slices = IoSlices::new();
         wire.transmit(&mut slices);
         if slices.bytes() == 0 {
             return Ok(false);
         }
-        let (offered, result) = (slices.bytes(), retry(|| self.transport.try_write(slices.as_slices())));
+        let offered = slices.bytes();
+        self.entry.0.before_write(offered, || wire.standing_once_sent(offered));
+        let result = retry(|| self.transport.try_write(slices.as_slices()));
         self.writable = matches!(result, Ok(n) if n == offered);
         let n = would_block_is_none(result)?;
         n.inspect(|n| wire.handle_written(*n, now));
+        self.entry.0.after_write(n.unwrap_or_default(), || wire.standing());
         Ok(n.is_some())
     }
 
@@ -90,6 +135,7 @@ impl<T: Transport> Io<T> {
         if offered == 0 {
             return Ok(false);
         }
+        self.entry.0.before_read();
         let result = retry(|| self.transport.try_read(buffer));
         self.readable = match result {
             Ok(n) => n == offered || self.read_closed,
@@ -97,30 +143,33 @@ impl<T: Transport> Io<T> {
         };
         match would_block_is_none(result)? {
             Some(0) => wire.handle_eof(now),
-            Some(n) => wire.handle_read(n, now),
+            Some(n) => {
+                self.entry.0.after_read(n);
+                wire.handle_read(n, now);
+            }
             None => return Ok(false),
         }
         Ok(true)
     }
 }
 
-/// What a wait may report of a transport.
+/// The report of a wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "what epoll_wait(2) can say of a stream")]
 pub struct Readiness {
-    /// There is something to read, an end or an error included.
+    /// There are bytes, an end or an error to read.
     pub readable: bool,
     /// There is room to write, or an error.
     pub writable: bool,
-    /// The peer has ended its side.
+    /// The peer has ended its side: its running handler is told.
     pub read_closed: bool,
-    /// The peer is gone in both directions, or the transport has failed: a handler that is still at work for it is
-    /// told by being cancelled.
+    /// The peer is gone in both directions, or the transport has failed: the running handler is
+    /// cancelled.
     pub broken: bool,
 }
 
 impl Readiness {
-    /// What another wait reported as well.
+    /// Adds the report of another wait.
     pub fn merge(&mut self, other: Self) {
         self.readable |= other.readable;
         self.writable |= other.writable;
@@ -129,11 +178,11 @@ impl Readiness {
     }
 }
 
-/// Moves what can be moved in the directions of `interest`, once each, and says whether anything was.
+/// Moves bytes in the directions of `interest`, once each, and returns whether any were moved.
 ///
 /// # Errors
 ///
-/// The transport failed; the connection is over.
+/// The transport failed, and the connection is over.
 pub fn pump<T: Transport>(
     wire: &mut impl Wire,
     io: &mut Io<T>,
@@ -150,8 +199,9 @@ pub fn pump<T: Transport>(
     Ok(moved)
 }
 
-/// Goes on with a connection for whose bytes a blocking handler waits, and says what has to be waited for if nothing
-/// could be moved. As in [`drive`], what has arrived by a deadline is in time.
+/// Advances a connection for a blocking handler that waits for its bytes. Returns what to wait for
+/// if nothing could be moved. As in [`drive`], a deadline that has passed counts only after a last
+/// look at the transport (D21).
 ///
 /// # Errors
 ///
@@ -161,63 +211,85 @@ pub fn advance<T: Transport>(
     io: &mut Io<T>,
     cx: &Cx<'_>,
 ) -> io::Result<Option<Interest>> {
-    let moved = pump(connection, io, connection.interest(), cx.now)
+    let interest = connection.interest();
+    let mut moved = pump(connection, io, interest, cx.now)
         .inspect_err(|_| connection.end(CloseReason::TransportFailed))?;
-    connection.handle_time(cx);
+    let deadline = connection.handle_time(cx);
+    if let Step::Look { interest } = connection.wait(deadline, cx) {
+        moved |= io
+            .look(connection, interest, cx.now)
+            .inspect_err(|_| connection.end(CloseReason::TransportFailed))?;
+        connection.handle_time(cx);
+    }
     if connection.is_ending() {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     Ok(Some(connection.interest()).filter(|interest| !moved && !interest.is_none()))
 }
 
-/// What a backend has to do for a machine.
+/// Sends the part of a response that can be sent at once, when a blocking handler has completed it
+/// or when it has waited. The rest, and errors, are left to [`advance`] and [`drive`]: the handler
+/// does not wait for the result.
+pub fn push<T: Transport>(connection: &mut Connection, io: &mut Io<T>, now: Time) {
+    if !connection.is_to_push(now) {
+        return;
+    }
+    let only_write = Interest { read: false, write: true };
+    io.writable |= pump(connection, io, only_write, now).is_err();
+}
+
+/// The next action of a backend for a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_enums, reason = "every backend handles every outcome")]
-pub enum Outcome {
+pub enum Next {
     /// Wait for the descriptor, and for the deadline.
     Wait {
-        /// Which directions of the descriptor.
+        /// The directions of the descriptor.
         interest: Interest,
-        /// Until when.
+        /// The deadline.
         deadline: Option<Deadline>,
     },
-    /// Go on, after others had their turn.
+    /// Drive it again, after other connections had a turn.
     Again,
-    /// Run its blocking handler where that may block.
-    Run,
-    /// Move it to another worker.
-    HandOff,
+    /// Move it there.
+    Move(Move),
     /// Close the transport.
     Close(CloseReason),
 }
 
-/// Turns of the drive loop before other connections get theirs.
+/// Iterations of the drive loop before other connections get a turn.
 const TURNS: u32 = 16;
 
-/// Drives a machine as far as it goes without waiting.
+/// Drives a machine as far as possible without waiting.
 ///
-/// What it waited for is moved before its first step: so one that was waiting for a request takes one step for it, and
-/// what has arrived by a deadline is in time.
-pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'_>) -> Outcome {
+/// Bytes that it waited for are moved before its first step. So a machine that waited for a request
+/// needs one step for it, and bytes that arrived before a deadline are in time.
+pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'_>) -> Next {
+    let entry = io.entry();
+    let cx = &cx.published(entry);
+    if io.read_closed {
+        machine.handle_peer_end();
+    }
     let awaited = mem::replace(&mut io.awaited, Interest::NONE);
     let mut moved = pump(machine, io, awaited, cx.now);
     for _ in 0..TURNS {
         if moved.is_err() {
-            // Where an end of input is an end, so is a failure, and the machine says which.
+            // A failure counts as an end of the input, and the machine gives the reason.
             machine.handle_eof(cx.now);
             return match machine.step(cx) {
-                Step::Close(reason) => Outcome::Close(reason),
-                _ => Outcome::Close(CloseReason::TransportFailed),
+                Step::Close(reason) => Next::Close(reason),
+                _ => Next::Close(CloseReason::TransportFailed),
             };
         }
         moved = match machine.step(cx) {
             Step::Wait { interest, deadline } => match pump(machine, io, interest, cx.now) {
-                Ok(false) if io.broken => return Outcome::Close(CloseReason::TransportFailed),
+                Ok(false) if io.broken => return Next::Close(CloseReason::TransportFailed),
                 Ok(false) => match io.transport.wants(interest) {
                     Wants::Io(interest) => {
                         machine.rest();
+                        entry.rest(|| machine.standing());
                         io.awaited = interest;
-                        return Outcome::Wait { interest, deadline };
+                        return Next::Wait { interest, deadline };
                     }
                     Wants::Ready => {
                         io.readable = true;
@@ -226,21 +298,31 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
                 },
                 moved => moved,
             },
+            Step::Look { interest } => io.look(machine, interest, cx.now),
             Step::Yield => match pump(machine, io, Interest { read: false, write: true }, cx.now) {
-                Ok(_) => return Outcome::Again,
+                Ok(_) => return Next::Again,
                 Err(error) => Err(error),
             },
             Step::HalfClose => io.transport.close_write().map(|()| true),
-            Step::Run => {
-                // What arrives while a handler runs, and what it leaves to send, moves before the next step, as after a wait.
-                io.awaited = Interest { read: true, write: true };
-                return Outcome::Run;
+            Step::Move(to) => {
+                // Responses that are queued leave before a handler runs, which may take long.
+                match pump(machine, io, Interest { read: false, write: true }, cx.now) {
+                    Err(error) => Err(error),
+                    Ok(_) => {
+                        if to == Move::Lease {
+                            // Bytes that arrive while a handler runs, and bytes that it queues,
+                            // move before the next step, as after a wait.
+                            io.awaited = Interest { read: true, write: true };
+                        }
+                        entry.rest(|| machine.standing());
+                        return Next::Move(to);
+                    }
+                }
             }
-            Step::HandOff => return Outcome::HandOff,
-            Step::Close(reason) => return Outcome::Close(reason),
+            Step::Close(reason) => return Next::Close(reason),
         };
     }
-    Outcome::Again
+    Next::Again
 }
 
 fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {

@@ -1,8 +1,9 @@
-//! The drain contract's words and decisions: phases, reasons, connection states and the policies.
+//! The terms and decisions of the drain contract: phases, reasons, connection states and the
+//! policies.
 //!
-//! Everything here is pure. A policy is asked what to do with a connection and answers from its arguments alone:
-//! no I/O, no clock, no randomness of its own. The deadline of the drain (rule D10) wraps every policy and is
-//! enforced by the connection machine, not here.
+//! Everything here is pure. A policy decides about a connection from its arguments alone: no I/O,
+//! no clock, no randomness of its own. The deadline of the drain (rule D10) limits every policy and
+//! is enforced by the connection machine, not here.
 //!
 //! ```text
 //! Booting → Running → Lameduck → Draining → Closing → Exited      (a worker)
@@ -16,7 +17,7 @@ use crate::time::Time;
 
 mod policies;
 
-/// Where a worker is in its life.
+/// The phase of a worker's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "the contract names all phases of a worker")]
@@ -25,9 +26,9 @@ pub enum Phase {
     Booting = 0,
     /// Serving.
     Running = 1,
-    /// Told to stop, still accepting, while readiness already fails.
+    /// Ordered to stop, still accepting, while readiness already fails.
     Lameduck = 2,
-    /// Accepting nothing new; finishing what is open.
+    /// Accepting no new connections, finishing the open ones.
     Draining = 3,
     /// Only lingering connections are left, or the deadline has passed.
     Closing = 4,
@@ -35,7 +36,7 @@ pub enum Phase {
     Exited = 5,
 }
 
-/// Why a worker drains. Logs, metrics and hooks carry it.
+/// Why a worker drains. Logs, metrics and hooks report it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 #[non_exhaustive]
@@ -50,22 +51,22 @@ pub enum Reason {
     Upgrade = 3,
     /// This worker has served its share of requests.
     RecycleRequests = 4,
-    /// This worker has lived its time.
+    /// This worker has reached its maximum age.
     RecycleLifetime = 5,
     /// This worker has grown too large.
     RecycleMemory = 6,
     /// The server runs fewer workers from now on.
     ScaleDown = 7,
-    /// The arbiter is gone, so nobody would replace or end this worker.
+    /// The arbiter is gone, so no process would replace or end this worker.
     ArbiterDied = 8,
-    /// Somebody asked for this worker to be replaced.
+    /// An operator asked for this worker to be replaced.
     RecycleAsked = 9,
-    /// A blocking handler of this worker has taken longer than it may.
+    /// A blocking handler of this worker has exceeded its timeout.
     RecycleTimeout = 10,
 }
 
 impl Reason {
-    /// Whether the whole server ends, so that nobody is left to take connections over.
+    /// Whether the whole server ends, so that no worker stays to receive connections.
     pub fn is_stop(self) -> bool {
         matches!(self, Self::Stop | Self::QuickStop | Self::ArbiterDied)
     }
@@ -82,7 +83,7 @@ impl Reason {
         )
     }
 
-    /// The reason that [`Reason`] as a byte stands for, if any.
+    /// The reason with the number `byte`, if there is one.
     pub fn from_u8(byte: u8) -> Option<Self> {
         Some(match byte {
             0 => Self::Stop,
@@ -119,7 +120,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Where a connection is.
+/// The state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "the contract names all states of a connection")]
@@ -128,13 +129,13 @@ pub enum ConnState {
     Fresh = 0,
     /// Part of a request head has arrived.
     Head = 1,
-    /// A head is complete, up to the last byte of its response being flushed.
+    /// A head is complete, and its response is not completely flushed yet.
     Busy = 2,
     /// Between two requests.
     Idle = 3,
-    /// No longer HTTP: the application speaks its own protocol (101).
+    /// No longer HTTP: the application uses its own protocol (101).
     Upgraded = 4,
-    /// Everything is sent; what the peer still sends is discarded (RFC 9112 §9.6).
+    /// Everything is sent. Bytes that the peer still sends are discarded (RFC 9112 §9.6).
     Lingering = 5,
     /// Moved to another worker.
     Handed = 6,
@@ -144,15 +145,15 @@ pub enum ConnState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Drain {
-    /// Why.
+    /// Its reason.
     pub reason: Reason,
-    /// How far it has come: `Lameduck`, `Draining` or `Closing`.
+    /// Its phase: `Lameduck`, `Draining` or `Closing`.
     pub phase: Phase,
-    /// When it began: `Draining`, or `Lameduck` as long as it is that.
+    /// When `Draining` began, or `Lameduck` during that phase.
     pub since: Time,
-    /// When what is left is ended (D10).
+    /// When the remaining connections are ended (D10).
     pub deadline: Time,
-    /// Whether another worker takes connections over.
+    /// Whether another worker receives connections.
     pub receiver: bool,
 }
 
@@ -162,20 +163,20 @@ impl Drain {
         Self { reason, phase: Phase::Draining, since, deadline, receiver: false }
     }
 
-    /// The time before that drain, from `since` on, in which the worker serves as usual.
+    /// The lame-duck phase before this drain, from `since` on, in which the worker serves as usual.
     pub fn lameduck(self) -> Self {
         Self { phase: Phase::Lameduck, ..self }
     }
 
-    /// The same drain with another worker to take connections over.
+    /// The same drain with another worker to receive connections.
     pub fn with_receiver(self) -> Self {
         Self { receiver: true, ..self }
     }
 
-    /// Joins a later order into this drain (D11): deadlines only ever move closer, and the order and the
-    /// signal of one stop count once.
+    /// Merges a later order into this drain (D11): deadlines only ever move closer, and the order
+    /// and the signal of one stop count once.
     ///
-    /// The drain that ends a lame duck's time begins then, with its own reason.
+    /// The drain that ends a lame-duck phase begins at its own time, with its own reason.
     pub fn merge(&mut self, later: Self) {
         if self.phase < Phase::Draining && later.phase >= Phase::Draining {
             *self = Self { deadline: later.deadline.min(self.deadline), ..later };
@@ -185,7 +186,7 @@ impl Drain {
             self.deadline = later.deadline;
             self.reason = later.reason;
         }
-        // Of an order and a signal, the one that was heard later may have been given first.
+        // Of an order and a signal, the one that was read later may have been sent first.
         self.since = self.since.min(later.since);
         self.phase = self.phase.max(later.phase);
         self.receiver &= later.receiver;
@@ -197,13 +198,13 @@ impl Drain {
     }
 }
 
-/// What a policy may know of a connection.
+/// A connection as a policy sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ConnView {
-    /// Where it is.
+    /// Its state.
     pub state: ConnState,
-    /// When its last response was flushed, or when it was accepted if there was none (D8).
+    /// When its last response was flushed, or when it was accepted if it had none (D8).
     pub idle_since: Time,
     /// Requests answered so far.
     pub served: u32,
@@ -231,16 +232,18 @@ impl ConnView {
 pub enum Idle {
     /// Leave it open, and ask again at `until`.
     Keep {
-        /// When to ask again; [`Time::MAX`] leaves it to its keep-alive time and the deadline.
+        /// When to ask again. [`Time::MAX`] leaves the connection to its keep-alive time and the
+        /// deadline.
         until: Time,
     },
     /// Close it now.
     Close,
-    /// Move it to another worker, if there is one and it can be moved; otherwise the fallback decides.
-    HandOff,
+    /// Move it to another worker, if there is one and the connection can be moved. Otherwise the
+    /// fallback decides.
+    Handoff,
 }
 
-/// Whether a response says that the connection ends with it.
+/// Whether a response announces the end of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_enums, reason = "a response either closes or does not")]
 pub enum Announce {
@@ -250,15 +253,45 @@ pub enum Announce {
     KeepAlive,
 }
 
-/// Decides what a drain does to connections.
+/// Decides how a drain treats connections.
 ///
-/// Both functions are pure. The core calls them; nobody else does:
+/// Both functions are pure. Only the core calls them:
 ///
-/// 1. `idle` is asked for connections that are `Fresh`, `Head` or `Idle`, when the drain begins and again
-///    at each `until` it named.
-/// 2. `announce` is asked once for each response, when its head is encoded, after the handler ran (D5).
-/// 3. At the drain's deadline the core stops asking: it ends what is left (D10). What a policy keeps ends sooner where
-///    its keep-alive time or, before its first byte, the header timeout runs out (D12).
+/// 1. `idle` is called for connections that are `Fresh`, `Head` or `Idle`, when the drain begins
+///    and again at each `until` it returned.
+/// 2. `announce` is called once for each response, as late as possible: when the handler has given
+///    its head, and that is encoded (D5).
+/// 3. At the drain's deadline the core stops calling, and ends the remaining connections (D10). A
+///    connection that the policy keeps ends sooner if its keep-alive time or, before its first
+///    byte, the header timeout runs out (D12).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use remuda_core::shutdown::{Announce, ConnState, ConnView, Drain, Idle, Reason, ShutdownPolicy};
+/// use remuda_core::time::Time;
+///
+/// /// Closes connections that have been idle for a second, and keeps the others until then.
+/// #[derive(Debug)]
+/// struct OneSecond;
+///
+/// impl ShutdownPolicy for OneSecond {
+///     fn idle(&self, _: &Drain, connection: &ConnView, now: Time) -> Idle {
+///         let until = connection.idle_since + Duration::from_secs(1);
+///         if now < until { Idle::Keep { until } } else { Idle::Close }
+///     }
+///
+///     fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
+///         Announce::Close
+///     }
+/// }
+///
+/// let drain = Drain::new(Reason::Stop, Time::ZERO, Time::ZERO + Duration::from_secs(30));
+/// let connection = ConnView::new(ConnState::Idle, Time::ZERO);
+/// let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
+/// assert_eq!(OneSecond.idle(&drain, &connection, at(0)), Idle::Keep { until: at(1) });
+/// assert_eq!(OneSecond.idle(&drain, &connection, at(1)), Idle::Close);
+/// ```
 pub trait ShutdownPolicy: fmt::Debug + Send + Sync + 'static {
     /// What to do with a connection that has no request in flight.
     fn idle(&self, drain: &Drain, connection: &ConnView, now: Time) -> Idle;

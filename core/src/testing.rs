@@ -1,8 +1,9 @@
-//! The bench that the machine's tests run on: a session between a scripted peer and a test's handler, in virtual
-//! time.
+//! The bench for the machine's tests: a session between a scripted peer and a test's handler, in
+//! virtual time.
 //!
-//! What the peer does is put on a timeline beforehand; time passes only when nothing else can happen. Every wait that
-//! the session asks for on the way is checked: its deadline lies ahead, and asking again gives the same wait.
+//! The peer's events are put on a timeline beforehand. Time passes only when nothing else can
+//! happen. Every wait of the session is checked: its deadline lies ahead, and another step asks for
+//! the same wait.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,25 +15,27 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::app::{App, Counters, DrainSignal, DrainWatch, Handler, Service, Turn, Turns};
+use crate::app::{App, BlockingIo, Counters, DrainSignal, DrainWatch, Handler, Placement, Service};
 use crate::config::Limits;
 use crate::conn::Connection;
-use crate::handoff::{Origin, Peer};
 use crate::http1::HttpDate;
-use crate::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step, Transport, Wants, Wire};
-use crate::pump::{Io, Outcome, Readiness, advance, drive};
-use crate::session::Session;
+use crate::machine::{
+    CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Move, Step, Transport, Wants, Wire,
+};
+use crate::peer::{Origin, Peer};
+use crate::pump::{Io, Next, Readiness, advance, drive, push};
+use crate::session::{LeasedCall, Protocol, Session};
 use crate::shutdown::{Drain, Finish, Reason, ShutdownPolicy};
 use crate::time::Time;
 
-/// When a bench begins: not at zero, so that what is measured from there is found out.
+/// When a bench begins. Not zero, so that a duration measured from zero shows.
 pub(crate) const START: Time = Time::from_nanos(1_000_000_000_000);
 
 pub(crate) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// What happens on the peer's side, or to the worker.
+/// An event of the peer, or of the worker.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Bytes(Vec<u8>),
@@ -40,18 +43,25 @@ pub(crate) enum Event {
     Eof,
     /// The connection breaks.
     Reset,
-    /// The peer has room for so many bytes more.
+    /// The peer reads so many bytes more.
     Room(usize),
     Drain(Drain),
-    /// The peer ends its side, and an edge-triggered wait says so whatever it waits for.
+    /// The peer ends its side, and an edge-triggered wait reports it, whatever it waits for.
     HalfClose,
     /// The peer is gone in both directions.
     Gone,
-    /// What an application waits for happens.
+    /// An event that an application waits for happens.
     Open(Gate),
+    /// The worker is frozen until so many milliseconds from the start. Meanwhile these bytes arrive
+    /// and the peer reads so many bytes more, which no wait reports before the next step.
+    Freeze {
+        until: u64,
+        came: Vec<u8>,
+        room: usize,
+    },
 }
 
-/// What an application of a test waits for.
+/// An event that a test's application waits for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate(Arc<Mutex<(bool, Option<Waker>)>>);
 
@@ -78,17 +88,17 @@ impl Gate {
     }
 }
 
-/// Remembers that it was woken, and tells a thread that waits for that.
+/// Counts how often it was woken, and wakes a thread that waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Alert {
     woken: Mutex<u32>,
-    /// How often it was woken at all.
+    /// How often it was woken in all.
     pub(crate) all: AtomicU32,
     changed: Condvar,
 }
 
 impl Alert {
-    /// How often it was woken since the last time.
+    /// How often it was woken since the last call.
     pub(crate) fn take(&self) -> u32 {
         std::mem::take(&mut *self.woken.lock().expect("not poisoned"))
     }
@@ -99,7 +109,7 @@ impl Alert {
         let limit = Duration::from_secs(10);
         let waited = self.changed.wait_timeout_while(woken, limit, |woken| *woken == 0);
         let result = waited.expect("not poisoned").1;
-        assert!(!result.timed_out(), "nobody has woken the machine");
+        assert!(!result.timed_out(), "the machine was not woken");
     }
 }
 
@@ -121,14 +131,19 @@ pub(crate) struct Ends {
     pub(crate) eof: bool,
     pub(crate) failure: Option<io::ErrorKind>,
     pub(crate) outgoing: Vec<u8>,
-    /// Bytes that may still be written before a write would block.
+    /// How many bytes were read.
+    pub(crate) taken: u64,
+    /// How many bytes may still be written before a write would block.
     pub(crate) room: usize,
-    /// Bytes that one call moves at most.
+    /// How many bytes one call moves at most.
     pub(crate) read_most: usize,
     pub(crate) write_most: usize,
     pub(crate) interruptions: u32,
     pub(crate) half_closed: bool,
     pub(crate) calls: u32,
+    /// A runtime watches the transport and has not reported it yet, so nothing is tried before a
+    /// look.
+    pub(crate) untold: bool,
 }
 
 impl Default for Ends {
@@ -138,12 +153,14 @@ impl Default for Ends {
             eof: false,
             failure: None,
             outgoing: Vec::new(),
+            taken: 0,
             room: usize::MAX,
             read_most: usize::MAX,
             write_most: usize::MAX,
             interruptions: 0,
             half_closed: false,
             calls: 0,
+            untold: false,
         }
     }
 }
@@ -163,12 +180,20 @@ impl Transport for Pipe {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut ends = self.0.borrow_mut();
         ends.call()?;
-        assert!(!buffer.is_empty(), "a read into nothing looks like an end");
+        assert!(!buffer.is_empty(), "a read into an empty buffer looks like an end");
+        if ends.untold {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let n = buffer.len().min(ends.incoming.len()).min(ends.read_most);
         for (place, byte) in buffer.iter_mut().zip(ends.incoming.drain(..n)) {
             *place = byte;
         }
+        ends.taken += n as u64;
         if n == 0 && !ends.eof { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+    }
+
+    fn look(&mut self) {
+        self.0.borrow_mut().untold = false;
     }
 
     fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -214,7 +239,7 @@ impl Pipe {
     }
 }
 
-/// The drain as handlers see it, fed by the bench.
+/// The drain as handlers see it, set by the bench.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     drain: Mutex<Option<Drain>>,
@@ -260,12 +285,14 @@ impl DrainWatch for Shown {
     }
 }
 
-/// What a step may know, and what is still to come.
+/// The state that a step may see, and the remaining events.
 pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) limits: Limits,
     pub(crate) drain: Option<Drain>,
     pub(crate) policy: Box<dyn ShutdownPolicy>,
+    /// Reads the time within a step. None: the time stands still.
+    pub(crate) clock: Option<fn() -> Time>,
     date: HttpDate,
     pipe: Pipe,
     timeline: BTreeMap<(Time, usize), Event>,
@@ -278,11 +305,13 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn cx(&self) -> Cx<'_> {
         self.shown.now.store(self.now.as_nanos(), Ordering::Relaxed);
-        Cx::new(self.now, &self.date, &self.waker, &self.limits, &*self.policy).draining(self.drain.as_ref())
+        let cx = Cx::new(self.now, &self.date, &self.waker, &self.limits, &*self.policy);
+        let cx = cx.draining(self.drain.as_ref());
+        self.clock.map_or(cx, |clock| cx.reading(clock))
     }
 
-    /// Lets time pass until `interest` can be served, `deadline` passes or the worker begins to drain; `None` if none
-    /// of that happens before `end`.
+    /// Lets time pass until `interest` can be served, `deadline` passes or the worker begins to
+    /// drain. `None` if none of these happens before `end`.
     fn wait(&mut self, interest: Interest, deadline: Option<Deadline>, end: Time) -> Option<Readiness> {
         loop {
             let readiness = self.pipe.readiness(interest);
@@ -293,6 +322,7 @@ impl World {
             let deadline = deadline.map(|deadline| deadline.at);
             let next = [event, deadline].into_iter().flatten().min().filter(|at| *at <= end)?;
             self.now = self.now.max(next);
+            // The deadline comes before the next event.
             if Some(next) != event {
                 return Some(Readiness::default());
             }
@@ -317,6 +347,12 @@ impl World {
                     });
                 }
                 Event::Open(gate) => gate.open(),
+                Event::Freeze { until, came, room } => {
+                    ends.incoming.extend(came);
+                    ends.room = ends.room.saturating_add(room);
+                    self.now = self.now.max(START + ms(until));
+                    return Some(Readiness::default());
+                }
                 Event::Drain(drain) => {
                     self.drain = Some(drain);
                     self.shown.begin(drain);
@@ -327,14 +363,14 @@ impl World {
     }
 }
 
-/// A handler's turn on the bench: it waits by letting time pass.
-struct BenchTurn<'a> {
+/// The I/O of a blocking handler on the bench, which waits by letting time pass.
+struct BenchIo<'a> {
     world: &'a mut World,
     io: &'a mut Io<Pipe>,
     peak_unsent: &'a mut usize,
 }
 
-impl Turn for BenchTurn<'_> {
+impl BlockingIo for BenchIo<'_> {
     fn cx(&mut self) -> Cx<'_> {
         self.world.cx()
     }
@@ -354,9 +390,13 @@ impl Turn for BenchTurn<'_> {
     fn can_wait(&self) -> bool {
         true
     }
+
+    fn push(&mut self, connection: &mut Connection) {
+        push(connection, self.io, self.world.now);
+    }
 }
 
-/// What became of a script.
+/// The outcome of a script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Transcript {
     pub(crate) out: String,
@@ -375,23 +415,25 @@ pub(crate) struct Bench {
     pub(crate) service: Arc<Service>,
     pub(crate) log: Log,
     pub(crate) reason: Option<CloseReason>,
-    /// It asks to be handed off.
+    /// Whether the session asks for a hand-off.
     pub(crate) leaving: bool,
     /// The most bytes that were queued and unsent at any time.
     pub(crate) peak_unsent: usize,
-    /// How often it let others have their turn.
+    /// How often the session yielded to others.
     pub(crate) yields: u32,
-    /// Turns that handlers have had.
+    /// How many handlers were run on a thread.
     pub(crate) turns: u32,
+    /// Dropped last, when the session is gone.
+    pub(crate) _audit: Audit,
 }
 
 impl Bench {
-    /// A fresh connection that `handler` answers.
+    /// A fresh connection whose requests `handler` answers.
     pub(crate) fn new(handler: impl Handler) -> Self {
         Self::resuming(handler, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now))
     }
 
-    /// A fresh connection that `app` answers.
+    /// A fresh connection whose requests `app` answers.
     pub(crate) fn of(app: App) -> Self {
         Self::serving(app, |now| Connection::new(Origin::new(0, Peer::Unix, 7), now))
     }
@@ -411,9 +453,11 @@ impl Bench {
             pipe: pipe.clone(),
             world: World {
                 now: START,
-                limits: Limits::default(),
+                // Interim responses are off by default, which has its own test.
+                limits: Limits { interim_responses: true, ..Limits::default() },
                 drain: None,
                 policy: Box::new(Finish),
+                clock: None,
                 date: HttpDate::from_unix(784_111_777),
                 pipe,
                 timeline: BTreeMap::new(),
@@ -421,6 +465,7 @@ impl Bench {
                 waker: Waker::from(alert.clone()),
                 alert,
             },
+            _audit: Audit(service.counters.clone()),
             service,
             log: Log::default(),
             reason: None,
@@ -431,9 +476,9 @@ impl Bench {
         }
     }
 
-    /// Where exchanges are carried out in turns of their own, futures included: here the bench goes on with them itself.
-    pub(crate) fn in_turns(self) -> Self {
-        let service = self.service.in_turns(Turns::OnThread);
+    /// Runs all exchanges off the loop, futures included. The bench runs them itself.
+    pub(crate) fn placed(self) -> Self {
+        let service = self.service.placed(Placement::OnThread);
         let session = Session::new(Connection::new(Origin::new(0, Peer::Unix, 7), START), service.clone());
         Self { service, session: Some(session), ..self }
     }
@@ -441,6 +486,19 @@ impl Bench {
     pub(crate) fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
         change(&mut self.world.limits);
         self
+    }
+
+    /// The steps can read `clock`.
+    pub(crate) fn reading(mut self, clock: fn() -> Time) -> Self {
+        self.world.clock = Some(clock);
+        self
+    }
+
+    /// The same connection with a changed service.
+    pub(crate) fn serving_as(self, change: impl FnOnce(Service) -> Service) -> Self {
+        let service = Arc::new(change((*self.service).clone()));
+        let session = Session::new(Connection::new(Origin::new(0, Peer::Unix, 7), START), service.clone());
+        Self { service, session: Some(session), ..self }
     }
 
     pub(crate) fn policy(mut self, policy: impl ShutdownPolicy) -> Self {
@@ -458,6 +516,11 @@ impl Bench {
         self.at(at, Event::Bytes(bytes.as_ref().to_vec()))
     }
 
+    /// The worker is frozen from `at` until `until`, and `came` arrives meanwhile.
+    pub(crate) fn frozen(self, at: u64, until: u64, came: impl AsRef<[u8]>) -> Self {
+        self.at(at, Event::Freeze { until, came: came.as_ref().to_vec(), room: 0 })
+    }
+
     /// The worker drains from `at` to `deadline`.
     pub(crate) fn drain(self, at: u64, deadline: u64) -> Self {
         let drain = Drain::new(Reason::Stop, START + ms(at), START + ms(deadline));
@@ -470,7 +533,7 @@ impl Bench {
         self.world.timeline.insert(place.expect("there is a free one"), event);
     }
 
-    /// Lets everything happen that happens within `at` milliseconds of the start; a handler that has begun then goes on
+    /// Runs all events within `at` milliseconds of the start. A handler that has begun by then runs
     /// to its end.
     pub(crate) fn until(&mut self, at: u64) -> &mut Self {
         let end = START + ms(at);
@@ -480,7 +543,7 @@ impl Bench {
         self
     }
 
-    /// Lets everything happen that ever will.
+    /// Runs all events.
     pub(crate) fn run(&mut self) -> Transcript {
         self.go(Time::MAX);
         self.transcript()
@@ -499,7 +562,7 @@ impl Bench {
     }
 
     pub(crate) fn connection(&self) -> &Connection {
-        self.session.as_ref().expect("it has not been taken").connection()
+        self.session.as_ref().expect("the session is there").connection()
     }
 
     /// Milliseconds since the start.
@@ -507,7 +570,7 @@ impl Bench {
         u64::try_from(self.world.now.since(START).as_millis()).expect("small")
     }
 
-    /// Lets everything happen until `end`, or until it asks to be handed off.
+    /// Runs all events until `end`, or until the session asks for a hand-off.
     pub(crate) fn go(&mut self, end: Time) {
         let Some(session) = &mut self.session else { return };
         for _ in 0..1_000_000 {
@@ -517,28 +580,27 @@ impl Bench {
             let outcome = drive(session, &mut self.io, &self.world.cx());
             self.peak_unsent = session.connection().unsent().max(self.peak_unsent);
             match outcome {
-                Outcome::Wait { interest, deadline } => {
+                Next::Wait { interest, deadline } => {
                     check_wait(session, &self.world, interest, deadline);
                     match self.world.wait(interest, deadline, end) {
                         Some(readiness) => self.io.ready(readiness),
                         None => return,
                     }
                 }
-                Outcome::Again => self.yields += 1,
-                Outcome::Run => {
+                Next::Again => self.yields += 1,
+                Next::Move(Move::Lease) => {
                     self.turns += 1;
-                    if session.awaits_future() {
-                        let _ = session.begin_turn(&self.world.cx());
-                    } else {
-                        session.run(&mut BenchTurn {
+                    if let Some(LeasedCall::Blocking(call)) = session.lease(&self.world.cx()) {
+                        let now = call.run(&mut session.hold(&mut BenchIo {
                             world: &mut self.world,
                             io: &mut self.io,
                             peak_unsent: &mut self.peak_unsent,
-                        });
+                        }));
+                        session.settle(call, now.expect("its lease has no expiry"));
                     }
                 }
-                Outcome::HandOff => self.leaving = true,
-                Outcome::Close(reason) => {
+                Next::Move(Move::Handoff) => self.leaving = true,
+                Next::Close(reason) => {
                     self.reason = Some(reason);
                     if reason != CloseReason::TransportFailed {
                         assert_eq!(session.step(&self.world.cx()), Step::Close(reason), "an end is final");
@@ -550,23 +612,38 @@ impl Bench {
     }
 }
 
-/// What holds of every wait: time or bytes can end it, its deadline lies ahead, nothing was left undone, and what waits
-/// to be sent is what the connection says.
+/// Checks at the end of every test that each request was answered or aborted, once.
+#[derive(Debug)]
+pub(crate) struct Audit(Arc<Counters>);
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let tally = self.0.tally();
+            assert_eq!(tally.requests, tally.answered() + tally.aborted, "{tally:?}");
+            assert!(tally.cut <= tally.aborted, "{tally:?}");
+        }
+    }
+}
+
+/// Checks a wait: bytes or time can end it, its deadline lies ahead, nothing was left undone, and
+/// the connection offers its queued bytes.
 fn check_wait(session: &mut Session, world: &World, interest: Interest, deadline: Option<Deadline>) {
     let cx = world.cx();
     assert!(deadline.is_none_or(|deadline| deadline.at > cx.now), "{deadline:?} has passed at {:?}", cx.now);
-    assert_eq!(session.step(&cx), Step::Wait { interest, deadline }, "a second step finds nothing to do");
+    assert_eq!(session.step(&cx), Step::Wait { interest, deadline }, "a second step changes nothing");
     assert_eq!(interest.write, session.connection().unsent() > 0);
     let mut out = IoSlices::new();
     session.transmit(&mut out);
-    assert_eq!(out.bytes() > 0, interest.write, "what waits to be sent is offered");
+    assert_eq!(out.bytes() > 0, interest.write, "queued bytes ask for a write");
     if interest.read {
-        assert!(!session.read_buf().is_empty(), "there is room for what is asked for");
+        assert!(!session.read_buf().is_empty(), "a read has room");
     }
     session.rest();
 }
 
-/// `out` without 100s: whether one is sent depends on what had arrived when the application asked.
+/// `out` without 100s: whether one is sent depends on the bytes that had arrived when the
+/// application read the body.
 pub(crate) fn without_interim(out: &str) -> String {
     out.replace("HTTP/1.1 100 Continue\r\n\r\n", "")
 }

@@ -1,8 +1,8 @@
-//! Points in time, as every process of one server understands them.
+//! Points in time, shared by all processes of one server.
 //!
-//! A [`Time`] is a reading of `CLOCK_MONOTONIC`, which all processes of a machine share; a deadline can
-//! therefore cross a socket without losing its meaning. This module reads no clock: whoever drives a machine
-//! passes `now` in, and a test may live a day in a millisecond.
+//! A [`Time`] is a reading of `CLOCK_MONOTONIC`, which all processes of a machine share, so a
+//! deadline can be sent to another process. This module reads no clock: the caller of a machine
+//! passes `now`, and a test may run a day in a millisecond.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -13,10 +13,10 @@ use std::time::Duration;
 pub struct Time(u64);
 
 impl Time {
-    /// The machine's boot, before anything this program knows of.
+    /// The machine's boot, before anything that this program observes.
     pub const ZERO: Self = Self(0);
 
-    /// Later than anything that will happen: a deadline of `MAX` never passes.
+    /// The latest point: a deadline of `MAX` never passes.
     pub const MAX: Self = Self(u64::MAX);
 
     /// The point `nanos` nanoseconds after the clock's zero.
@@ -29,7 +29,7 @@ impl Time {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// How long after `earlier` this is. Zero if it is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -46,7 +46,7 @@ impl Add<Duration> for Time {
     }
 }
 
-/// The duration between two points; zero if the right one is later.
+/// The duration between two points. Zero if the right one is later.
 impl Sub for Time {
     type Output = Duration;
 

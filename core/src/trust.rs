@@ -1,31 +1,39 @@
-//! Whom to believe what they say of others: addresses of proxies in front of the server.
+//! The addresses of trusted proxies in front of the server, and how their forwarding fields are
+//! read.
 
 use core::net::IpAddr;
 use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::handoff::Peer;
+use crate::peer::Peer;
 
-/// The peers that are believed. Those on unix sockets always are: whoever may open one is a matter of its permissions.
+pub(crate) use self::forwarded::{Forwarded, forwarded, is_about_forwarding};
+
+mod forwarded;
+
+/// The trusted peers. Peers on unix sockets always are: permissions decide which processes may
+/// connect to one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Trusted {
     all: bool,
     nets: Vec<IpNet>,
-    /// As they were written.
+    /// The list as it was written.
     items: Vec<String>,
 }
 
 impl Trusted {
-    /// What [`parse`](Self::parse) takes.
+    /// The items that [`parse`](Self::parse) accepts.
     pub const ALLOWED: &str = "addresses, networks as in 10.0.0.0/8, unix, *";
 
-    /// Reads a list: addresses, networks in CIDR notation, `*` for every peer, and `unix`, which adds nobody and is for
-    /// lists that have no address. Empty items are left out. Gives an item back that is none of these.
+    /// Parses a list of addresses, networks in CIDR notation, `*` for every peer, and `unix`, which
+    /// adds no peer and is for lists without an address. Empty items are ignored. The error is the
+    /// first invalid item.
     ///
     /// # Errors
     ///
-    /// The first item that is not allowed. A network with bits behind its prefix is not: it may be meant to be another.
+    /// The first item that is not allowed. A network with bits after its prefix is not, since
+    /// another network may be meant.
     pub fn parse<'a>(items: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
         let mut trusted = Self::default();
         for item in items.into_iter().map(str::trim).filter(|item| !item.is_empty()) {
@@ -39,17 +47,17 @@ impl Trusted {
         Ok(trusted)
     }
 
-    /// This host alone, which is the default: `127.0.0.1` and `::1`.
+    /// This host only, which is the default: `127.0.0.1` and `::1`.
     pub fn local() -> Self {
         Self::parse(["127.0.0.1", "::1"]).expect("these are addresses")
     }
 
-    /// Whether nothing was listed.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// What was listed.
+    /// The items of the list.
     pub fn items(&self) -> &[String] {
         &self.items
     }
@@ -62,7 +70,8 @@ impl Trusted {
         }
     }
 
-    /// Whether the list has this address. One of IPv4 that IPv6 has mapped is the same.
+    /// Whether the list has this address. An IPv4 address that is mapped into IPv6 is the IPv4
+    /// address.
     pub fn has_ip(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.all || self.nets.iter().any(|net| net.contains(&ip))

@@ -1,13 +1,13 @@
 //! The chunked coding: the input is a body and what follows it.
 //!
-//! Held against a reading of RFC 9112 §7.1 by lines, which has all of the body before it at once; and against itself,
-//! however the input is cut and however little is asked for.
+//! The decoder is compared with a line-by-line reading of RFC 9112 §7.1, which has the whole body
+//! at once, and with itself, however the input is cut and however few bytes are read at a time.
 
 use remuda_core::fuzz::Chunked;
 
 use crate::head::is_token;
 
-/// Checks what is made of `input`.
+/// Checks the decoding of `input`.
 pub fn check(input: &[u8]) {
     let whole = decode(input, &[], usize::MAX);
     agrees_with_lines(input, &whole);
@@ -20,7 +20,7 @@ pub fn check(input: &[u8]) {
     bounded(input, &whole);
 }
 
-/// What became of a body.
+/// The outcome of a body.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Decoded {
     pub(crate) body: Vec<u8>,
@@ -29,15 +29,15 @@ pub(crate) struct Decoded {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// It ends before this byte.
+    /// The body ends before this byte.
     Done(usize),
-    /// More has to come.
+    /// More bytes have to come.
     Open,
-    /// It will never end.
+    /// The body is malformed.
     Malformed,
 }
 
-/// Decodes `input`, which arrives in pieces, at most `max` bytes of body at once.
+/// Decodes `input`, which arrives in pieces, into at most `max` bytes of body at a time.
 fn decode(input: &[u8], cuts: &[usize], max: usize) -> Decoded {
     let mut decoder = Chunked::default();
     let (mut at, mut body) = (0, Vec::new());
@@ -52,7 +52,7 @@ fn decode(input: &[u8], cuts: &[usize], max: usize) -> Decoded {
                 }
                 Err(error) => {
                     let again = decoder.decode(b"0\r\n\r\n", max);
-                    assert_eq!(again, Err(error), "nothing behind an error is a body");
+                    assert_eq!(again, Err(error), "no body follows an error");
                     return Decoded { body, end: End::Malformed };
                 }
             }
@@ -60,7 +60,7 @@ fn decode(input: &[u8], cuts: &[usize], max: usize) -> Decoded {
         if decoder.is_done() {
             return Decoded { body, end: End::Done(at) };
         }
-        assert_eq!(at, arrived, "nothing is left undone");
+        assert_eq!(at, arrived, "the decoder reads all that arrived");
     }
     Decoded { body, end: End::Open }
 }
@@ -74,21 +74,22 @@ fn agrees_with_find_end(input: &[u8], whole: &Decoded) {
     assert_eq!(Chunked::default().find_end(input).map_err(|_| ()), expected);
 }
 
-/// The decoder sees a fault before its line is complete, and bounds what is not body; but for that both say the same.
+/// The decoder sees a fault before its line is complete, and limits framing. Otherwise both agree.
 fn agrees_with_lines(input: &[u8], whole: &Decoded) {
     let read = read(input);
     match (whole.end, read.end) {
         (End::Malformed, End::Done(at)) => {
             let framing = at - read.body.len();
-            assert!(framing > PADDING_MAX, "{framing} bytes of framing are no reason to refuse it");
+            assert!(framing > PADDING_MAX, "{framing} bytes of framing are within the limit");
         }
-        (End::Malformed, _) => assert!(read.body.starts_with(&whole.body), "body behind a fault"),
+        (End::Malformed, _) => assert!(read.body.starts_with(&whole.body), "body after a fault"),
         _ => assert_eq!(whole, &read),
     }
 }
 
-/// Framing has an end even if it is made of nothing but small chunks. Beside what is counted, each chunk may have a size of 16
-/// digits, a semicolon and two line ends; each trailer field a colon and a line end; and each byte of body pays for one.
+/// Framing is limited even if it consists only of small chunks. Beside counted bytes, each chunk
+/// may have a size of 16 digits, a semicolon and two line ends, and each trailer field a colon and
+/// a line end. Each byte of body allows one byte of framing.
 fn bounded(input: &[u8], whole: &Decoded) {
     if whole.end != End::Malformed {
         let read = if let End::Done(at) = whole.end { at } else { input.len() };
@@ -97,10 +98,10 @@ fn bounded(input: &[u8], whole: &Decoded) {
     }
 }
 
-/// What extensions, trailers and padding may take, beyond the bytes of the body itself.
+/// How many bytes extensions, trailers and padding may take, beyond one for each byte of body.
 const PADDING_MAX: usize = 16 * 1024;
 
-/// Trailer fields that a body may have.
+/// How many trailer fields a body may have.
 const TRAILERS_MAX: usize = 100;
 
 /// RFC 9112 §7.1, line by line.
@@ -148,7 +149,7 @@ fn read_trailers(input: &[u8], mut at: usize) -> End {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`, the size a number of 64 bits.
+/// `chunk-size [ chunk-ext ]`. The size is a 64-bit number.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, extensions) = line.split_at(digits);
@@ -176,13 +177,13 @@ fn space(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| b" \t".contains(byte)).count()..]
 }
 
-/// What follows a token.
+/// The text after a token.
 fn token(text: &[u8]) -> Option<&[u8]> {
     let len = text.iter().take_while(|byte| is_token(std::slice::from_ref(byte))).count();
     (len > 0).then(|| &text[len..])
 }
 
-/// What follows a string in quotes (RFC 9110 §5.6.4).
+/// The text after a quoted string (RFC 9110 §5.6.4).
 fn quoted(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text.strip_prefix(b"\"")?;
     loop {

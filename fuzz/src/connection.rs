@@ -1,18 +1,23 @@
-//! A connection between a peer, a clock and an application, all of which do what the input says: see [`script`].
+//! A connection with a peer, a clock and an application. All of them act as the input says: see
+//! [`script`].
 //!
-//! Whatever they do, it comes to rest at each wait, it ends once and for one reason, it holds a bounded number of bytes,
-//! and what was sent and seen is what the bytes that arrived ask for: see [`verdict`].
+//! Whatever they do, the connection comes to rest at each wait, ends once and for one reason, holds
+//! a bounded number of bytes, and sends and passes on what the received bytes ask for: see
+//! [`verdict`].
 
 use std::sync::Arc;
 
-use remuda_core::app::{App, BodyReader, Counters, DrainSignal, Responder, Service, Short, Turn, Turns};
+use remuda_core::app::{
+    App, BlockingIo, BodyReader, Counters, DrainSignal, Placement, Responder, Service, Short,
+};
 use remuda_core::config::{HIGH_WATER, READ_BUFFER_MAX};
 use remuda_core::conn::Connection;
-use remuda_core::handoff::{HandOff, Origin, Peer};
+use remuda_core::handoff::ConnectionRecord;
 use remuda_core::http1::Head;
-use remuda_core::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Step};
-use remuda_core::pump::{Io, Outcome, advance, drive};
-use remuda_core::session::Session;
+use remuda_core::machine::{CloseReason, Cx, Deadline, Interest, IoSlices, Machine, Move, Step};
+use remuda_core::peer::{Origin, Peer};
+use remuda_core::pump::{Io, Next, advance, drive, push};
+use remuda_core::session::{LeasedCall, Protocol, Session};
 
 use self::app::Application;
 use self::direct::Direct;
@@ -31,7 +36,7 @@ pub fn check(script: Script) {
     let Script { settings, commands, events } = script;
     let app = Arc::new(Application::new(commands));
     let world = World::new(&settings, events, app.clone());
-    // One that may send a PROXY header.
+    // A peer that may send a PROXY header.
     let peer = Peer::Inet(([127, 0, 0, 1], 4711).into());
     let connection = Connection::new(Origin::new(0, peer, 0x5555_5555), START);
     let service = service(&settings, &app, &world);
@@ -45,12 +50,12 @@ pub fn check(script: Script) {
     verdict::check(&play.world, &app.calls(), reason);
 }
 
-/// A record after a journey to another process.
-fn moved(record: &HandOff) -> HandOff {
+/// The record after a hand-off to another process.
+fn moved(record: &ConnectionRecord) -> ConnectionRecord {
     assert!(record.unread.len() <= READ_BUFFER_MAX);
     let bytes = record.encode();
-    assert!(bytes.len() <= HandOff::MAX);
-    let again = HandOff::decode(&bytes).expect("what was written can be read");
+    assert!(bytes.len() <= ConnectionRecord::MAX);
+    let again = ConnectionRecord::decode(&bytes).expect("an encoded record can be decoded");
     assert_eq!(&again, record);
     again
 }
@@ -67,7 +72,7 @@ fn service(settings: &Settings, app: &Arc<Application>, world: &World) -> Arc<Se
     };
     let drain = DrainSignal::new(world.shown.clone());
     let service = Arc::new(Service::new(app, drain, Arc::new(Counters::default())));
-    if settings.in_turns { service.in_turns(Turns::OnThread) } else { service }
+    if settings.in_turns { service.placed(Placement::OnThread) } else { service }
 }
 
 struct Play {
@@ -84,7 +89,7 @@ enum Player {
 }
 
 impl Play {
-    /// Drives the connection to its end, and gives the reason for that.
+    /// Drives the connection to its end, and returns the reason.
     fn run(&mut self) -> CloseReason {
         let (mut before, mut idle) = ((0, 0), 0);
         loop {
@@ -93,17 +98,17 @@ impl Play {
             let progress = (self.world.happened, self.world.pipe.0.borrow().moved);
             idle = if progress == before { idle + 1 } else { 0 };
             before = progress;
-            assert!(idle < 1000, "it never comes to rest: {outcome:?}");
+            assert!(idle < 1000, "the connection never comes to rest: {outcome:?}");
             match outcome {
-                Outcome::Wait { interest, deadline } => {
+                Next::Wait { interest, deadline } => {
                     self.is_at_rest(interest, deadline);
                     let readiness = self.world.wait(interest, deadline);
                     self.io.ready(readiness);
                 }
-                Outcome::Again => {}
-                Outcome::Run => self.take_turn(),
-                Outcome::HandOff => self.hand_off(),
-                Outcome::Close(reason) => {
+                Next::Again => {}
+                Next::Move(Move::Lease) => self.take_turn(),
+                Next::Move(Move::Handoff) => self.hand_off(),
+                Next::Close(reason) => {
                     self.is_over(reason);
                     return reason;
                 }
@@ -111,7 +116,7 @@ impl Play {
         }
     }
 
-    fn drive(&mut self) -> Outcome {
+    fn drive(&mut self) -> Next {
         let cx = self.world.cx();
         match &mut self.machine {
             Player::Direct(direct) => drive(&mut **direct, &mut self.io, &cx),
@@ -120,24 +125,28 @@ impl Play {
     }
 
     fn take_turn(&mut self) {
-        let Player::Session(session) = &mut self.machine else { unreachable!("it has no handlers") };
-        if session.awaits_future() {
-            let _ = session.begin_turn(&self.world.cx());
-        } else {
-            session.run(&mut BlockingTurn { world: &mut self.world, io: &mut self.io });
+        let Player::Session(session) = &mut self.machine else {
+            unreachable!("a direct machine has no handlers")
+        };
+        if let Some(LeasedCall::Blocking(call)) = session.lease(&self.world.cx()) {
+            let io = &mut PollBlocking { world: &mut self.world, io: &mut self.io };
+            let now = call.run(&mut session.hold(io)).expect("its lease is held");
+            session.settle(call, now);
         }
     }
 
     fn hand_off(&mut self) {
         let now = self.world.now;
-        let Player::Session(session) = &mut self.machine else { unreachable!("it does not ask for that") };
+        let Player::Session(session) = &mut self.machine else {
+            unreachable!("a direct machine asks for no hand-off")
+        };
         if self.settings.stays {
-            session.stay();
+            session.refuse_handoff();
         } else if self.settings.hand_off_fails {
             self.settings.hand_off_fails = false;
-            session.hold_back(now + std::time::Duration::from_millis(20));
+            session.delay_handoff(now + std::time::Duration::from_millis(20));
         } else {
-            let record = session.hand_off(now).expect("it has asked for that");
+            let record = session.hand_off(now).expect("the session asked for a hand-off");
             session.end(CloseReason::HandedOff);
             self.world.change_worker();
             let connection = Connection::resume(moved(&record), now);
@@ -153,51 +162,55 @@ impl Play {
         }
     }
 
-    /// What one connection holds has a bound.
+    /// Asserts that the connection holds a bounded number of bytes.
     fn is_bounded(&self) {
         let unsent = self.connection().unsent();
         assert!(unsent <= HIGH_WATER + PIECE_MAX + 8192, "{unsent} bytes are queued");
     }
 
-    /// Each wait ends by bytes or by time, which lies ahead; and nothing was left undone.
+    /// Asserts that each wait ends by bytes or by a future deadline, and that nothing was left
+    /// undone.
     fn is_at_rest(&mut self, interest: Interest, deadline: Option<Deadline>) {
         let now = self.world.now;
         assert!(deadline.is_none_or(|deadline| deadline.at > now), "{deadline:?} has passed at {now:?}");
         assert_eq!(interest.write, self.connection().unsent() > 0);
         let Player::Session(session) = &mut self.machine else { return };
         let step = session.step(&self.world.cx());
-        assert_eq!(step, Step::Wait { interest, deadline }, "a second step finds something to do");
+        assert_eq!(step, Step::Wait { interest, deadline }, "a second step does something");
         let mut out = IoSlices::new();
         remuda_core::machine::Wire::transmit(&**session, &mut out);
-        assert_eq!(out.bytes() > 0, interest.write, "what waits to be sent is offered");
+        assert_eq!(out.bytes() > 0, interest.write, "queued bytes ask for a write");
     }
 
-    /// An end is final.
+    /// Asserts that an end is final.
     fn is_over(&mut self, reason: CloseReason) {
         if reason == CloseReason::TransportFailed {
             return;
         }
+        let spoke = !matches!(reason, CloseReason::IdleTimeout | CloseReason::DrainIdle);
+        let unread = self.world.pipe.0.borrow().incoming.len();
+        assert!(spoke || unread == 0, "{reason:?}, but {unread} bytes arrived in time");
         let cx = self.world.cx();
         let step = match &mut self.machine {
             Player::Direct(direct) => direct.step(&cx),
             Player::Session(session) => session.step(&cx),
         };
         assert_eq!(step, Step::Close(reason));
-        assert!(self.connection().deadline(&cx).is_none(), "an end has no deadline");
+        assert!(self.connection().deadline(&cx).is_none(), "an ended connection has no deadline");
         assert_eq!(self.connection().interest(), Interest::NONE);
     }
 }
 
-/// The most that a script writes at once.
+/// The most bytes that a script writes at once.
 const PIECE_MAX: usize = 155 * 155 * 4;
 
-/// The turn of a blocking handler.
-struct BlockingTurn<'a> {
+/// The I/O of a blocking handler.
+struct PollBlocking<'a> {
     world: &'a mut World,
     io: &'a mut Io<Pipe>,
 }
 
-impl Turn for BlockingTurn<'_> {
+impl BlockingIo for PollBlocking<'_> {
     fn cx(&mut self) -> Cx<'_> {
         self.world.cx()
     }
@@ -213,5 +226,9 @@ impl Turn for BlockingTurn<'_> {
 
     fn can_wait(&self) -> bool {
         true
+    }
+
+    fn push(&mut self, connection: &mut Connection) {
+        push(connection, self.io, self.world.now);
     }
 }

@@ -1,7 +1,8 @@
 //! Request heads: the input is what a client sends.
 //!
-//! Held against two others: httparse, kept to the lines that end with CRLF; and a reading of the RFC by lines, which is
-//! slow, has all of a head before it at once, and names every fault. And against itself, however little has arrived.
+//! The parser is compared with two others: httparse, limited to lines that end with CRLF; and a
+//! line-by-line reading of the RFC, which is slow, has the whole head at once, and names every
+//! fault. It is also compared with itself, however few bytes have arrived.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -10,7 +11,7 @@ use remuda_core::config::Limits;
 use remuda_core::fuzz::{BodyFraming, Meaning, head};
 use remuda_core::http1::{Refusal, RequestHead, Version};
 
-/// Checks what is made of `input` under the limits of everyday, and under such as it will exceed.
+/// Checks the parsing of `input` under default limits, and under limits that it will exceed.
 pub fn check(input: &[u8]) {
     let mut tight = Limits::default();
     (tight.head, tight.request_line, tight.fields, tight.field_size) = (60, 24, 3, 20);
@@ -20,7 +21,7 @@ pub fn check(input: &[u8]) {
         agrees_with_its_beginnings(input, &limits, verdict);
         match (verdict, Reading::of(input, &limits)) {
             (Ok(Some(meaning)), Some(Reading { faults, meaning: read, lines })) => {
-                assert!(faults.0.is_empty(), "accepted, but for {faults:?}");
+                assert!(faults.0.is_empty(), "accepted despite {faults:?}");
                 assert_eq!(meaning, read);
                 agrees_with_lines(&parsed, &lines);
                 agrees_with_httparse(&input[..meaning.len], &parsed);
@@ -35,13 +36,14 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// The answer is a matter of the bytes, not of how many of them are there: nothing is known of fewer, or the same.
+/// The result depends on the bytes, not on how they arrive: with fewer bytes it is unknown, or the
+/// same.
 fn agrees_with_its_beginnings(input: &[u8], limits: &Limits, verdict: Result<Option<Meaning>, Refusal>) {
     let mut seen = RequestHead::default();
     let mut of = |end: usize| head(&input[..end], limits, &mut seen);
     if let Ok(Some(Meaning { len, .. })) = verdict {
-        assert_eq!(of(len - 1), Ok(None), "it has not ended yet");
-        assert_eq!(of(len), verdict, "it has ended");
+        assert_eq!(of(len - 1), Ok(None), "the head has not ended yet");
+        assert_eq!(of(len), verdict, "the head has ended");
     }
     let mut known = Ok(None);
     for end in (0..input.len()).step_by(input.len() / 40 + 1) {
@@ -55,7 +57,7 @@ fn agrees_with_its_beginnings(input: &[u8], limits: &Limits, verdict: Result<Opt
 fn agrees_with_httparse(bytes: &[u8], parsed: &RequestHead) {
     let mut fields = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut fields);
-    // RFC 9110 §2.5: a higher minor version is as good as 1.1, but not for httparse.
+    // RFC 9110 §2.5: a higher minor version is processed as 1.1, but httparse refuses it.
     let minor = parsed.view().request_line().len() - 1 + start_of_line(bytes);
     let mut known = bytes.to_vec();
     known[minor] = known[minor].min(b'1');
@@ -70,7 +72,7 @@ fn agrees_with_httparse(bytes: &[u8], parsed: &RequestHead) {
     assert_eq!(line_ends(b'\n'), line_ends(b'\r'), "a lone CR");
 }
 
-/// How many bytes stand before the request line.
+/// The number of bytes before the request line.
 fn start_of_line(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count()
 }
@@ -89,14 +91,14 @@ fn agrees_with_lines(parsed: &RequestHead, lines: &[&[u8]]) {
     assert!(view.target().ends_with(&whole) || path == "/", "{whole:?} of {:?}", view.target());
 }
 
-/// A head as its lines say it, with everything that is wrong with it.
+/// A head as its lines say it, with all of its faults.
 pub(crate) struct Reading<'a> {
     pub(crate) lines: Vec<&'a [u8]>,
     pub(crate) meaning: Meaning,
     pub(crate) faults: Faults,
 }
 
-/// The statuses that may answer a head; none if it is to be accepted.
+/// The statuses that may answer a head. Empty if it has to be accepted.
 #[derive(Default, Debug)]
 pub(crate) struct Faults(pub(crate) BTreeSet<u16>);
 
@@ -109,7 +111,7 @@ impl Faults {
 }
 
 impl<'a> Reading<'a> {
-    /// Nothing if no empty line ends the head.
+    /// None if no empty line ends the head.
     pub(crate) fn of(input: &'a [u8], limits: &Limits) -> Option<Self> {
         // RFC 9112 §2.2: empty lines before the request line are ignored.
         let (mut start, mut lone_before) = (0, false);
@@ -135,7 +137,8 @@ impl<'a> Reading<'a> {
         faults.unless(!lone_before && !lone(lines[0]), Refusal::BadRequestLine);
         faults.unless(!lines[1..].iter().any(|line| lone(line)), Refusal::BadField);
         faults.unless(start + length + 4 <= limits.head, Refusal::FieldsTooLarge);
-        // Where an LF does not end a line it may seem to: which lines are too long or too many is not to be told here.
+        // Where an LF that does not end a line may seem to, this reading cannot tell which lines
+        // are too long or too many.
         let longest = lines[1..].iter().map(|line| line.len()).max().unwrap_or(0);
         let names_method = lines[0].iter().take(limits.request_line + 2).any(|byte| *byte == b' ');
         let too_long = if names_method { Refusal::UriTooLong } else { Refusal::UnknownMethod };
@@ -153,7 +156,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// RFC 9112 §3: method, target and version, with one space between each two.
+/// RFC 9112 §3: method, target and version, separated by single spaces.
 fn read_request_line(line: &[u8], faults: &mut Faults) -> Version {
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let [method, target, version] = [0, 1, 2].map(|at| words.get(at).copied().unwrap_or_default());
@@ -170,7 +173,7 @@ fn read_request_line(line: &[u8], faults: &mut Faults) -> Version {
     if version == b"HTTP/1.0" { Version::Http10 } else { Version::Http11 }
 }
 
-/// RFC 9112 §5 and what the fields that belong to the connection mean.
+/// RFC 9112 §5, and the meaning of the fields that belong to the connection.
 fn read_fields(lines: &[&[u8]], method: &[u8], version: Version, len: usize, faults: &mut Faults) -> Meaning {
     let mut fields = Vec::new();
     for line in lines {
@@ -228,7 +231,7 @@ fn read_fields(lines: &[&[u8]], method: &[u8], version: Version, len: usize, fau
     Meaning {
         len,
         framing: if chunked { BodyFraming::Chunked } else { BodyFraming::Length(length.unwrap_or(0)) },
-        // RFC 9110 §9.3.6: what follows a CONNECT may be meant for the tunnel.
+        // RFC 9110 §9.3.6: bytes after a CONNECT may be meant for the tunnel.
         keep_alive: !has("close") && (is_1_1 || has("keep-alive")) && method != b"CONNECT",
         expects_continue: is_1_1 && expects,
         offers_upgrade: is_1_1 && has("upgrade") && !all("upgrade").is_empty(),
@@ -260,7 +263,7 @@ fn read_target(method: &[u8], target: &str) -> Result<(), Refusal> {
     if fits { Ok(()) } else { Err(Refusal::BadRequestLine) }
 }
 
-/// RFC 3986 §3.3 and §3.4, and what browsers leave as it is.
+/// RFC 3986 §3.3 and §3.4, and characters that browsers do not escape.
 fn is_origin(text: &str) -> bool {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let mut parts = path.as_bytes().split(|byte| *byte == b'%');
@@ -276,7 +279,8 @@ fn is_origin(text: &str) -> bool {
         && query.chars().all(|c| c.is_ascii_graphic() && !"\"#<>`".contains(c))
 }
 
-/// RFC 3986 §3.2.2 and §3.2.3, without the user that RFC 9110 §4.2.4 warns of, and with a name (§4.2.1) that is no list.
+/// RFC 3986 §3.2.2 and §3.2.3, without the userinfo that RFC 9110 §4.2.4 warns of, and with a name
+/// (§4.2.1) that is not a list.
 fn is_authority(text: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(text) else { return false };
     let (host, port) =
@@ -313,13 +317,13 @@ pub(crate) fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(token)
 }
 
-/// Digits and nothing else; as many as are needed, but for the number of 64 bits that they make.
+/// Digits only, any number of them, as long as the value fits into 64 bits.
 pub(crate) fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// Without the white space of RFC 9110 §5.6.3 around it.
+/// The text without the surrounding white space of RFC 9110 §5.6.3.
 pub(crate) fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;

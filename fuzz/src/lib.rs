@@ -1,6 +1,7 @@
-//! What each fuzz target checks, as functions of its input: they return, or panic with what does not hold.
+//! The check of each fuzz target as a function of its input, which panics if a property does not
+//! hold.
 //!
-//! `CONTRIBUTING.md` says how to run one, and what to do with a finding.
+//! `CONTRIBUTING.md` says how to run a target, and what to do with a finding.
 
 pub mod chunked;
 pub mod connection;

@@ -1,13 +1,13 @@
 //! The header of the PROXY protocol: the input is what a peer sends first.
 //!
-//! Held against a reading of HAProxy's proxy-protocol.txt that has all of the header before it at once; and against
-//! itself, however little has arrived.
+//! The parser is compared with a reading of HAProxy's proxy-protocol.txt that has the whole header
+//! at once, and with itself, however few bytes have arrived.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use remuda_core::proxy::{ProxyHeader, ProxyProtocol, V1_MAX, V2_MAX, parse_proxy};
 
-/// Checks what is made of `input`, whatever is wanted; and of the same with the checksum that it should have.
+/// Checks the parsing of `input` in every mode, and of the same input with a correct checksum.
 pub fn check(input: &[u8]) {
     judge(input);
     if let Some(right) = with_checksum(input) {
@@ -24,7 +24,7 @@ fn judge(input: &[u8]) {
         };
         let whole = answer(input.len());
         match (whole, read(input, wanted)) {
-            // What can be no header any more may be seen before it has ended.
+            // Bytes that cannot become a header may be refused before a header would end.
             (Read::None, Read::Open) => {}
             (answered, expected) => assert_eq!(answered, expected, "{wanted:?}"),
         }
@@ -36,17 +36,21 @@ fn judge(input: &[u8]) {
         }
         assert!(known == Read::Open || whole == known, "{whole:?} after all bytes, {known:?} after fewer");
         if let Read::Header(len, _) = whole {
-            assert_eq!((answer(len - 1), answer(len)), (Read::Open, whole), "it ends where it ends");
+            assert_eq!(
+                (answer(len - 1), answer(len)),
+                (Read::Open, whole),
+                "the header ends at its last byte"
+            );
         }
     }
 }
 
-/// What there is at the beginning of a connection.
+/// What a connection begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Read {
-    /// So many bytes, and the client if they name one.
+    /// A header of so many bytes, and the client if it names one.
     Header(usize, Option<SocketAddr>),
-    /// More has to arrive.
+    /// More bytes have to arrive.
     Open,
     /// No header.
     None,
@@ -107,7 +111,7 @@ fn port(text: &str) -> Option<u16> {
     decimal(text)
 }
 
-/// A number as it would be written again.
+/// A number in its canonical form.
 fn decimal<N: std::str::FromStr + ToString>(text: &str) -> Option<N> {
     text.parse().ok().filter(|n: &N| n.to_string() == text)
 }
@@ -145,7 +149,7 @@ fn read_binary(input: &[u8]) -> Read {
 
 const CRC32C: u8 = 3;
 
-/// §2.2.1: kinds, and where their values are. Nothing if one goes beyond the header.
+/// §2.2.1: kinds, and where their values are. None if a value goes beyond the header.
 fn values(header: &[u8], mut at: usize) -> Option<Vec<(u8, usize, usize)>> {
     let mut values = Vec::new();
     while at < header.len() {
@@ -158,7 +162,7 @@ fn values(header: &[u8], mut at: usize) -> Option<Vec<(u8, usize, usize)>> {
     Some(values)
 }
 
-/// RFC 3309, with the polynomial as it is written there and the bits turned around.
+/// RFC 3309, with the polynomial as written there and the bits reversed.
 fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
@@ -170,7 +174,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     (!crc).reverse_bits()
 }
 
-/// The same header with its checksum put right, if it has one.
+/// The same header with a correct checksum, if it has one.
 fn with_checksum(input: &[u8]) -> Option<Vec<u8>> {
     let len = 16 + usize::from(u16::from_be_bytes([*input.get(14)?, *input.get(15)?]));
     let addresses = match input[13] {

@@ -1,27 +1,34 @@
-//! How long drains took, as the log says.
+//! How long drains took, from the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-/// From the order that a worker gets to its end, the shortest first.
+/// The times from a worker's drain order to its end, shortest first.
 pub(crate) struct Drains(Vec<Duration>);
 
 impl Drains {
-    /// Those of all workers that have ended, which all did with 0.
+    /// The drains of all workers that have ended. Each must have ended with status 0. A worker that
+    /// was told to leave before it was ready had nothing to drain.
     #[track_caller]
     pub(crate) fn of(log: &str) -> Self {
-        let mut begun = HashMap::new();
+        let (mut ready, mut begun) = (HashSet::new(), HashMap::new());
+        let pid_in =
+            |said: &str| said.split(' ').find_map(|word| word.strip_prefix("pid=")).map(str::to_owned);
         let mut times = Vec::new();
         for line in log.lines() {
             if let Some((head, _)) = line.split_once(" DEBUG draining ") {
-                let (time, pid) = head.split_once(" [").expect("a line tells the time and the process");
-                begun.insert(pid.trim_end_matches(']'), at(time));
+                let (time, pid) = head.split_once(" [").expect("a line has the time and the process");
+                begun.insert(pid.trim_end_matches(']').to_owned(), at(time));
+            } else if let Some((_, said)) = line.split_once(" DEBUG worker ready ") {
+                ready.extend(pid_in(said));
             } else if let Some((head, said)) = line.split_once("worker ended with ") {
                 assert!(said.starts_with("status 0 "), "{line}");
-                let pid = said.split(' ').find_map(|word| word.strip_prefix("pid="));
-                let start = pid.and_then(|pid| begun.remove(pid));
-                let start = start.unwrap_or_else(|| panic!("it has not drained: {line}"));
+                let pid = pid_in(said).expect("an end has the process");
+                let Some(start) = begun.remove(&pid) else {
+                    assert!(!ready.contains(&pid), "the worker has not drained: {line}");
+                    continue;
+                };
                 times.push(since(start, at(head.split(' ').next().unwrap_or_default())));
             }
         }
@@ -32,7 +39,7 @@ impl Drains {
 }
 
 impl fmt::Display for Drains {
-    /// How many, the shortest, the median and the longest in milliseconds, as cells of a table.
+    /// The count, then the shortest, median and longest in milliseconds, as cells of a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(times) = self;
         write!(f, "{}", times.len())?;
@@ -52,7 +59,7 @@ fn at(stamp: &str) -> Duration {
     Duration::from_secs_f64((hours * 60.0 + minutes) * 60.0 + seconds)
 }
 
-/// From one time of day to the next.
+/// The time from `start` to `end`, across midnight if need be.
 fn since(start: Duration, end: Duration) -> Duration {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     if end < start { end + DAY - start } else { end - start }

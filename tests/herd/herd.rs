@@ -1,4 +1,4 @@
-//! Clients that have one connection each, and notice whatever happens to it.
+//! Clients that have one connection each, and record everything that happens to it.
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use remuda_conformance::client::{Address, Client, PATIENCE, Response};
 
-/// Clients that ask again as soon as they are answered, and clients that think before.
+/// The number of clients that send again as soon as they are answered, and of clients that pause
+/// before.
 const CLOSED_LOOP: usize = 16;
 const THINKING: usize = 64;
 
-/// The longest that one thinks, and that the second part of a request is waited for.
+/// The longest pause before a request, and between its two parts.
 const THOUGHT: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -35,8 +36,8 @@ impl Herd {
         }
     }
 
-    /// Lets all clients ask while something `happens`.
-    pub(crate) fn graze<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
+    /// Runs all clients while `happens` runs.
+    pub(crate) fn run<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
         thread::scope(|scope| {
             for n in 0..CLOSED_LOOP + THINKING {
                 scope.spawn(move || {
@@ -60,7 +61,7 @@ impl Herd {
         self.noted().is_empty()
     }
 
-    /// What went wrong.
+    /// Descriptions of all failures.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.noted().clone()
     }
@@ -69,7 +70,7 @@ impl Herd {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One request, or a few at once, after the other on one connection.
+    /// Sends one request after the other, or a few at once, on one connection.
     fn ask(&self, thinks: bool) -> Result<(), String> {
         let mut client = self.address.connect(PATIENCE).map_err(|error| format!("connect: {error}"))?;
         let mut asked = 0;
@@ -96,7 +97,7 @@ impl Herd {
     }
 }
 
-/// Ends what the clients do, however that comes about.
+/// Ends the clients when it is dropped, also by a panic.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -105,7 +106,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Sends requests in one part or, one in ten, in two, cut anywhere.
+/// Sends requests in one part or, one time in ten, in two, cut anywhere.
 fn send(client: &mut Client, batch: &[Request]) -> std::io::Result<()> {
     let bytes: Vec<u8> = batch.iter().flat_map(Request::bytes).collect();
     if !percent(10) {
@@ -121,7 +122,7 @@ fn send(client: &mut Client, batch: &[Request]) -> std::io::Result<()> {
 enum Request {
     Info,
     Large,
-    /// With this as its body, which comes back.
+    /// An echo of this body.
     Post(Vec<u8>),
 }
 
@@ -151,7 +152,8 @@ impl Request {
         }
     }
 
-    /// Whether this answers it, as the n-th request on its connection, and says nothing of a close.
+    /// Whether `response` answers this request, as the n-th on its connection, without announcing
+    /// close.
     fn check(&self, response: &Response, n: u64) -> Result<(), String> {
         let is_right = match self {
             Self::Info => response.number("connection_requests") == n,

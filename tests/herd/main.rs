@@ -1,8 +1,9 @@
-//! A herd of clients, each with one connection for good, while workers are replaced under it: no request is lost, and no
-//! connection ends (D19). In a program of its own, because it leaves nothing of the machine to scenarios that measure time.
+//! A herd of clients, each with one connection for good, while workers are replaced: no request is
+//! lost, and no connection ends (D19). A separate program, because it leaves no processor time for
+//! scenarios that measure time.
 //!
-//! A backend is done with after [`REQUESTS`] and some rounds; `HERD=500000` in the environment asks for so many. With
-//! `--nocapture` each is a line of a table.
+//! A backend's run ends after [`REQUESTS`] and some rounds. `HERD=500000` in the environment sets
+//! the number of requests. With `--nocapture` each run prints a line of a table.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -26,30 +27,30 @@ mod herd;
 
 const WORKERS: usize = 4;
 
-/// Answers without which a backend is not done with.
+/// The minimum of answers for each backend.
 const REQUESTS: usize = 1000;
 
-/// The options of all servers; the log says when each drain begins and ends.
+/// The options of all servers. The log says when each drain begins and ends.
 const ARGS: &[&str] = &["-w", "4", "--keep-alive", "60", "--log-level", "debug", "--control-socket", CONTROL];
 
 const CONTROL: &str = "control.sock";
 
-/// Something that happens to a server again and again.
-struct Way {
+/// An event that happens to a server again and again.
+struct Event {
     name: &'static str,
-    /// From one time to the next, or for as long as it takes.
+    /// The time from one event to the next, unless the event itself takes longer.
     every: Duration,
-    /// How often it happens at least.
+    /// How often the event happens at least.
     rounds: usize,
-    /// How it happens for the n-th time; it is over when this returns.
+    /// Makes the event happen for the n-th time, and returns when it is over.
     happen: fn(&mut Server, usize),
-    /// Whether the first of the backends has an async application; the next has one of the other kind.
+    /// Whether the first backend has an async application. The kinds alternate.
     is_async_first: bool,
 }
 
 #[test]
-fn nobody_notices_recycling() {
-    under_a_herd(&Way {
+fn clients_notice_no_recycling() {
+    under_a_herd(&Event {
         name: "recycle",
         every: Duration::from_millis(200),
         rounds: 10,
@@ -63,8 +64,8 @@ fn nobody_notices_recycling() {
 }
 
 #[test]
-fn nobody_notices_reloads() {
-    under_a_herd(&Way {
+fn clients_notice_no_reload() {
+    under_a_herd(&Event {
         name: "reload",
         every: Duration::from_millis(200),
         rounds: 4,
@@ -78,8 +79,8 @@ fn nobody_notices_reloads() {
 }
 
 #[test]
-fn nobody_notices_upgrades() {
-    under_a_herd(&Way {
+fn clients_notice_no_upgrade() {
+    under_a_herd(&Event {
         name: "upgrade",
         every: Duration::from_secs(2),
         rounds: 2,
@@ -89,8 +90,8 @@ fn nobody_notices_upgrades() {
 }
 
 #[test]
-fn nobody_notices_that_there_are_fewer_workers_and_more() {
-    under_a_herd(&Way {
+fn clients_notice_no_change_of_the_worker_count() {
+    under_a_herd(&Event {
         name: "TTOU, TTIN",
         every: Duration::from_millis(200),
         rounds: 10,
@@ -104,9 +105,9 @@ fn nobody_notices_that_there_are_fewer_workers_and_more() {
     });
 }
 
-/// A server of each backend, to which this happens while a herd asks.
-fn under_a_herd(way: &Way) {
-    // One server at a time: with its clients it is all there is on the machine.
+/// A server of each backend, to which `event` happens while a herd sends requests.
+fn under_a_herd(event: &Event) {
+    // One server at a time: with its clients it takes the whole machine.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let requests =
@@ -115,19 +116,19 @@ fn under_a_herd(way: &Way) {
         "| what | backend | application | times | requests | lost or ended | drains | min | median | max ms | arbiter, KiB |",
     );
     for (n, backend) in backends().into_iter().enumerate() {
-        let application = if (n % 2 == 0) == way.is_async_first { "async" } else { "blocking" };
+        let application = if (n % 2 == 0) == event.is_async_first { "async" } else { "blocking" };
         let harness = Harness::new(&backend, application, Path::new(env!("CARGO_BIN_EXE_fixture")));
         let mut server = harness.serve(ARGS);
         server.workers(WORKERS);
         let herd = Herd::new(server.address());
         let before = kilobytes(&server);
-        let rounds = herd.graze(|herd| {
+        let rounds = herd.run(|herd| {
             let mut n = 0;
-            while herd.is_well() && (n < way.rounds || herd.answered() < requests) {
+            while herd.is_well() && (n < event.rounds || herd.answered() < requests) {
                 let start = Instant::now();
-                (way.happen)(&mut server, n);
+                (event.happen)(&mut server, n);
                 n += 1;
-                thread::sleep(way.every.saturating_sub(start.elapsed()));
+                thread::sleep(event.every.saturating_sub(start.elapsed()));
             }
             n
         });
@@ -137,7 +138,7 @@ fn under_a_herd(way: &Way) {
         let drains = Drains::of(&server.log());
         report(&format!(
             "| {} | {backend} | {application} | {rounds} | {} | 0 | {drains} | {before} → {after} |",
-            way.name,
+            event.name,
             herd.answered()
         ));
         server.arbiter().signal(Signal::TERM);
@@ -147,24 +148,23 @@ fn under_a_herd(way: &Way) {
     }
 }
 
-/// Has a worker replaced, without waiting for that.
+/// Requests the replacement of a worker, without waiting for it.
 fn recycle(server: &Server, worker: &Process) {
-    let mut socket =
-        UnixStream::connect(server.dir().join(CONTROL)).expect("somebody listens on the control socket");
+    let mut socket = UnixStream::connect(server.dir().join(CONTROL)).expect("the control socket listens");
     let asked =
         writeln!(socket, "{{\"v\":1,\"command\":\"recycle\",\"pid\":{},\"wait\":false}}", worker.id());
-    asked.expect("it takes what it is asked");
+    asked.expect("the server takes the request");
     let mut answer = String::new();
     BufReader::new(socket).read_line(&mut answer).expect("it answers");
     assert!(answer.contains("\"ok\":true"), "{answer}");
 }
 
-/// Memory of the arbiter's own.
+/// The arbiter's own memory, in KiB.
 fn kilobytes(server: &Server) -> u64 {
     server.arbiter().memory() / 1024
 }
 
-#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+#[allow(clippy::print_stdout, reason = "figures for a run by hand")]
 fn report(text: &str) {
     println!("{text}");
 }

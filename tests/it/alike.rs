@@ -1,4 +1,4 @@
-//! The built-in application in both its kinds: what is sent is the same to the byte, but for the time.
+//! Both kinds of the built-in application send the same bytes, except for dates.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::process::Server;
 
 #[test]
-fn both_kinds_of_the_built_in_application_answer_alike_to_the_byte() {
+fn both_built_in_applications_send_the_same_bytes() {
     let serve = |kind| Harness::new("threaded", kind, Path::new(env!("CARGO_BIN_EXE_fixture"))).serve(&[]);
     let (blocking, future) = (serve("blocking"), serve("async"));
     let mut requests = Vec::new();
@@ -58,7 +58,7 @@ fn both_kinds_of_the_built_in_application_answer_alike_to_the_byte() {
     }
 }
 
-/// All that is sent on a connection of its own, without dates.
+/// Everything the server sends on a connection of its own, without dates.
 fn answer(server: &Server, request: &str) -> String {
     let Address::Inet(address) = server.address() else { panic!("it listens on TCP") };
     let mut stream = TcpStream::connect(address).expect("the server listens");

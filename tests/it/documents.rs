@@ -1,11 +1,12 @@
-//! What documents say of tests.
+//! Statements of documents about tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-fn every_test_that_security_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+fn every_test_named_in_security_exists() {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let root = Path::new(&package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())).join("..");
     let mut sources = String::new();
     for folder in ["tests", "core/src", "arbiter/src"] {
         read_all(&root.join(folder), &mut sources);
@@ -18,7 +19,7 @@ fn every_test_that_security_names_is_there() {
     }
 }
 
-/// Whether it is spelled as the names of tests are.
+/// Whether `name` is spelled like the name of a test.
 fn is_test(name: &str) -> bool {
     name.contains('_') && name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.contains(['/', '.'])
 }

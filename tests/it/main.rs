@@ -5,22 +5,20 @@ use remuda_conformance::conformance;
 mod alike;
 mod documents;
 mod endurance;
-#[path = "handoff.rs"]
-mod hand_off;
+mod handlers;
+mod handoff;
 mod preload;
 mod seams;
 mod silent;
 mod supervision;
-#[path = "handlers.rs"]
-mod turns;
 
 conformance!(sync => "sync", "blocking", deviations: [
-    ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),
-    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler holds up the only loop for longer, which is"),
+    ("requests_wait_for_a_handler_thread", "there is one handler at a time, and no handler thread"),
+    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler blocks the only loop for longer, which is a hang"),
 ]);
 conformance!(sync_async => "sync", "async", deviations: [
-    ("requests_wait_for_a_handler_thread", "there is one handler, and no thread beside it"),
-    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler holds up the only loop for longer, which is"),
+    ("requests_wait_for_a_handler_thread", "there is one handler at a time, and no handler thread"),
+    ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler blocks the only loop for longer, which is a hang"),
 ]);
 conformance!(threaded => "threaded", "blocking");
 conformance!(threaded_async => "threaded", "async");

@@ -1,4 +1,4 @@
-//! What `preload` saves, and what it cannot do. Backends have little part in that.
+//! What `preload` saves, and what it cannot do. It hardly depends on the backend.
 
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn workers_share_the_memory_of_a_preloaded_application() {
 }
 
 #[test]
-fn an_application_that_cannot_be_preloaded_ends_the_server_with_a_sentence() {
+fn a_failed_preload_ends_the_server_with_a_clear_error() {
     for (fault, status, said) in [
         ("fail", 4, "the application failed to load: it was told to fail"),
         ("panic", 4, "the application failed to load: it panicked"),
@@ -64,7 +64,7 @@ fn an_application_that_cannot_be_preloaded_ends_the_server_with_a_sentence() {
     assert!(server.log().contains("preload is true"), "{}", server.log());
 }
 
-#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+#[allow(clippy::print_stdout, reason = "figures for a run by hand")]
 fn report(text: &str) {
     println!("{text}");
 }

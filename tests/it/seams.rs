@@ -1,8 +1,8 @@
-//! One machine, three ways to wait: the seams that every backend leans on.
+//! One machine, three ways to wait: the interfaces that every backend uses.
 //!
-//! A session is driven by poll(2), by mio and by an async task, each over a real socket; the drive loop, the
-//! machine and the application are the same. The transcripts must be equal to the byte, whatever pieces the
-//! request arrives in.
+//! A session is driven by poll(2), by mio and by an async task, each over a real socket. The drive
+//! loop, the machine and the application are the same. The transcripts must be equal to the byte,
+//! however the request is split.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,16 +17,16 @@ use remuda_core::app::{
 };
 use remuda_core::config::Limits;
 use remuda_core::conn::Connection;
-use remuda_core::handoff::{Origin, Peer};
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::machine::{CloseReason, Cx, Deadline, Interest, Transport, Wants};
-use remuda_core::pump::{Io, Outcome, Readiness, drive};
+use remuda_core::peer::{Origin, Peer};
+use remuda_core::pump::{Io, Next, Readiness, drive};
 use remuda_core::session::Session;
 use remuda_core::shutdown::{Drain, Finish};
 use remuda_core::time::Time;
 use remuda_core::worker::{Clock, Socket, sys};
 
-/// Requests of every kind that needs no second thread, the last one asking for the end.
+/// Requests of every kind that needs no second thread. The last one announces close.
 const SCRIPT: &[u8] = b"GET /a HTTP/1.1\r\nHost: seams\r\n\r\n\
     POST /b HTTP/1.1\r\nHost: seams\r\nContent-Length: 5\r\n\r\nhello\
     POST /c HTTP/1.1\r\nHost: seams\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n\
@@ -48,7 +48,7 @@ fn three_drivers_give_one_transcript() {
 
 type Driver = fn(TcpStream, &mut Session) -> io::Result<CloseReason>;
 
-/// What a client gets that sends the script in pieces, its dates left out.
+/// The responses to a client that sends the script in pieces, without dates.
 fn transcript(driver: Driver, pieces: &[usize]) -> String {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port is free");
     let addr = listener.local_addr().expect("a listener has an address");
@@ -76,7 +76,7 @@ fn transcript(driver: Driver, pieces: &[usize]) -> String {
     answer.lines().filter(|line| !line.starts_with("Date: ")).collect::<Vec<_>>().join("\n")
 }
 
-/// Says what it was sent.
+/// Answers with the request's method, path and body.
 struct Told;
 
 impl Handler for Told {
@@ -119,7 +119,7 @@ fn session(peer: Peer) -> Session {
     Session::new(Connection::new(Origin::new(0, peer, 0), sys::now()), Arc::new(service))
 }
 
-/// The drive loop up to its next wait, or to the end.
+/// Runs the drive loop up to its next wait, or to the end.
 fn go<T: Transport>(
     session: &mut Session,
     io: &mut Io<T>,
@@ -128,15 +128,15 @@ fn go<T: Transport>(
     let cx = Cx::new(clock.now(), clock.date(), Waker::noop(), &limits, &Finish);
     loop {
         match drive(session, io, &cx) {
-            Outcome::Wait { interest, deadline } => return Ok((interest, deadline)),
-            Outcome::Again => {}
-            Outcome::Close(reason) => return Err(reason),
+            Next::Wait { interest, deadline } => return Ok((interest, deadline)),
+            Next::Again => {}
+            Next::Close(reason) => return Err(reason),
             other => panic!("{other:?} of a short handler"),
         }
     }
 }
 
-/// How long until a deadline.
+/// The time left until a deadline.
 fn left(deadline: Option<Deadline>) -> Option<Duration> {
     deadline.map(|deadline| deadline.at - sys::now())
 }
@@ -229,7 +229,7 @@ fn by_task(stream: TcpStream, session: &mut Session) -> io::Result<CloseReason> 
     })
 }
 
-/// A transport that is not a descriptor of ours.
+/// A transport over a type that hides its descriptor.
 struct Task(smol::Async<TcpStream>);
 
 impl Transport for Task {

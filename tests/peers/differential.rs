@@ -1,8 +1,9 @@
-//! What nginx and hyper make of the requests of the corpus, beside remuda. `tests/differential.md` has every difference with
-//! the reason for it, and none that is not there.
+//! How nginx and hyper treat the requests of the corpus, beside remuda. `tests/differential.md` has
+//! every difference with the reason for it, and no other.
 //!
-//! Each case is sent on a connection of its own, and behind it a request with an answer that nothing else has, which asks to
-//! close: whether that is answered tells whether the connection was kept, and whether the three agree where the case ends.
+//! Each case is sent on a connection of its own, followed by a request that asks for close and has
+//! a response no other request has. Whether that response comes tells whether the connection was
+//! kept, and whether the three servers agree where the case ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -22,12 +23,12 @@ use remuda_conformance::client::{Address, End, PATIENCE};
 use tokio::runtime;
 
 use crate::corpus::{Case, cases};
-use crate::front::Front;
+use crate::front::Proxy;
 
 #[test]
 fn nginx_and_hyper_differ_as_the_table_says() {
     let remuda = Harness::new("tokio", "blocking", Path::new(env!("CARGO_BIN_EXE_fixture"))).serve(&[]);
-    let nginx = Front::nginx_alone(MARKED.split_once('?').map_or(MARKED, |(path, _)| path));
+    let nginx = Proxy::nginx_alone(MARKED.split_once('?').map_or(MARKED, |(path, _)| path));
     let cases = cases();
     let outcomes = [remuda.address(), nginx.address(), &hyper()].map(|server| outcomes(&cases, server));
     let mut found = BTreeMap::new();
@@ -52,7 +53,7 @@ fn nginx_and_hyper_differ_as_the_table_says() {
     assert!(wrong.is_empty(), "tests/differential.md is wrong:\n{}", wrong.join("\n"));
 }
 
-/// The differences as they are told: the cases by their names, and what the three make of them.
+/// The rows of `tests/differential.md`: for each case, how the three servers treat it.
 fn table() -> BTreeMap<String, [String; 3]> {
     let mut told = BTreeMap::new();
     for line in include_str!("../differential.md").lines().filter(|line| line.starts_with("| ")).skip(1) {
@@ -60,7 +61,7 @@ fn table() -> BTreeMap<String, [String; 3]> {
         let [_, remuda, nginx, hyper, names] = cells[..] else { panic!("five cells are a row: {line}") };
         for name in names.split(", ") {
             let row = [remuda, nginx, hyper].map(str::to_owned);
-            assert_eq!(told.insert(name.to_owned(), row), None, "{name} is told twice");
+            assert_eq!(told.insert(name.to_owned(), row), None, "{name} is there twice");
         }
     }
     told
@@ -71,7 +72,7 @@ fn plain(name: &str) -> String {
     Path::new(name).file_stem().expect("it is a file").to_string_lossy().into_owned()
 }
 
-/// What `server` makes of each case, in order.
+/// How `server` treats each case, in order.
 fn outcomes<'a>(cases: &'a [Case], server: &Address) -> Vec<String> {
     const AT_ONCE: usize = 8;
     thread::scope(|scope| {
@@ -84,11 +85,12 @@ fn outcomes<'a>(cases: &'a [Case], server: &Address) -> Vec<String> {
     })
 }
 
-/// The classes of the statuses that come back, and whether the connection is kept then, ends, or waits for more.
+/// The classes of the statuses received, and whether the connection is then kept, ends, or waits
+/// for more bytes.
 fn outcome(Case { name, request, .. }: &Case, server: &Address) -> String {
     let mut client = server.connect(PATIENCE).unwrap_or_else(|error| panic!("{name}: {error}"));
     let probe = format!("GET {MARKED} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    // Who has refused the case need not take what is behind it.
+    // A server that has refused the case need not read further.
     let _ = client.try_send([request, probe.as_bytes()].concat());
     let (sent, end) = client.rest(QUIET);
     let mut classes: Vec<&str> = statuses(&sent).filter_map(class).collect();
@@ -105,7 +107,7 @@ fn outcome(Case { name, request, .. }: &Case, server: &Address) -> String {
     classes.join(" ")
 }
 
-/// The statuses of all status lines: no content that is sent here looks like one.
+/// The statuses of all status lines. No body sent here contains a status line.
 fn statuses(sent: &[u8]) -> impl Iterator<Item = u16> {
     const LINE: usize = b"HTTP/1.1 200 ".len();
     sent.windows(LINE).filter_map(|line| match line {
@@ -116,7 +118,8 @@ fn statuses(sent: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-/// What an application answers is not compared, as long as it is asked; an interim response is none.
+/// The class that is compared. Statuses that an application chooses are one class, and interim
+/// responses have none.
 fn class(status: u16) -> Option<&'static str> {
     Some(match status {
         100..=199 => return None,
@@ -127,15 +130,15 @@ fn class(status: u16) -> Option<&'static str> {
     })
 }
 
-/// What asks for it is answered with 418.
+/// A request for this target is answered with 418.
 const MARKED: &str = "/status?code=418";
 
 const MARK: &str = "418";
 
-/// How long a server says nothing that waits for more.
+/// How long a server that waits for more bytes is silent.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// hyper as it comes, on a thread that ends with the process.
+/// A default hyper server, on a thread that ends with the process.
 fn hyper() -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -152,7 +155,7 @@ fn hyper() -> Address {
                         let (stream, _) = listener.accept().await.expect("there are descriptors");
                         let connection =
                             http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
-                        // How a connection ends is for its client to see.
+                        // The client sees how a connection ends.
                         tokio::task::spawn_local(async { drop(connection.await) });
                     }
                 })
@@ -162,7 +165,7 @@ fn hyper() -> Address {
     Address::Inet(address)
 }
 
-/// Reads all of the body; a fault in it is answered with 400.
+/// Reads the whole body. A fault in it is answered with 400.
 async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
     let mut response = Response::new(Empty::new());
     let marked = request.uri().path_and_query().is_some_and(|target| target == MARKED);

@@ -14,27 +14,30 @@ use rustix::process::Signal;
 
 pub(crate) const CLIENTS: usize = 64;
 
-/// Connections to a server that a proxy may close in a second for reasons of its own; one that the server closed at a reload
-/// would be all of them.
+/// Connections to a server that a proxy may close in a second for reasons of its own. A server that
+/// closed connections at a reload would close all of them.
 const GIVEN_UP: usize = CLIENTS / 8;
 
 /// The socket of the admin listener.
 pub(crate) const ADMIN: &str = "unix:admin.sock";
 
-/// How often a worker is told to leave and one is added and drained, and how long each has to be given work.
+/// How often a worker is told to leave and one is added and drained, and how long each is given to
+/// serve.
 const ROUNDS: usize = 5;
 const WORKING: Duration = Duration::from_millis(200);
 
 /// How long workers are recycled.
 const LOADED: Duration = Duration::from_secs(3);
 
-/// Nothing but 200 comes through `front` while the workers of `server` come and go, and each of them has served.
+/// Asserts that every response through `front` is 200 while the workers of `server` come and go,
+/// and that each has served.
 #[track_caller]
 pub(crate) fn while_workers_come_and_go(server: &Server, front: &Address) {
     let workers = under_load(front, || {
         for _ in 0..ROUNDS {
             server.arbiter().signal(Signal::TTIN);
-            // The oldest has connections that are used again and again; what takes its place gets them.
+            // The oldest worker has connections that are reused again and again. Its replacement
+            // gets them.
             let oldest = server.workers(3).remove(0);
             thread::sleep(WORKING);
             oldest.signal(Signal::TERM);
@@ -48,15 +51,15 @@ pub(crate) fn while_workers_come_and_go(server: &Server, front: &Address) {
     assert!(workers > ROUNDS, "only {workers} workers have served");
 }
 
-/// Nothing but 200 comes through `front` for some seconds, by many workers.
+/// Asserts that every response through `front` is 200 for some seconds, from many workers.
 #[track_caller]
 pub(crate) fn while_workers_are_recycled(front: &Address) {
     let workers = under_load(front, || thread::sleep(LOADED));
     assert!(workers > ROUNDS, "only {workers} workers have served");
 }
 
-/// Nothing but 200 comes through `front` while `server` is reloaded every second, and many generations have served.
-/// `RELOADS=30` in the environment makes that thirty seconds.
+/// Asserts that every response through `front` is 200 while `server` is reloaded every second, and
+/// that many generations have served. `RELOADS=30` in the environment makes that thirty seconds.
 #[track_caller]
 pub(crate) fn while_reloaded(server: &Server, front: &Address) {
     let reloads = reloads();
@@ -66,7 +69,7 @@ pub(crate) fn while_reloaded(server: &Server, front: &Address) {
             server.arbiter().signal(Signal::HUP);
             thread::sleep((start + n * Duration::from_secs(1)).saturating_duration_since(Instant::now()));
         }
-        // On a busy machine a reload may stand for two.
+        // On a busy machine two requested reloads may become one.
         let over = || {
             let log = server.log();
             let newest = 1 + log.matches("settings and application are loaded").count();
@@ -77,8 +80,8 @@ pub(crate) fn while_reloaded(server: &Server, front: &Address) {
     assert!(workers > reloads as usize / 2, "only {workers} workers have served");
 }
 
-/// The same, and `server`, which has an admin listener, sees no more new connections than `front` needs anyway, however
-/// often it is reloaded.
+/// The same. In addition `server`, which has an admin listener, sees no more new connections than
+/// `front` needs anyway, however often it is reloaded.
 #[track_caller]
 pub(crate) fn on_the_same_connections_while_reloaded(server: &Server, front: &Address) {
     while_reloaded(server, front);
@@ -86,7 +89,7 @@ pub(crate) fn on_the_same_connections_while_reloaded(server: &Server, front: &Ad
     let mut client = Address::Unix(address).connect(PATIENCE).expect("the admin listener is there");
     client.send("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
     let text = client.response().text();
-    let accepted = text.lines().find_map(|line| line.strip_prefix("remuda_connections_total "));
+    let accepted = text.lines().find_map(|line| line.strip_prefix("remuda_connections_accepted_total "));
     let accepted: usize = accepted.and_then(|number| number.parse().ok()).expect("it is a number");
     report(&format!("over {accepted} connections"));
     let seconds = reloads() as usize + 1;
@@ -98,8 +101,9 @@ fn reloads() -> u32 {
     env::var("RELOADS").map_or(3, |number| number.parse().expect("RELOADS is a number"))
 }
 
-/// Nothing but 200 comes through `front` while `server`, which has a settings file, is to be reloaded and cannot be: the
-/// file is broken, the application is missing, a worker dies as it makes it. Then it can.
+/// Asserts that every response through `front` is 200 while reloads of `server`, which has a
+/// settings file, fail: the file is broken, the application is missing, a worker dies while it
+/// builds the application. Then a reload succeeds.
 #[track_caller]
 pub(crate) fn while_reloads_fail(server: &Server, front: &Address, settings: &str) {
     const NOT_RELOADED: &str = "not reloaded, the server goes on as before";
@@ -108,7 +112,7 @@ pub(crate) fn while_reloads_fail(server: &Server, front: &Address, settings: &st
     let fail = |times| {
         server.arbiter().signal(Signal::HUP);
         let said = || (server.log().matches(NOT_RELOADED).count() == times).then_some(());
-        until(PATIENCE, said).expect("nobody is told that there is no reload");
+        until(PATIENCE, said).expect("the failed reload is not logged");
         thread::sleep(WORKING);
     };
     let workers = under_load(front, || {
@@ -123,13 +127,13 @@ pub(crate) fn while_reloads_fail(server: &Server, front: &Address, settings: &st
         }
         assert_eq!(pids(), before, "the old generation serves on");
         server.arbiter().signal(Signal::HUP);
-        assert!(server.logs("older workers were told to drain", PATIENCE), "it is never reloaded");
+        assert!(server.logs("older workers were told to drain", PATIENCE), "the reload never succeeds");
         thread::sleep(WORKING);
     });
     assert!(workers > before.len(), "no new worker has served");
 }
 
-/// Lets clients ask while something `happens`; the number of workers that have answered.
+/// Runs clients while `happens` runs. Returns the number of workers that have answered.
 #[track_caller]
 fn under_load(front: &Address, happens: impl FnOnce()) -> usize {
     let over = AtomicBool::new(false);
@@ -147,17 +151,18 @@ fn under_load(front: &Address, happens: impl FnOnce()) -> usize {
         }
         (workers, requests)
     });
-    assert!(requests > 10 * CLIENTS, "{requests} requests are no load");
+    assert!(requests > 10 * CLIENTS, "{requests} requests are not enough load");
     report(&format!("{requests} requests answered with 200 by {} workers", workers.len()));
     workers.len()
 }
 
-#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+#[allow(clippy::print_stdout, reason = "figures for a run by hand")]
 fn report(text: &str) {
     println!("{text}");
 }
 
-/// One request after the other, on one connection as long as that is possible: by which workers, and how many.
+/// Sends one request after the other, on the same connection for as long as that is possible.
+/// Returns the pids of the workers that answered, and how many requests they answered.
 fn ask(front: &Address, over: &AtomicBool) -> (HashSet<u64>, usize) {
     let (mut workers, mut requests) = (HashSet::new(), 0);
     while !over.load(Ordering::Relaxed) {

@@ -1,8 +1,10 @@
-//! Programs that others wrote, as peers of every backend that is built in: nginx and HAProxy in front, with connections
-//! that they keep; `ab`; and nginx and hyper beside it, with the same requests.
+//! Other programs as peers of every backend that is built in: nginx and HAProxy in front, with
+//! connections that they keep; Apache in front of uploads; `ab`; and nginx and hyper beside remuda,
+//! with the same requests.
 //!
-//! They come as Debian packages (`nginx`, `haproxy`, `apache2-utils`), so that only `.ci/run` asks for this:
-//! `cargo test -p remuda-conformance --features peers --test peers`. A program that is missing is a failure.
+//! They are Debian packages (`nginx`, `haproxy`, `apache2`, `apache2-utils`), so only `.ci/run`
+//! runs this: `cargo test -p remuda-conformance --features peers --test peers`. A missing program
+//! is a failure.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +14,9 @@ use remuda_conformance::Harness;
 use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::probe::backends;
 
-use self::front::Front;
+use self::front::Proxy;
 
-#[allow(dead_code, reason = "what should become of the requests is for others to ask")]
+#[allow(dead_code, reason = "the expected results are used by other binaries")]
 #[path = "../src/corpus.rs"]
 mod corpus;
 mod differential;
@@ -25,7 +27,7 @@ mod load;
 fn nginx_in_front_sees_no_error_while_workers_come_and_go() {
     for harness in servers() {
         let server = harness.serve(BEHIND);
-        let nginx = Front::nginx(server.address());
+        let nginx = Proxy::nginx(server.address());
         load::while_workers_come_and_go(&server, nginx.address());
         assert_eq!(nginx.errors(), "", "{harness:?}");
     }
@@ -35,7 +37,7 @@ fn nginx_in_front_sees_no_error_while_workers_come_and_go() {
 fn nginx_in_front_sees_no_error_while_workers_are_recycled() {
     for harness in servers() {
         let server = harness.serve(&[BEHIND, RECYCLING].concat());
-        let nginx = Front::nginx(server.address());
+        let nginx = Proxy::nginx(server.address());
         load::while_workers_are_recycled(nginx.address());
         assert_eq!(nginx.errors(), "", "{harness:?}");
     }
@@ -45,7 +47,7 @@ fn nginx_in_front_sees_no_error_while_workers_are_recycled() {
 fn nginx_in_front_sees_no_error_while_the_server_is_reloaded() {
     for harness in servers() {
         let server = harness.serve(BEHIND);
-        let nginx = Front::nginx(server.address());
+        let nginx = Proxy::nginx(server.address());
         load::while_reloaded(&server, nginx.address());
         assert_eq!(nginx.errors(), "", "{harness:?}");
     }
@@ -55,7 +57,7 @@ fn nginx_in_front_sees_no_error_while_the_server_is_reloaded() {
 fn nginx_in_front_keeps_its_connections_while_the_server_is_reloaded() {
     for harness in servers() {
         let server = harness.serve(&[BEHIND, COUNTED].concat());
-        let nginx = Front::nginx_for(server.address(), load::CLIENTS);
+        let nginx = Proxy::nginx_for(server.address(), load::CLIENTS);
         load::on_the_same_connections_while_reloaded(&server, nginx.address());
         assert_eq!(nginx.errors(), "", "{harness:?}");
     }
@@ -69,9 +71,43 @@ fn nginx_in_front_sees_no_error_while_reloads_fail() {
             harness.backend()
         );
         let server = harness.serve_file(&settings);
-        let nginx = Front::nginx(server.address());
+        let nginx = Proxy::nginx(server.address());
         load::while_reloads_fail(&server, nginx.address(), &settings);
         assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+/// Operators copy the configuration that the book shows.
+#[test]
+fn nginx_as_the_book_shows_it_keeps_its_connection() {
+    for harness in servers() {
+        let server = harness.serve(&["--keep-alive", "75"]);
+        let nginx = Proxy::nginx_of_the_book(server.address());
+        let mut client = nginx.address().connect(PATIENCE).expect("it listens");
+        for n in 1..=20 {
+            client.send("GET /info HTTP/1.1\r\nHost: test\r\n\r\n");
+            let info = client.response();
+            assert_eq!((info.status, info.number("connection_requests")), (200, n), "{harness:?}: {info:?}");
+        }
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+/// Apache reads a response once it has sent the whole request, so the server has to read all of
+/// that.
+#[test]
+fn apache_in_front_passes_the_refusal_of_an_upload_on() {
+    const LEN: usize = 10 << 20;
+    for harness in servers() {
+        let server = harness.serve(&["--limit-request-body", "1000"]);
+        let apache = Proxy::apache(server.address());
+        for _ in 0..3 {
+            let mut client = apache.address().connect(PATIENCE).expect("it listens");
+            let head = format!("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {LEN}\r\n\r\n");
+            // The client may have the response before it has sent everything.
+            let _ = client.try_send([head.as_bytes(), &vec![b'x'; LEN]].concat());
+            assert_eq!(client.response().status, 413, "{harness:?}: {}", apache.errors());
+        }
     }
 }
 
@@ -79,7 +115,7 @@ fn nginx_in_front_sees_no_error_while_reloads_fail() {
 fn haproxy_in_front_sees_no_error_while_workers_are_recycled() {
     for harness in servers() {
         let server = harness.serve(&[BEHIND, RECYCLING].concat());
-        let haproxy = Front::haproxy(server.address());
+        let haproxy = Proxy::haproxy(server.address());
         load::while_workers_are_recycled(haproxy.address());
         assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
@@ -89,7 +125,7 @@ fn haproxy_in_front_sees_no_error_while_workers_are_recycled() {
 fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
     for harness in servers() {
         let server = harness.serve(BEHIND);
-        let haproxy = Front::haproxy(server.address());
+        let haproxy = Proxy::haproxy(server.address());
         load::while_workers_come_and_go(&server, haproxy.address());
         assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
@@ -99,7 +135,7 @@ fn haproxy_in_front_sees_no_error_while_workers_come_and_go() {
 fn haproxy_in_front_keeps_its_connections_while_the_server_is_reloaded() {
     for harness in servers() {
         let server = harness.serve(&[BEHIND, COUNTED].concat());
-        let haproxy = Front::haproxy(server.address());
+        let haproxy = Proxy::haproxy(server.address());
         load::on_the_same_connections_while_reloaded(&server, haproxy.address());
         assert_eq!(haproxy.errors(), "", "{harness:?}");
     }
@@ -110,7 +146,7 @@ fn haproxy_in_front_names_its_clients_in_a_proxy_header() {
     for harness in servers() {
         for sends in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
             let server = harness.serve(&["--proxy-protocol", "auto"]);
-            let haproxy = Front::haproxy_proxying(server.address(), sends);
+            let haproxy = Proxy::haproxy_proxying(server.address(), sends);
             named(&haproxy, "192.0.2.1:4660", "http");
         }
     }
@@ -120,14 +156,14 @@ fn haproxy_in_front_names_its_clients_in_a_proxy_header() {
 fn nginx_in_front_names_its_clients_in_fields() {
     for harness in servers() {
         let server = harness.serve(&[]);
-        named(&Front::nginx_forwarding(server.address()), "192.0.2.1", "https");
+        named(&Proxy::nginx_forwarding(server.address()), "192.0.2.1", "https");
     }
 }
 
-/// A client that tells `front` its address in a PROXY header is named to the server behind it, for each of its requests; what
-/// it says in a field is not believed.
+/// Asserts that a client whose address `front` learns from a PROXY header has that address at the
+/// server behind, for each of its requests. A forwarding field of the client is ignored.
 #[track_caller]
-fn named(front: &Front, client: &str, scheme: &str) {
+fn named(front: &Proxy, client: &str, scheme: &str) {
     let mut connection = front.address().connect(PATIENCE).expect("it listens");
     connection.send("PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\r\n");
     for _ in 0..2 {
@@ -139,15 +175,17 @@ fn named(front: &Front, client: &str, scheme: &str) {
     assert_eq!(front.errors(), "");
 }
 
-/// It is the server's business when its connections end, but an idle one must not end while a request is on its way.
+/// The server decides when its connections end, but an idle one must not end while a request is in
+/// flight to it.
 const BEHIND: &[&str] = &["-w", "2", "--keep-alive", "60"];
 
-/// How many connections there were is asked.
+/// The test reads the number of connections from the metrics.
 const COUNTED: &[&str] = &["--admin-bind", load::ADMIN];
 
 const RECYCLING: &[&str] = &["--max-requests", "300"];
 
-/// The options of the report that this project began with (gunicorn's issue 1236), the threads apart.
+/// The options of the report that this project began with (gunicorn's issue 1236), except for
+/// threads.
 const AS_REPORTED: &[&str] = &["--max-requests", "512", "--keep-alive", "2", "--workers", "4"];
 
 #[test]
@@ -169,7 +207,7 @@ fn ab_loses_no_request_to_recycling() {
     }
 }
 
-/// Every backend with both kinds of application, one at a time: they are all there is on the machine.
+/// Every backend with both kinds of application, one at a time: each takes the whole machine.
 fn servers() -> impl Iterator<Item = Harness> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone: MutexGuard<'_, ()> = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

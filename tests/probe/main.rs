@@ -1,5 +1,5 @@
-//! The probe over all backends that are built in, and the book's copy of its table. A binary of its own, since times are
-//! compared: nothing else runs beside it.
+//! The probe over all backends that are built in, and the book's copy of its table. A separate
+//! binary, because it compares times: no other test runs beside it.
 //!
 //! `BLESS=1 cargo test -p remuda-conformance --test probe` writes the table into the book.
 
@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use remuda_conformance::probe::{Report, backends};
 
-/// The table is between these.
+/// The marks before and after the table.
 const MARKS: [&str; 2] = [
     "<!-- What follows is the table as the probe printed it: `just book` writes it. -->\n\n",
     "\n<!-- End of the table. -->\n",
@@ -18,7 +18,7 @@ const MARKS: [&str; 2] = [
 #[test]
 fn the_probe_sees_no_difference() {
     let report = Report::of(&backends(), Path::new(env!("CARGO_BIN_EXE_fixture")));
-    // For whoever reads the log of a run, which has no place for what a test that passes prints.
+    // Printed by hand for the log of a run: the test harness hides the output of a passing test.
     let skipped = report.skipped().unwrap_or_default();
     writeln!(io::stdout().lock(), "{report}{skipped}").expect("standard output takes a table");
     assert_eq!(report.differences(), [""; 0]);

@@ -1,8 +1,9 @@
-//! An HTTP/1.1 client that takes nothing on trust.
+//! An HTTP/1.1 client that verifies everything.
 //!
-//! It sends bytes as they are given and reads responses by the letter of RFC 9112 §6: a length that is missing,
-//! doubled or wrong, a chunk without its CRLF, a body that ends early is an error and never a short success. It
-//! says how a connection ended, because that is half of what the contract is about. Every wait has a limit.
+//! It sends bytes as they are given and reads responses strictly by RFC 9112 §6: a missing, doubled
+//! or wrong length, a chunk without its CRLF, a body that ends early is an error and never a short
+//! success. It reports how a connection ended, because half of the contract is about that. Every
+//! wait has a limit.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub mod remote;
+
 /// How long a client waits for anything that should come at once, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it waits for the whole of a body, however large and however steadily it comes.
+/// How long a client waits for a whole body, however large it is.
 const BODY_PATIENCE: Duration = Duration::from_secs(40);
 
 /// Where a server listens.
@@ -36,7 +39,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// As connect(2); `ConnectionRefused` where nobody listens.
+    /// As connect(2). `ConnectionRefused` if the server does not listen.
     pub fn connect(&self, limit: Duration) -> io::Result<Client> {
         let (domain, address) = match self {
             Self::Inet(address) => (Domain::for_address(*address), SockAddr::from(*address)),
@@ -51,9 +54,11 @@ impl Address {
         Ok(Client { socket, unread: Vec::new() })
     }
 
-    /// Connects again and again until that is refused, and says when it was; none if it never was within `limit`.
+    /// Connects again and again until a connect is refused, and returns when that was. None: never
+    /// within `limit`.
     ///
-    /// Each attempt is given up after a moment: a SYN that was dropped would be sent again only after a second.
+    /// Each attempt ends after a moment, because a dropped SYN would be sent again only after a
+    /// second.
     pub fn refused(&self, limit: Duration) -> Option<Instant> {
         let start = Instant::now();
         while start.elapsed() < limit {
@@ -82,28 +87,28 @@ pub struct Client {
 pub enum End {
     /// The server has ended its side in order.
     Fin,
-    /// The connection was reset: what was on its way may be lost.
+    /// The connection was reset, so bytes in flight may be lost.
     Reset,
-    /// It had not ended when patience ran out.
+    /// It had not ended within the limit.
     StillOpen,
 }
 
-/// A response that did not arrive whole, or not in order.
+/// A response that did not arrive whole, or is malformed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Broken {
-    /// The connection ended, or patience did, before the response was complete.
+    /// The connection or the time limit ended before the response was complete.
     Cut {
-        /// Which of these.
+        /// Which of the two.
         end: End,
-        /// What had been received and not understood.
+        /// Received bytes that are not part of a complete element.
         unread: String,
     },
-    /// It is not a response as RFC 9112 has them.
+    /// The bytes are no response by RFC 9112.
     Malformed(String),
 }
 
-/// The status line and fields of a response, and of a complete one the body.
+/// The status line and fields of a response, and the body of a complete one.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Response {
@@ -117,11 +122,11 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// How the end of a body is told (RFC 9112 §6.3).
+/// How the end of a body is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Framing {
-    /// There is none: HEAD, 1xx, 204 and 304.
+    /// No body: HEAD, 1xx, 204 and 304.
     Nothing,
     /// This many bytes.
     Length(usize),
@@ -132,7 +137,7 @@ pub enum Framing {
 }
 
 impl Client {
-    /// Sends all of `bytes`. Panics when the server does not take them.
+    /// Sends all of `bytes`. Panics if the server does not read them.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the server takes what the client sends");
@@ -142,12 +147,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As write(2); `WouldBlock` when the server does not take them in time.
+    /// As write(2). `WouldBlock` if the server does not read them in time.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.socket.write_all(bytes.as_ref())
     }
 
-    /// Sends `bytes` one by one with `pause` after each, as far as the server takes them.
+    /// Sends `bytes` one by one with `pause` after each, until the server stops reading.
     pub fn drip(&mut self, bytes: &[u8], pause: Duration) {
         for byte in bytes {
             if self.socket.write_all(&[*byte]).is_err() {
@@ -162,7 +167,7 @@ impl Client {
         self.socket.try_clone().expect("a socket can be duplicated")
     }
 
-    /// Its own end, as an address and a port.
+    /// The client's own address and port.
     pub fn local_address(&self) -> String {
         let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());
         address.expect("it is no unix socket").to_string()
@@ -173,7 +178,7 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
-    /// Sends `bytes` and ends the sending side with them: of TCP, in the same segment.
+    /// Sends `bytes` and ends the sending side with them. On TCP both are in the same segment.
     #[track_caller]
     pub fn send_last(&mut self, bytes: impl AsRef<[u8]>) {
         let mut rest = bytes.as_ref();
@@ -184,20 +189,20 @@ impl Client {
         self.half_close();
     }
 
-    /// Goes without a word: of TCP, with a reset.
+    /// Closes the connection without notice. On TCP with a reset.
     pub fn vanish(self) {
         if self.socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
             self.socket.set_linger(Some(Duration::ZERO)).expect("the connection is open");
         }
     }
 
-    /// The next response. Panics when it does not arrive whole.
+    /// The next response. Panics if it does not arrive whole.
     #[track_caller]
     pub fn response(&mut self) -> Response {
         whole("response", self.try_response())
     }
 
-    /// The next response, or what was wrong with it.
+    /// The next response, or what is wrong with it.
     ///
     /// # Errors
     ///
@@ -208,8 +213,8 @@ impl Client {
         Ok(response)
     }
 
-    /// The head of the next response; its body can be read by [`try_body`](Self::try_body) or
-    /// [`chunk`](Self::chunk). Panics when it does not arrive whole.
+    /// The head of the next response. Its body can be read by [`try_body`](Self::try_body) or
+    /// [`chunk`](Self::chunk). Panics if the head does not arrive whole.
     #[track_caller]
     pub fn head(&mut self) -> Response {
         whole("response head", self.try_head())
@@ -227,7 +232,7 @@ impl Client {
         Response::parse(&head[..len - 4])
     }
 
-    /// Reads the body that belongs to `response`, or what is left of it, into it. Panics when it does not arrive
+    /// Reads the body of `response`, or the rest of it, into it. Panics if it does not arrive
     /// whole.
     #[track_caller]
     pub fn body(&mut self, response: &mut Response) {
@@ -268,7 +273,7 @@ impl Client {
         }
     }
 
-    /// The data of the next chunk; none after the last one.
+    /// The data of the next chunk. None after the last one.
     ///
     /// # Errors
     ///
@@ -293,14 +298,15 @@ impl Client {
         Ok((size > 0).then_some(data))
     }
 
-    /// The next `n` bytes as they are, for connections that speak HTTP no longer. Panics when they do not arrive.
+    /// The next `n` raw bytes, for connections that no longer speak HTTP. Panics if they do not
+    /// arrive.
     #[track_caller]
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         whole("answer", self.need(n, Instant::now() + PATIENCE));
         self.unread.drain(..n).collect()
     }
 
-    /// Waits at most `limit` for the end of the connection. Panics when something else arrives.
+    /// Waits at most `limit` for the end of the connection. Panics if anything else arrives.
     #[track_caller]
     pub fn end(&mut self, limit: Duration) -> End {
         let deadline = Instant::now() + limit;
@@ -309,13 +315,14 @@ impl Client {
                 break end;
             }
         };
-        assert!(self.unread.is_empty(), "unasked bytes arrived: {:?}", lossy(&self.unread));
+        assert!(self.unread.is_empty(), "unexpected bytes arrived: {:?}", lossy(&self.unread));
         end
     }
 
-    /// Ends the sending side, and waits at most [`PATIENCE`] for the end of the connection, whatever comes before it.
+    /// Ends the sending side, and waits at most [`PATIENCE`] for the end of the connection. Bytes
+    /// before it are ignored.
     pub fn give_up(&mut self) -> End {
-        // A connection that has ended cannot be ended.
+        // The connection may have ended already.
         let _ = self.socket.shutdown(Shutdown::Write);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -325,8 +332,8 @@ impl Client {
         }
     }
 
-    /// Sends now and then until that resets the connection, which is how a client learns that the server has
-    /// closed the whole of it; says when, or none within `limit`.
+    /// Sends bytes at intervals until the connection is reset, which shows that the server has
+    /// closed all of it. Returns when that was. None: not within `limit`.
     pub fn reset(&mut self, limit: Duration) -> Option<Instant> {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -338,12 +345,12 @@ impl Client {
         None
     }
 
-    /// Waits until something can be read, or the connection has ended; `false` after `limit`.
+    /// Waits until something can be read, or the connection has ended. `false` after `limit`.
     pub fn has_more(&mut self, limit: Duration) -> bool {
         !self.unread.is_empty() || self.fill(Instant::now() + limit) != Err(End::StillOpen)
     }
 
-    /// All that arrives until the connection ends or nothing has arrived for `limit`, as it is, and how it has ended.
+    /// All bytes until the connection ends or is silent for `limit`, and how it has ended.
     pub fn rest(&mut self, limit: Duration) -> (Vec<u8>, End) {
         loop {
             if let Err(end) = self.fill(Instant::now() + limit) {
@@ -352,7 +359,7 @@ impl Client {
         }
     }
 
-    /// Waits for more bytes; how the connection ended if there are none.
+    /// Waits for more bytes. The error is how the connection ended.
     fn fill(&mut self, deadline: Instant) -> Result<(), End> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1)))).map_err(|_| End::Reset)?;
@@ -381,7 +388,7 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for `mark`; the offset behind it.
+    /// Waits for `mark` and returns the offset after it.
     fn find(&mut self, mark: &[u8], deadline: Instant) -> Result<usize, Broken> {
         loop {
             if let Some(at) = self.unread.windows(mark.len()).position(|window| window == mark) {
@@ -397,12 +404,13 @@ impl Client {
 }
 
 impl Response {
-    /// The value of the only field called `name`, which is in lower case; none if there is no such field.
+    /// The value of the only field called `name`, which is in lower case. None: there is no such
+    /// field.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether it says that the connection ends behind it.
+    /// Whether the response announces close.
     pub fn announces_close(&self) -> bool {
         self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
@@ -423,7 +431,7 @@ impl Response {
         value.unwrap_or_else(|| panic!("no number {name:?} in {text}"))
     }
 
-    /// Reads a head that is complete but for its empty line.
+    /// Parses a head that is complete except for its empty line.
     fn parse(head: &[u8]) -> Result<Self, Broken> {
         let text = str::from_utf8(head).map_err(|_| malformed("response head", head))?;
         let mut lines = text.split("\r\n");
@@ -453,7 +461,8 @@ impl Response {
         Ok(response)
     }
 
-    /// How the body ends, unless the request was HEAD; none if the fields contradict the status or one another.
+    /// How the body ends, unless the request was HEAD. None: the fields contradict the status or
+    /// one another.
     fn frame(&self) -> Option<Framing> {
         let (length, coding) = (self.field("content-length"), self.field("transfer-encoding"));
         match (self.status, length, coding) {
@@ -470,7 +479,7 @@ impl Response {
 }
 
 impl fmt::Debug for Response {
-    /// Status, fields and as much of the body as is pleasant to read.
+    /// Status, fields and the first bytes of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = &self.body[..self.body.len().min(200)];
         write!(f, "{} {:?} {} bytes {:?}", self.status, self.fields, self.body.len(), lossy(start))
@@ -496,7 +505,7 @@ impl fmt::Display for Broken {
     }
 }
 
-/// What arrived; panics where the caller stands if it did not arrive whole.
+/// Returns what arrived. Panics at the caller if it did not arrive whole.
 #[track_caller]
 fn whole<T>(what: &str, result: Result<T, Broken>) -> T {
     match result {

@@ -1,6 +1,6 @@
-//! Requests as files, with what becomes of them: `corpus/README.md` has the format.
+//! The corpus: requests as files, with their outcomes. `corpus/README.md` has the format.
 //!
-//! The machine's own tests read it as well, as a file of theirs.
+//! The unit tests of the machine include this file too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ pub(crate) struct Case {
     pub(crate) request: Vec<u8>,
     /// The responses, in order.
     pub(crate) expected: Vec<Expected>,
-    /// What an application sees that reads all bodies, a line for each part.
-    #[allow(dead_code, reason = "the built-in application does not tell")]
+    /// What an application that reads all bodies sees, a line for each part.
+    #[allow(dead_code, reason = "the built-in application does not report it")]
     pub(crate) events: Vec<String>,
 }
 
@@ -23,19 +23,26 @@ pub(crate) struct Case {
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) status: u16,
-    /// Whether the connection can be used again; otherwise close is announced and it ends.
+    /// Whether the connection can be reused. Otherwise close is announced and it ends.
     pub(crate) keep: bool,
-    /// Whether the connection may end with a response that was cut, because that had begun when the fault arrived.
-    #[allow(dead_code, reason = "where all of a body is read before the response, none is cut")]
+    /// Whether the connection may end with a cut response, because the response had begun when the
+    /// fault arrived.
+    #[allow(dead_code, reason = "no response is cut if the body is read before it")]
     pub(crate) cut: bool,
-    /// The body, where it matters.
+    /// The body, if it matters.
     #[allow(dead_code, reason = "it is that of the built-in application")]
     pub(crate) body: Option<String>,
 }
 
 /// All cases, sorted by name.
 pub(crate) fn cases() -> Vec<Case> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus");
+    // Cargo's variable is right even after this package was moved. It names the package under test,
+    // which may be one from elsewhere: its folder has no corpus beside it.
+    let moved =
+        std::env::var_os("CARGO_MANIFEST_DIR").map(|package| Path::new(&package).join("../tests/corpus"));
+    let corpus = moved
+        .filter(|corpus| corpus.is_dir())
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus"));
     let mut requests: Vec<PathBuf> = ["valid", "invalid"]
         .iter()
         .flat_map(|folder| fs::read_dir(corpus.join(folder)).expect("the corpus has two folders"))

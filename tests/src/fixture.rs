@@ -1,32 +1,60 @@
-//! The server under test: remuda's command line around its built-in application, and around what no application
-//! should do.
+//! The server under test: remuda's command line around its built-in application, and around
+//! misbehaviour that no application should have.
 //!
-//! `FIXTURE_APPLICATION` chooses between its two kinds, `blocking` and `async`; without it the backend does. `tokio` is
-//! async as well, and lives in tokio from when it is built.
+//! `FIXTURE_APPLICATION` selects the kind, `blocking` or `async`. Without it the backend does.
+//! `tokio` is async too, and is built and runs in tokio. `tower` is a tower service that needs
+//! tokio to be built and to answer, `tower-app` one that needs it only to answer, as an `App`.
+//! These two have none of the following:
 //!
-//! - A field `Tell: WORD` of a request makes it say `WORD` on standard output when its handler begins.
-//! - `GET /hang?ms=N` blocks the worker's loop for N ms, of the blocking kind by saying that it is short.
+//! - A field `Tell: WORD` of a request makes its handler write `WORD` to standard output when it
+//!   begins.
+//! - `GET /hang?ms=N` blocks the worker's loop for N ms. The blocking kind does so by declaring
+//!   itself short.
 //! - `GET /spawn?ms=N` awaits a task that sleeps N ms in tokio.
-//! - `POST /collect` reads the whole body before it says how long that was.
-//! - `GET /environment` gives the worker's environment, a line for each variable.
-//! - `GET /grow?mb=N` has the worker keep N MiB more for good.
-//! - `GET /deaf` upgrades, and takes no notice of a drain.
-//! - `GET /overtime?ms=N` sleeps for N ms and then answers, `/overtime/begun?ms=N` after it has sent the head and a piece. The
-//!   blocking kind says on standard output what came of that, `<answered>` or the error, with `<told>` before it if the
-//!   drain's signal was set by then; the async kind says `<dropped>` when its future is dropped before that.
-//! - `GET /patient?ms=N` and `/patient/begun?ms=N` are the same for a handler of the blocking kind that asks whether its client
-//!   is gone: it ends then, and says `<gone>`.
-//! - `GET /farewell?n=N` upgrades, reads until the client has ended its side, and then sends as many bytes.
-//! - What is under `/message/` is said in the module `message`.
-//! - A file `stall-boot` in the working directory keeps the next worker that boots, which removes the file, from
-//!   being ready; `crash-boot` ends each that boots while it is there, and with `fail-boot` each fails to boot.
-//! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line for each hook that is
-//!   called, and for each time that the application is built; the hooks that its value names panic then, and those
-//!   that it names as in `pre_fork:slow` take 1.2 s.
-//! - `FIXTURE_RECORDS` says which versions of records of connections that move it reads, the one that it writes last: with `1` it is
-//!   a version that knows no newer ones, with `1,65535` a newer one than there is.
-//! - `FIXTURE_FAULT` makes whatever builds the application `fail`, `panic` or start a `thread`; `FIXTURE_MEGABYTES` has the
-//!   application hold so many.
+//! - `POST /collect` reads the whole body and then answers its length.
+//! - `GET /environment` answers the worker's environment, a line for each variable.
+//! - `GET /child` answers `/proc/self/status` of a program that the handler starts.
+//! - `GET /grow?mb=N` makes the worker keep N MiB more for good.
+//! - `GET /panic` panics.
+//! - `GET /seize` makes the worker hold for good: the file `seized` in the working directory,
+//!   locked by flock(2) and by fcntl(2), the writing end of the FIFO `pipe` there, and a TCP port,
+//!   which it answers.
+//! - `GET /ignore-drain` upgrades, and ignores a drain.
+//! - `GET /overtime?ms=N` sleeps for N ms and then answers, `/overtime/begun?ms=N` after it has
+//!   sent the head and a piece. The blocking kind writes the outcome to standard output,
+//!   `<answered>` or the error, with `<drain>` before it if the drain signal was set by then. The
+//!   async kind writes `<dropped>` if its future is dropped before its end.
+//! - `GET /patient?ms=N` and `/patient/begun?ms=N` are the same, except that the blocking kind asks
+//!   whether its client is gone. If so it ends, and writes `<gone>`.
+//! - `GET /client-end?ms=N` answers `ended` when its client has ended its side, or `stayed` after N
+//!   ms. `/client-end/begun?ms=N` does so after it has sent the head and a piece. Before that, either
+//!   writes `<ended>` or `<stayed>` to standard output.
+//! - `GET /after?ms=N` sends its whole response, works on for N ms, and then writes `<worked>` to
+//!   standard output. The blocking kind makes the response with `send`, `/after/length` with as
+//!   many bytes as its Content-Length says, `/after/finish` with a body that it finishes.
+//!   `/after/pieces` writes a second piece 100 ms after the first, and a third at the end.
+//! - `GET /farewell?n=N` upgrades, reads until the client has ended its side, and then sends N
+//!   bytes.
+//! - `GET /leave?ms=N` answers at once and leaves a thread behind that holds the worker for N ms
+//!   and then writes `left` to the journal. `/leave/loosely?ms=N` leaves one that does not hold the
+//!   worker, `/leave/task?ms=N` a tokio task that does.
+//! - Paths under `/message/` are described in the module `message`.
+//! - A file `stall-boot` in the working directory keeps the next booting worker, which removes the
+//!   file, from becoming ready. While `crash-boot` exists, each booting worker crashes, and while
+//!   `fail-boot` exists, each fails to boot.
+//! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line
+//!   for each hook that is called, and for each time that the application is built. Hooks that its
+//!   value names panic, and hooks that it names as in `pre_fork:slow` take 1.2 s.
+//! - With `FIXTURE_END` in the environment the application has an end of its own in a worker that
+//!   has drained: it writes `end_begun` to the journal, sleeps as many ms as the value says, and
+//!   writes `end_over`. With `panic` it panics instead.
+//! - `FIXTURE_RECORDS` lists the versions of connection records that it reads. It writes the last
+//!   one. `1` makes a version that knows no newer ones, `1,65535` one that is newer than any.
+//! - `FIXTURE_HOARD` is for how many milliseconds two threads of each worker open files up to its
+//!   limit, close them all and begin again, from its first connection on.
+//! - `FIXTURE_POLICY` is the name of a shutdown policy that panics when it is asked.
+//! - `FIXTURE_FAULT` makes the build of the application `fail`, `panic`, start a `thread` or expect
+//!   to be in `tokio`. `FIXTURE_MEGABYTES` makes the application hold so many.
 
 use std::convert::Infallible;
 use std::env;
@@ -34,7 +62,9 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter;
 use std::mem;
+use std::net::TcpListener;
 use std::path::Path;
 use std::pin::Pin;
 use std::process;
@@ -47,32 +77,52 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use http::{Request, Response};
 use http_body::Frame;
-use remuda::{
-    App, AppError, AppFactory, AsyncHandler, Body, BodyReader, BodyWriter, Boot, Bytes, ChildExit, Handler,
-    Head, Hooks, Incoming, Outcome, Reason, Responder, ResponseHead, Server, ServerInfo, WorkerExit,
-    WorkerInfo, WorkerPlace, demo, sleep,
-};
+use remuda::app::{AppFactory, AsyncHandler, BodyWriter, Boot, DrainSignal, Handler, Incoming, IntoApp};
+use remuda::hooks::{ChildExit, Hooks, Outcome, ServerInfo, WorkerExit, WorkerInfo, WorkerPlace};
+use remuda::policy::{Announce, ConnView, Drain, Idle, Reason, ShutdownPolicy, Time};
+use remuda::{App, AppError, Body, BodyReader, Bytes, Head, Responder, ResponseHead, Server, demo, sleep};
+use rustix::fs::FlockOperation;
 
 pub(crate) mod message;
+mod tower;
 
-/// The server, for the `main` of a binary. One with a backend of its own adds that.
+/// The server, for the `main` of a binary. A binary with another backend adds it.
 pub fn server() -> Server {
-    let is_tokio = env::var_os("FIXTURE_APPLICATION").is_some_and(|kind| kind == "tokio");
-    let server = match is_tokio {
-        true => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
-        false => Server::new(build),
+    let server = match env::var("FIXTURE_APPLICATION").as_deref() {
+        Ok("tokio") => Server::from_factory(AppFactory::from_async(build_in_tokio).with_tokio()),
+        Ok("tower") => Server::new(tower::build),
+        Ok("tower-app") => Server::new(|_| Ok(tower::Sleeper.into_app())),
+        _ => Server::new(build),
     };
     let server = match env::var("FIXTURE_RECORDS") {
         Ok(records) => server.records(records.parse().expect("FIXTURE_RECORDS is a list of numbers")),
         Err(_) => server,
     };
+    let server = match env::var("FIXTURE_POLICY") {
+        Ok(name) => server.policy(name, Panics),
+        Err(_) => server,
+    };
     match env::var(HOOKS) {
-        Ok(told) => server.hooks(Journal { told: told.split(',').map(str::to_owned).collect() }),
+        Ok(faults) => server.hooks(Journal { faults: faults.split(',').map(str::to_owned).collect() }),
         Err(_) => server,
     }
 }
 
-/// The variable that says how hooks are to misbehave.
+/// A policy that panics in the middle of a drain.
+#[derive(Debug)]
+struct Panics;
+
+impl ShutdownPolicy for Panics {
+    fn idle(&self, _: &Drain, _: &ConnView, _: Time) -> Idle {
+        panic!("the policy was told to panic")
+    }
+
+    fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
+        Announce::Close
+    }
+}
+
+/// The variable that makes hooks misbehave.
 const HOOKS: &str = "FIXTURE_HOOKS";
 
 async fn build_in_tokio(boot: Boot) -> Result<App, AppError> {
@@ -87,6 +137,7 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     match env::var("FIXTURE_FAULT").as_deref() {
         Ok("fail") => return Err(AppError::msg("it was told to fail")),
         Ok("panic") => panic!("it was told to panic"),
+        Ok("tokio") => drop(tokio::spawn(async {})),
         Ok("thread") => {
             let (started, start) = mpsc::channel();
             thread::Builder::new()
@@ -95,6 +146,12 @@ fn build(boot: &Boot) -> Result<App, AppError> {
             start.recv()?; // a thread names itself
         }
         _ => {}
+    }
+    if let Ok(time) = env::var("FIXTURE_HOARD") {
+        let time = Duration::from_millis(time.parse()?);
+        for _ in 0..2 {
+            thread::spawn(move || hoard(time));
+        }
     }
     if Path::new("crash-boot").exists() {
         process::abort();
@@ -116,7 +173,43 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     };
     let megabytes = env::var("FIXTURE_MEGABYTES").map_or(Ok(0), |number| number.parse())?;
     let fixture = Fixture { demo: demo::handler(boot), _memory: vec![1; megabytes << 20] };
-    Ok(if is_async { App::future(fixture) } else { App::blocking(fixture) })
+    let app = if is_async { App::future(fixture) } else { App::blocking(fixture) };
+    Ok(match env::var("FIXTURE_END") {
+        Ok(what) if what == "panic" => app.on_drained(|_| async { panic!("it was told to panic") }),
+        Ok(time) => {
+            let time = Duration::from_millis(time.parse()?);
+            app.on_drained(move |drain| end(drain.reason, time))
+        }
+        Err(_) => app,
+    })
+}
+
+/// The application's own end in a worker.
+async fn end(reason: Reason, time: Duration) {
+    note("end_begun", format_args!("reason={reason:?}"));
+    match env::var("FIXTURE_APPLICATION").as_deref() {
+        Ok("tokio") => tokio::time::sleep(time).await,
+        _ => sleep(time).await,
+    }
+    note("end_over", format_args!("reason={reason:?}"));
+}
+
+/// Leaves a thread or task behind, which writes to the journal when `time` is over.
+fn leave(drain: &DrainSignal, path: &str, time: Duration) {
+    let hold = (path != "/leave/loosely").then(|| drain.hold());
+    if path == "/leave/task" {
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            note("left", format_args!("task"));
+            drop(hold);
+        }));
+        return;
+    }
+    thread::spawn(move || {
+        thread::sleep(time);
+        note("left", format_args!("thread"));
+        drop(hold);
+    });
 }
 
 struct Fixture<H> {
@@ -132,6 +225,7 @@ impl<H: Handler> Handler for Fixture<H> {
                 hang(head.query());
                 Ok(out.send(ResponseHead::new(200), "late\n")?)
             }
+            "/panic" => panic!("as it was asked to"),
             "/grow" => {
                 grow(head.query());
                 Ok(out.send(ResponseHead::new(200), "larger\n")?)
@@ -140,10 +234,18 @@ impl<H: Handler> Handler for Fixture<H> {
                 let len = io::copy(&mut body, &mut io::sink())?;
                 Ok(out.send(ResponseHead::new(200), format!("{len}\n"))?)
             }
+            "/seize" => Ok(out.send(ResponseHead::new(200), seize()?)?),
             "/environment" => Ok(out.send(ResponseHead::new(200), environment())?),
-            "/deaf" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
+            "/child" => Ok(out.send(ResponseHead::new(200), child()?)?),
+            "/ignore-drain" => Ok(echo(out.upgrade(ResponseHead::new(101).field("Upgrade", "echo"))?)?),
             "/overtime" | "/overtime/begun" => Ok(overtime(head, out)?),
             "/patient" | "/patient/begun" => Ok(patient(head, out)?),
+            "/client-end" | "/client-end/begun" => Ok(client_end(head, out)?),
+            "/after" | "/after/length" | "/after/finish" | "/after/pieces" => Ok(after(head, out)?),
+            path @ ("/leave" | "/leave/loosely") => {
+                leave(&out.drain(), path, time(head.query()));
+                Ok(out.send(ResponseHead::new(200), "more to do\n")?)
+            }
             "/farewell" => Ok(farewell(head, out)?),
             path => match message::name(path) {
                 Some(name) => message::blocking(name, head, body, out),
@@ -155,11 +257,15 @@ impl<H: Handler> Handler for Fixture<H> {
     fn is_short(&self, head: &Head<'_>) -> bool {
         match head.path() {
             "/hang" => true,
-            "/collect" | "/deaf" | "/overtime" | "/overtime/begun" => false,
-            "/patient" | "/patient/begun" | "/farewell" => false,
-            path if message::name(path).is_some() => false,
+            "/child" | "/collect" | "/ignore-drain" | "/panic" | "/overtime" | "/overtime/begun" => false,
+            "/patient" | "/patient/begun" | "/client-end" | "/client-end/begun" | "/farewell" => false,
+            path if path.starts_with("/after") || message::name(path).is_some() => false,
             _ => self.demo.is_short(head),
         }
+    }
+
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        self.demo.streams_body(head)
     }
 }
 
@@ -177,13 +283,16 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 task.await.expect("a task that sleeps does not fail");
                 Response::new("late\n".into())
             }
+            "/panic" => panic!("as it was asked to"),
             "/grow" => {
                 grow(request.uri().query());
                 Response::new("larger\n".into())
             }
             "/collect" => Response::new(collect(request.into_body()).await.into()),
+            "/seize" => Response::new(seize().unwrap_or_else(|error| error.to_string()).into()),
             "/environment" => Response::new(environment().into()),
-            "/deaf" => {
+            "/child" => Response::new(child().unwrap_or_else(|error| error.to_string().into()).into()),
+            "/ignore-drain" => {
                 let echo = request.body_mut().upgrade().map(Body::new).unwrap_or_default();
                 let response = Response::builder().status(101).header("Upgrade", "echo").body(echo);
                 response.expect("a status and a field of ours are valid")
@@ -201,7 +310,25 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 Response::new("late\n".into())
             }
             "/overtime/begun" | "/patient/begun" => {
-                Response::new(Body::new(Begun::new(time(request.uri().query()))))
+                let time = time(request.uri().query());
+                Response::new(Body::new(Begun::new(async move {
+                    sleep_guarded(time).await;
+                    None
+                })))
+            }
+            "/after" | "/after/length" | "/after/finish" | "/after/pieces" => {
+                let begun = Begun::new(work_on(time(request.uri().query())));
+                let response = Response::builder().header("Content-Length", "8").body(Body::new(begun));
+                response.expect("a field of ours is valid")
+            }
+            path @ ("/leave" | "/leave/loosely" | "/leave/task") => {
+                leave(&request.body().info().drain, path, time(request.uri().query()));
+                Response::new("more to do\n".into())
+            }
+            "/client-end" => Response::new(client_end_async(&request).await.into()),
+            "/client-end/begun" => {
+                let end = client_end_async(&request);
+                Response::new(Body::new(Begun::new(async { Some(end.await) })))
             }
             path => match message::name(path).map(str::to_owned) {
                 Some(name) => message::future(&name, request).await,
@@ -209,17 +336,21 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
             },
         }
     }
+
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        self.demo.streams_body(head)
+    }
 }
 
-/// Says that the handler of a request has begun, if it asks for that.
+/// Writes that the handler of a request has begun, if the request asks for it.
 fn tell(word: Option<&[u8]>) {
     if let Some(word) = word {
-        // Whoever asked notices if nothing can be said.
+        // The test notices if the word is missing.
         let _ = io::stdout().write_all(&[word, b"\n"].concat());
     }
 }
 
-/// Says how long a body is, or why nobody will ever know.
+/// The length of the body, or the error that ended it.
 async fn collect(mut body: Incoming) -> String {
     let mut len = 0;
     while let Some(frame) = poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await {
@@ -231,13 +362,13 @@ async fn collect(mut body: Incoming) -> String {
     format!("{len}\n")
 }
 
-/// Takes its time, whatever it is told, and says what came of that.
+/// Runs for the requested time, ignoring all signals, and writes the outcome.
 fn overtime(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let (drain, time) = (out.drain(), time(head.query()));
     let rest = begin(head, out)?;
     thread::sleep(time);
     if drain.is_set() {
-        tell(Some(b"<told>"));
+        tell(Some(b"<drain>"));
     }
     let done = match rest {
         Err(out) => out.send(ResponseHead::new(200), "late\n"),
@@ -248,7 +379,7 @@ fn overtime(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     done
 }
 
-/// Takes its time while somebody waits for it.
+/// Runs for the requested time, unless the client is gone before.
 fn patient(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let end = Instant::now() + time(head.query());
     let rest = begin(head, out)?;
@@ -269,7 +400,50 @@ fn patient(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     }
 }
 
-/// Sends the head and a piece, if the path asks for that.
+/// Waits until the client has ended its side or the time is over, and writes which.
+fn client_end(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let end = Instant::now() + time(head.query());
+    let rest = begin(head, out)?;
+    let has_ended = loop {
+        let has_ended = match &rest {
+            Err(out) => out.has_client_ended(),
+            Ok(begun) => begun.has_client_ended(),
+        };
+        if has_ended || Instant::now() >= end {
+            break has_ended;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    match rest {
+        Err(out) => out.send(ResponseHead::new(200), which(has_ended)),
+        Ok(mut begun) => begun.write_all(which(has_ended).as_bytes()),
+    }
+}
+
+/// The same for an async handler.
+fn client_end_async(request: &Request<Incoming>) -> impl Future<Output = &'static str> + use<> {
+    let end = request.body().info().client_end.clone();
+    let time = time(request.uri().query());
+    async move {
+        let mut ended = Box::pin(async move {
+            end.ended().await;
+            assert!(end.is_set(), "the flag and the future agree");
+        });
+        let mut over = Box::pin(sleep(time));
+        let has_ended = poll_fn(|cx| match ended.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| false),
+        });
+        which(has_ended.await)
+    }
+}
+
+fn which(has_ended: bool) -> &'static str {
+    tell(Some(if has_ended { b"<ended>" } else { b"<stayed>" }));
+    if has_ended { "ended\n" } else { "stayed\n" }
+}
+
+/// Sends the head and a piece, if the path asks for it.
 fn begin<'a>(head: &Head<'_>, out: Responder<'a>) -> io::Result<Result<BodyWriter<'a>, Responder<'a>>> {
     if !head.path().ends_with("/begun") {
         return Ok(Err(out));
@@ -280,7 +454,39 @@ fn begin<'a>(head: &Head<'_>, out: Responder<'a>) -> io::Result<Result<BodyWrite
     Ok(Ok(begun))
 }
 
-/// Says more once the client has no more to say.
+/// Answers, and works on.
+fn after(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
+    let ok = ResponseHead::new(200);
+    let mut pieces = None;
+    match head.path() {
+        "/after" => out.send(ok, "in time\n")?,
+        "/after/length" => out.stream(ok.field("Content-Length", "8"))?.write_all(b"in time\n")?,
+        "/after/finish" => {
+            let mut out = out.stream(ok)?;
+            out.write_all(b"in time\n")?;
+            out.finish(http::HeaderMap::new());
+        }
+        _ => {
+            let mut out = out.stream(ok)?;
+            out.write_all(b"in ")?;
+            thread::sleep(Duration::from_millis(100));
+            out.write_all(b"time\n")?;
+            pieces = Some(out);
+        }
+    }
+    thread::sleep(time(head.query()));
+    tell(Some(b"<worked>"));
+    pieces.map_or(Ok(()), |mut out| out.write_all(b"late\n"))
+}
+
+/// The same for a body that has sent all of its bytes.
+async fn work_on(time: Duration) -> Option<&'static str> {
+    sleep(time).await;
+    tell(Some(b"<worked>"));
+    None
+}
+
+/// Sends the rest once the client has ended its side.
 fn farewell(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let n = number(head.query(), "n=").unwrap_or_default();
     let mut socket = out.upgrade(ResponseHead::new(101).field("Upgrade", "farewell"))?;
@@ -314,7 +520,7 @@ impl http_body::Body for Farewell {
     }
 }
 
-/// Sleeps, and says if it is dropped before the end of that.
+/// Sleeps, and writes a word if it is dropped before its end.
 async fn sleep_guarded(time: Duration) {
     let mut guard = Guard { is_over: false };
     sleep(time).await;
@@ -333,15 +539,15 @@ impl Drop for Guard {
     }
 }
 
-/// A body of which a piece is there at once, and no more before its time is over.
+/// A body with a first piece that is ready at once, and a second one, or none, when a future is.
 struct Begun {
     has_begun: bool,
-    rest: Pin<Box<dyn Future<Output = ()>>>,
+    rest: Option<Pin<Box<dyn Future<Output = Option<&'static str>>>>>,
 }
 
 impl Begun {
-    fn new(time: Duration) -> Self {
-        Self { has_begun: false, rest: Box::pin(sleep_guarded(time)) }
+    fn new(rest: impl Future<Output = Option<&'static str>> + 'static) -> Self {
+        Self { has_begun: false, rest: Some(Box::pin(rest)) }
     }
 }
 
@@ -353,14 +559,17 @@ impl http_body::Body for Begun {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match mem::replace(&mut self.has_begun, true) {
-            false => Poll::Ready(Some(Ok(Frame::data("in time\n".into())))),
-            true => self.rest.as_mut().poll(cx).map(|()| None),
+        if !mem::replace(&mut self.has_begun, true) {
+            return Poll::Ready(Some(Ok(Frame::data("in time\n".into()))));
         }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let last = ready!(rest.as_mut().poll(cx));
+        self.rest = None;
+        Poll::Ready(last.map(|last| Ok(Frame::data(last.into()))))
     }
 }
 
-/// Echoes bytes until the client has no more, whatever happens to the worker.
+/// Echoes bytes until the client ends its side, also in a drain.
 fn echo(mut socket: impl Read + Write) -> io::Result<()> {
     let mut buffer = [0; 1024];
     loop {
@@ -377,12 +586,51 @@ fn environment() -> String {
     env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
+/// Waits for the first connection of this process. Then opens files until no descriptor is free,
+/// closes them, and begins again.
+fn hoard(time: Duration) {
+    let is_socket = |entry: fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    };
+    let sockets = || {
+        fs::read_dir("/proc/self/fd")
+            .map_or(0, |all| all.flatten().filter_map(|entry| is_socket(entry).then_some(())).count())
+    };
+    let before = sockets();
+    while sockets() <= before {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let files: Vec<_> = iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        drop(files);
+    }
+}
+
+/// Takes a locked file, a pipe and a port, none of which is given back.
+fn seize() -> io::Result<String> {
+    static SEIZED: Mutex<Vec<(fs::File, fs::File, TcpListener)>> = Mutex::new(Vec::new());
+    let file = fs::File::create("seized")?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    let pipe = OpenOptions::new().write(true).open("pipe")?;
+    let port = TcpListener::bind("127.0.0.1:0")?;
+    let address = port.local_addr()?.to_string();
+    SEIZED.lock().expect("no thread panics with the lock").push((file, pipe, port));
+    Ok(address)
+}
+
+/// The status of a program that this process starts.
+fn child() -> io::Result<Vec<u8>> {
+    Ok(process::Command::new("cat").arg("/proc/self/status").output()?.stdout)
+}
+
 /// Keeps so many MiB, each page of them written to.
 fn grow(query: Option<&str>) {
     static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     let mebibytes: usize = number(query, "mb=").unwrap_or(1);
     let more = vec![1; mebibytes << 20];
-    KEPT.lock().expect("no one panics here").push(more);
+    KEPT.lock().expect("no thread panics with the lock").push(more);
 }
 
 fn hang(query: Option<&str>) {
@@ -397,28 +645,34 @@ fn number<N: FromStr>(query: Option<&str>, name: &str) -> Option<N> {
     query?.strip_prefix(name)?.parse().ok()
 }
 
-/// Hooks that write down when they are called, in which process, and with what.
+/// Hooks that write when they are called, in which process, and with what.
 struct Journal {
-    told: Vec<String>,
+    faults: Vec<String>,
 }
 
 impl Journal {
     fn enter(&self, hook: &str, facts: fmt::Arguments<'_>) {
         note(hook, facts);
-        if self.told.contains(&format!("{hook}:slow")) {
+        if self.faults.contains(&format!("{hook}:slow")) {
             thread::sleep(Duration::from_millis(1200));
         }
-        assert!(!self.told.iter().any(|told| told == hook), "{hook} was told to");
+        assert!(!self.faults.iter().any(|fault| fault == hook), "{hook} was told to");
     }
 }
 
 impl Hooks for Journal {
     fn on_starting(&self, server: &ServerInfo) {
-        self.enter("on_starting", format_args!("workers={} heir={}", server.workers, server.is_heir));
+        self.enter(
+            "on_starting",
+            format_args!("workers={} old_arbiter={}", server.workers, server.has_old_arbiter),
+        );
     }
 
     fn when_ready(&self, server: &ServerInfo) {
-        self.enter("when_ready", format_args!("workers={} heir={}", server.workers, server.is_heir));
+        self.enter(
+            "when_ready",
+            format_args!("workers={} old_arbiter={}", server.workers, server.has_old_arbiter),
+        );
     }
 
     fn pre_fork(&self, place: &WorkerPlace) {
@@ -474,7 +728,7 @@ fn reason(reason: Option<Reason>) -> String {
     reason.map_or_else(|| "none".into(), |reason| format!("{reason:?}"))
 }
 
-/// Writes a line of the journal: what, in which process, with what.
+/// Writes a line of the journal: the event, the process, and `facts`.
 fn note(what: &str, facts: fmt::Arguments<'_>) {
     let line = format!("{what} {} {facts}\n", process::id());
     let journal = OpenOptions::new().append(true).create(true).open("journal");

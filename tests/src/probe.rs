@@ -1,9 +1,10 @@
-//! The probe: what becomes of a connection in each state when its server is told to stop, for all backends side by
-//! side.
+//! The probe: how a connection in each state ends when its server gets TERM, for all backends
+//! beside one another.
 //!
-//! Each row of its table has a server of its own, with keep-alive 5 s and a graceful timeout of 8 s, that gets TERM at
-//! 0 s; then all of them share one, which may make no difference. What is seen has to be the same for all backends,
-//! and for blocking and async applications, with times that differ by 250 ms at most.
+//! Each row of its table has a server of its own, with keep-alive 5 s and a graceful timeout of 8
+//! s, which gets TERM at 0 s. Then all rows share one server, which must make no difference. The
+//! observations have to be equal for all backends, and for blocking and async applications. Their
+//! times may differ by 250 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -24,13 +25,13 @@ use crate::client::PATIENCE;
 pub(crate) mod connection;
 mod rows;
 
-/// What two backends may differ by, in seconds.
+/// The tolerated difference between two backends, in seconds.
 const TOLERANCE: f64 = 0.25;
 
-/// Servers at a time. They mostly wait.
+/// How many servers run at a time. They mostly wait.
 const AT_ONCE: usize = 24;
 
-/// Backends that run one handler at a time, where requests wait for one another on one server.
+/// Backends that run one handler at a time, so that requests to one server wait for one another.
 const ONE_HANDLER: &[&str] = &["sync"];
 
 /// The kinds of applications.
@@ -41,33 +42,33 @@ const ARGS: &[&str] = &["--keep-alive", "5", "--graceful-timeout", "8"];
 /// The backends that are built in, as `-k` names them.
 pub fn backends() -> Vec<String> {
     let allowed = find("worker-class").expect("there is such a setting").kind.to_string();
-    // gthread is what gunicorn calls threaded.
+    // gthread is gunicorn's name for threaded.
     allowed.split(", ").filter(|name| *name != "gthread").map(str::to_owned).collect()
 }
 
-/// What was seen of all rows, for all backends and both kinds of application.
+/// The observations of all rows, for all backends and both kinds of application.
 #[derive(Debug)]
 pub struct Report {
     backends: Vec<String>,
     seen: BTreeMap<Cell, Seen>,
-    /// The same with all rows on one server, where that is possible.
+    /// The same with all rows on one server, for backends that can.
     together: BTreeMap<Cell, Seen>,
 }
 
 /// Row, application, backend, as indices.
 type Cell = (usize, usize, usize);
 
-/// A server to look at: with one row or with all of them.
+/// A server to observe: with one row, or with all of them.
 type Job = (Option<usize>, usize, usize);
 
 impl Report {
-    /// Looks at `backends`, with `fixture` as the server's program.
+    /// Observes `backends`, with `fixture` as the server's program.
     ///
-    /// Where only times differ, what is being compared is looked at again, three times in all: a busy machine makes something
-    /// late now and then, a backend always.
+    /// Cells that differ only in their times are observed again, three times in all: a busy machine
+    /// is late now and then, a deviating backend always.
     pub fn of(backends: &[String], fixture: &Path) -> Self {
         let columns = (0..APPLICATIONS.len()).flat_map(|app| (0..backends.len()).map(move |n| (app, n)));
-        // Those with all rows first, because they take the longest.
+        // The servers with all rows first, because they take the longest.
         let mut jobs: Vec<Job> = columns
             .clone()
             .filter(|(_, n)| !ONE_HANDLER.contains(&&*backends[*n]))
@@ -93,7 +94,7 @@ impl Report {
                         let harness = Harness::new(&backends[n], APPLICATIONS[app], fixture);
                         let rows = row.map_or(0..ROWS.len(), |row| row..row + 1);
                         let seen = look(&harness, &ROWS[rows.clone()]);
-                        let mut report = report.lock().expect("no one panics here");
+                        let mut report = report.lock().expect("no thread panics with the lock");
                         let into = if row.is_some() { &mut report.seen } else { &mut report.together };
                         into.extend(rows.zip(seen).map(|(row, seen)| ((row, app, n), seen)));
                     }
@@ -102,7 +103,7 @@ impl Report {
         });
     }
 
-    /// What differs in nothing but its times, and what it differs from.
+    /// The cells that differ only in their times, and the cells that they are compared with.
     fn late(&self) -> Vec<Job> {
         let mut late = BTreeSet::new();
         for (is_alone, (&(row, app, n), seen)) in self.all() {
@@ -115,13 +116,13 @@ impl Report {
         late.into_iter().collect()
     }
 
-    /// All that was seen, and whether it was on a server of its own.
+    /// All observations, and whether each was on a server of its own.
     fn all(&self) -> impl Iterator<Item = (bool, (&Cell, &Seen))> {
         let alone = self.seen.iter().map(|cell| (true, cell));
         alone.chain(self.together.iter().map(|cell| (false, cell)))
     }
 
-    /// What differs and should not, as sentences.
+    /// The differences, as sentences.
     pub fn differences(&self) -> Vec<String> {
         let mut differences = Vec::new();
         for (is_alone, (&(row, app, n), seen)) in self.all() {
@@ -137,7 +138,7 @@ impl Report {
         differences
     }
 
-    /// What a table printed earlier says otherwise, as sentences; its backends may be others.
+    /// The differences from a table printed earlier, as sentences. Its backends may be others.
     pub fn differences_from(&self, table: &str) -> Vec<String> {
         let lines: Vec<Vec<&str>> =
             table.lines().skip(2).map(|line| line.split('|').map(str::trim).collect()).collect();
@@ -158,7 +159,8 @@ impl Report {
         differences
     }
 
-    /// Which backends were not shown with all rows on one server, and why; none if all were.
+    /// The backends that were not observed with all rows on one server, and why. None: there are no
+    /// such backends.
     pub fn skipped(&self) -> Option<String> {
         let skipped: Vec<_> =
             self.backends.iter().map(String::as_str).filter(|name| ONE_HANDLER.contains(name)).collect();
@@ -167,7 +169,7 @@ impl Report {
         })
     }
 
-    /// What all others have to be like.
+    /// The observation that all others are compared with.
     fn reference(&self, row: usize) -> &Seen {
         &self.seen[&(row, 0, 0)]
     }
@@ -200,9 +202,9 @@ impl fmt::Display for Report {
     }
 }
 
-/// What is seen of `rows` on one server.
+/// Observes `rows` on one server.
 fn look(harness: &Harness, rows: &[Row]) -> Vec<Seen> {
-    // Each row may need a handler thread, unless there is only one handler anyway.
+    // Each row may need a handler thread, unless the backend has one handler anyway.
     let threads = rows.len().to_string();
     let threads: &[&str] = if rows.len() > 1 { &["--threads", &threads] } else { &[] };
     let mut server = harness.serve(&[ARGS, threads].concat());
@@ -213,18 +215,18 @@ fn look(harness: &Harness, rows: &[Row]) -> Vec<Seen> {
     let (status, gone) = (server.exit(PATIENCE), start.elapsed().as_secs_f64());
     for seen in &mut seen {
         seen.status = Some(status);
-        // Beside others this is when the last of them ended.
+        // With several rows this is when the last of them ended.
         seen.gone = (rows.len() == 1).then_some(gone);
     }
     seen
 }
 
-/// Follows all of them to their ends.
+/// Follows all connections to their ends.
 pub(crate) fn watch(opened: Vec<Opened>, start: Instant) -> Vec<Seen> {
     thread::scope(|scope| {
         let watching: Vec<_> =
             opened.into_iter().map(|opened| scope.spawn(move || opened.watch(start))).collect();
-        watching.into_iter().map(|seen| seen.join().expect("whoever watches does not panic")).collect()
+        watching.into_iter().map(|seen| seen.join().expect("the watching thread does not panic")).collect()
     })
 }
 

@@ -1,8 +1,10 @@
-//! Servers as processes: started in a private directory, signalled, measured, and never left behind.
+//! Servers as processes: started in a private directory, signalled, measured, and never left
+//! behind.
 //!
-//! A server's own working directory tells its processes from all others, whoever is their parent by now; and
-//! all of them hold the pipe that its log is read from, so the end of that pipe is the end of the last of them.
-//! A process is held by a descriptor (pidfd_open(2)), so that a signal never reaches a later owner of its id.
+//! The processes of a server are recognised by their working directory, whatever their parent is by
+//! now. All of them hold the pipe of the log, so its end is the end of the last of them. A process
+//! is held by a descriptor (pidfd_open(2)), so that a signal never reaches a later process with the
+//! same id.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -27,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::client::{Address, Client, PATIENCE};
 
-/// What a scenario starts servers with.
+/// Starts servers for a scenario.
 #[derive(Clone, Debug)]
 pub struct Harness {
     backend: String,
@@ -35,16 +37,26 @@ pub struct Harness {
     fixture: PathBuf,
     variables: Vec<(String, String)>,
     starter: Vec<String>,
+    stderr: Option<Arc<OwnedFd>>,
 }
 
 impl Harness {
-    /// For `backend` as `-k` names it, with `fixture` as the server's program, which serves the built-in application of
-    /// the kind `application`: `blocking` or `async`. The variable `REMUDA_FIXTURE` names another program instead, to
-    /// hold a build from elsewhere to the contract.
+    /// A harness for `backend`, as `-k` names it. `fixture` is the server's program, which serves
+    /// the built-in application of the kind `application`: `blocking` or `async`. The variable
+    /// `REMUDA_FIXTURE` names another program instead, to test a build from elsewhere.
     pub fn new(backend: &str, application: &str, fixture: &Path) -> Self {
         let fixture = std::env::var_os("REMUDA_FIXTURE").map_or_else(|| fixture.to_owned(), PathBuf::from);
         let (backend, application) = (backend.to_owned(), application.to_owned());
-        Self { backend, application, fixture, variables: Vec::new(), starter: Vec::new() }
+        Self { backend, application, fixture, variables: Vec::new(), starter: Vec::new(), stderr: None }
+    }
+
+    /// The same with servers whose standard error is `stderr`. The harness does not see what such
+    /// servers log, so they are [launched](Self::launch), and known to be ready when they are
+    /// [reached](Server::reach).
+    #[must_use]
+    pub fn with_stderr(mut self, stderr: OwnedFd) -> Self {
+        self.stderr = Some(Arc::new(stderr));
+        self
     }
 
     /// The same with a variable in the environment of its servers.
@@ -54,14 +66,15 @@ impl Harness {
         self
     }
 
-    /// The same with servers that are started by another program, which is told their command line behind its own.
+    /// The same with servers that are started by `command`, which gets their command line as
+    /// further arguments.
     #[must_use]
     pub fn started_by(mut self, command: &[&str]) -> Self {
         self.starter = command.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// The program that its servers run.
+    /// The program of its servers.
     pub fn fixture(&self) -> &Path {
         &self.fixture
     }
@@ -71,7 +84,7 @@ impl Harness {
         &self.backend
     }
 
-    /// Whether the application is one of async handlers.
+    /// Whether the application has async handlers.
     pub fn is_async(&self) -> bool {
         self.application == "async"
     }
@@ -95,14 +108,14 @@ impl Harness {
         self.spawn(private_dir(), &["-b", &format!("fd://{}", fd.as_raw_fd())], args, &[fd]).ready()
     }
 
-    /// A server that may use `listeners`, which it or who starts it inherits, and is told nothing else about where to
-    /// listen, once it is ready.
+    /// A server that inherits `listeners`, itself or through the program that starts it, and has no
+    /// other setting of where to listen, once it is ready.
     #[track_caller]
     pub fn serve_activated(&self, listeners: &[BorrowedFd<'_>], args: &[&str]) -> Server {
         self.spawn(private_dir(), &[], args, listeners).ready()
     }
 
-    /// A server that may not become ready, told to listen at `bind`.
+    /// A server with `bind` as its address, which may never become ready.
     #[track_caller]
     pub fn launch(&self, bind: &str, args: &[&str]) -> Server {
         self.spawn(private_dir(), &["-b", bind], args, &[])
@@ -119,7 +132,7 @@ impl Harness {
         harness.spawn(dir, &["-b", "127.0.0.1:0"], args, &[]).ready()
     }
 
-    /// A server whose first worker boots and will never be ready.
+    /// A server whose first worker boots and never becomes ready.
     #[track_caller]
     pub fn launch_stalled(&self, args: &[&str]) -> Server {
         let server = self.launch_obstructed("stall-boot", args);
@@ -128,7 +141,7 @@ impl Harness {
         server
     }
 
-    /// A server that finds a file of this name in its directory.
+    /// A server with a file of this name in its directory.
     #[track_caller]
     pub fn launch_obstructed(&self, name: &str, args: &[&str]) -> Server {
         let dir = private_dir();
@@ -136,7 +149,7 @@ impl Harness {
         self.spawn(dir, &["-b", "127.0.0.1:0"], args, &[])
     }
 
-    /// A server that its settings file alone tells what to do, once it is ready: `settings`, with the
+    /// A server configured only by its settings file, once it is ready. `settings` has to name the
     /// [`backend`](Self::backend).
     #[track_caller]
     pub fn serve_file(&self, settings: &str) -> Server {
@@ -145,9 +158,10 @@ impl Harness {
         self.start(dir, &[], &[]).ready()
     }
 
-    /// A sub-command, for the server that `socket` is the control socket of.
+    /// A sub-command for the server with the control socket `socket`.
     pub fn sub_command(&self, socket: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(&self.fixture);
+        remove_settings(&mut command);
         command.args(args).env("REMUDA_CONTROL_SOCKET", socket).stdin(Stdio::null());
         command
     }
@@ -165,19 +179,16 @@ impl Harness {
         let mut words = self.starter.iter().map(OsStr::new).chain([self.fixture.as_os_str()]);
         let mut command = Command::new(words.next().expect("at least the fixture"));
         command.args(words).args(args).current_dir(&dir);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("REMUDA_") || ["PORT", "WEB_CONCURRENCY"].contains(&&*name) {
-                command.env_remove(&*name);
-            }
-        }
+        remove_settings(&mut command);
         command.env("FIXTURE_APPLICATION", &self.application);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
-        command.stdout(writer.try_clone().expect("a pipe can be duplicated")).stderr(writer);
+        let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().expect("it can be duplicated");
+        let stderr = self.stderr.as_ref().map_or_else(|| writer.as_fd(), |stderr| stderr.as_fd());
+        command.stderr(duplicate(stderr)).stdout(writer);
 
         let arbiter = {
-            // One at a time, so that an inherited listener reaches the one server that it is meant for.
+            // One at a time, so that an inherited listener reaches only the server it is meant for.
             static SPAWN: Mutex<()> = Mutex::new(());
             let _alone = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
             let on_exec = |flags| {
@@ -190,36 +201,49 @@ impl Harness {
         };
         let process =
             Process::open(Pid::from_child(&arbiter)).expect("a child that was not waited for exists");
-        Server { arbiter, process, is_heir: false, log: Log::read(reader), dir, address: None }
+        Server { arbiter, process, is_upgraded: false, log: Log::read(reader), dir, address: None }
     }
 }
 
-/// The settings file that remuda reads if none is named.
+/// The settings file that remuda reads by default.
 const SETTINGS: &str = "remuda.toml";
 
 /// The name of an executable that may be replaced.
 const EXECUTABLE: &str = "server";
 
-/// A server: an arbiter, its workers, and what they have said. Dropping it ends them all.
+/// A server: an arbiter, its workers, and their log. Dropping it kills all of them.
 #[derive(Debug)]
 pub struct Server {
     /// The arbiter that was started first.
     arbiter: Child,
-    /// The arbiter that counts.
+    /// The present arbiter.
     process: Process,
-    /// Whether that is another one.
-    is_heir: bool,
+    /// Whether the present arbiter is not the first.
+    is_upgraded: bool,
     log: Log,
     dir: TempDir,
     address: Option<Address>,
 }
 
 impl Server {
-    /// Waits for the line that says where it listens.
+    /// Waits for the log line with its address.
     #[track_caller]
     pub fn ready(mut self) -> Self {
         self.address = self.log.wait(PATIENCE, |text| address_in(text, self.dir.path()));
         assert!(self.address.is_some(), "the server did not become ready");
+        self
+    }
+
+    /// Waits until it answers at `address`, where it was configured to listen.
+    #[track_caller]
+    pub fn reach(mut self, address: Address) -> Self {
+        let answers = || {
+            let mut client = address.connect(Duration::from_millis(100)).ok()?;
+            client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+            client.try_response().ok().filter(|response| response.status == 200)
+        };
+        assert!(until(PATIENCE, answers).is_some(), "the server did not become ready");
+        self.address = Some(address);
         self
     }
 
@@ -234,17 +258,17 @@ impl Server {
         self.dir.path()
     }
 
-    /// Makes its settings file say this and nothing else.
+    /// Replaces the contents of its settings file.
     pub fn write_settings(&self, settings: &str) {
         fs::write(self.dir().join(SETTINGS), settings).expect("a file can be written");
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.state().text.clone()
     }
 
-    /// Waits at most `limit` until it has logged `words`; `false` if it has not.
+    /// Waits at most `limit` until its log has `words`. `false` if it has not.
     pub fn logs(&self, words: &str, limit: Duration) -> bool {
         self.log.wait(limit, |text| text.contains(words).then_some(())).is_some()
     }
@@ -255,7 +279,8 @@ impl Server {
         self.address().connect(PATIENCE).expect("the server accepts connections")
     }
 
-    /// Sends `request` on `client` and waits until its handler has begun, which it does in a worker that is free.
+    /// Sends `request` on `client` and waits until its handler has begun. A worker has to be free
+    /// for it.
     #[track_caller]
     pub fn begin(&self, client: &mut Client, request: impl AsRef<str>) {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -264,9 +289,10 @@ impl Server {
         assert!(self.logs(&word, PATIENCE), "the handler never began: {}", request.as_ref());
     }
 
-    /// Waits until a worker has accepted all connections opened so far and, if it is the only one, has read what
-    /// they have sent: both happen in order, so it is enough to be served after them. Where a handler may be the only one
-    /// that can run, [`begin`](Self::begin) it instead.
+    /// Waits until a worker has accepted all connections opened so far and, if it is the only one,
+    /// has read what they have sent. Both happen in order, so a later request that is answered
+    /// shows it. If the backend runs one handler at a time and that one is busy, use
+    /// [`begin`](Self::begin) instead.
     #[track_caller]
     pub fn catch_up(&self) {
         let mut client = self.connect();
@@ -287,44 +313,44 @@ impl Server {
         fs::rename(new, path).expect("both are in one directory");
     }
 
-    /// Has the arbiter start another one, and gives that, as soon as it is there.
+    /// Starts an upgrade, and returns the new arbiter as soon as it is started.
     #[track_caller]
     pub fn begin_upgrade(&self) -> Process {
-        const STARTED: &str = "upgrade: a new arbiter was started, pid ";
+        const STARTED: &str = "upgrade: new arbiter started pid=";
         let before = self.log().matches(STARTED).count();
         self.process.signal(Signal::USR2);
-        let heir = self.log.wait(PATIENCE, |text| {
+        let new = self.log.wait(PATIENCE, |text| {
             let (_, rest) =
                 text.match_indices(STARTED).nth(before).map(|(at, said)| text.split_at(at + said.len()))?;
             parse_pid(rest.split_once(char::is_whitespace)?.0)
         });
-        Process::open(heir.expect("a new arbiter is started")).expect("it has not been reaped")
+        Process::open(new.expect("a new arbiter is started")).expect("it has not been reaped")
     }
 
-    /// The arbiter is another one, `heir`, once the one before has ended with 0.
+    /// Makes `new` the present arbiter, once the old one has ended with status 0.
     #[track_caller]
-    pub fn pass_to(&mut self, heir: Process) {
+    pub fn pass_to(&mut self, new: Process) {
         assert!(self.process.wait_gone(PATIENCE), "the old arbiter does not end");
         assert_eq!(self.reap().code(), Some(0), "the old arbiter");
-        (self.process, self.is_heir) = (heir, true);
-        let alone = format!("[{}]  INFO upgrade: the old arbiter is gone", self.process.id());
-        assert!(self.logs(&alone, PATIENCE), "the new arbiter takes no notice");
+        (self.process, self.is_upgraded) = (new, true);
+        let alone = format!("[{}]  INFO upgrade: the old arbiter has ended", self.process.id());
+        assert!(self.logs(&alone, PATIENCE), "the new arbiter does not notice");
     }
 
-    /// Lets a new arbiter take over.
+    /// Upgrades the server, and waits until the old arbiter has ended.
     #[track_caller]
     pub fn upgrade(&mut self) {
-        let heir = self.begin_upgrade();
-        self.pass_to(heir);
+        let new = self.begin_upgrade();
+        self.pass_to(new);
     }
 
     /// The status of an arbiter that has ended.
     #[track_caller]
     fn reap(&mut self) -> ExitStatus {
-        if !self.is_heir {
+        if !self.is_upgraded {
             return self.arbiter.wait().expect("the arbiter is a child of this process");
         }
-        // Its parent has ended, so it has come to this process.
+        // Its parent has ended, so this process, the subreaper, is its parent now.
         let status = waitid(WaitId::PidFd(self.process.fd.as_fd()), WaitIdOptions::EXITED);
         let status = status.expect("it was not reaped").expect("it has ended");
         let raw = match status.exit_status() {
@@ -337,18 +363,33 @@ impl Server {
     /// The workers, once there are `n` of them.
     #[track_caller]
     pub fn workers(&self, n: usize) -> Vec<Process> {
-        until(PATIENCE, || Some(self.all_workers()).filter(|workers| workers.len() == n))
-            .expect("there are as many workers as were asked for")
+        let is_alive = |worker: &Process| !matches!(worker.state(), None | Some('Z' | 'X'));
+        let found = until(PATIENCE, || {
+            Some(self.all_workers()).filter(|workers| workers.len() == n && workers.iter().all(is_alive))
+        });
+        found.expect("there are as many workers as were asked for")
     }
 
-    /// The workers that there are at this moment, and not who writes what became of others.
+    /// The present workers and helpers, those that were not reaped included: without the keepers of
+    /// workers, without the process that writes stack traces of lost ones, and without those that
+    /// were just forked and have the arbiter's title.
     fn all_workers(&self) -> Vec<Process> {
-        let mut workers = self.process.children();
-        workers.retain(|worker| !worker.title().starts_with("remuda: obituary"));
+        let (mut workers, arbiter) = (self.process.children(), self.process.title());
+        workers.retain(|worker| {
+            let title = worker.title();
+            worker.is_keeper() == Some(false) && worker.role() != "symbolizer" && title != arbiter
+        });
         workers
     }
 
-    /// How many workers there are at this moment.
+    /// The present keepers of workers.
+    pub fn keepers(&self) -> Vec<Process> {
+        let mut keepers = self.process.children();
+        keepers.retain(|child| child.is_keeper() == Some(true));
+        keepers
+    }
+
+    /// How many workers there are at present.
     pub fn processes(&self) -> usize {
         self.all_workers().len()
     }
@@ -359,8 +400,8 @@ impl Server {
         self.workers(1).remove(0)
     }
 
-    /// Sends TERM to the arbiter and waits until workers have had the time to begin their drain, which is when
-    /// connects are refused (D3) and 50 ms (D2) have passed. Says when TERM was sent.
+    /// Sends TERM to the arbiter and waits until workers have had time to begin their drain: until
+    /// connects are refused (D3) and 50 ms (D2) have passed. Returns when TERM was sent.
     #[track_caller]
     pub fn drain(&self) -> Instant {
         let start = Instant::now();
@@ -370,23 +411,24 @@ impl Server {
         start
     }
 
-    /// Waits at most `limit` for the arbiter's exit and gives its status. By then no worker may be left.
+    /// Waits at most `limit` for the arbiter's exit and returns its status. Asserts that no worker
+    /// is left by then.
     #[track_caller]
     pub fn exit_status(&mut self, limit: Duration) -> ExitStatus {
         assert!(self.process.wait_gone(limit), "the arbiter had not ended after {limit:?}");
-        // A worker that ended at the same moment may still hold the pipe for that moment.
+        // A worker that ended at the same moment may hold the pipe a little longer.
         assert!(self.wait_no_process(Duration::from_secs(1)), "a worker outlives the arbiter");
         self.reap()
     }
 
-    /// As [`exit_status`](Self::exit_status), for an arbiter that exits by itself.
+    /// As [`exit_status`](Self::exit_status), for an arbiter that no signal ends.
     #[track_caller]
     pub fn exit(&mut self, limit: Duration) -> i32 {
         let status = self.exit_status(limit);
         status.code().expect("no signal ends the arbiter")
     }
 
-    /// Waits at most `limit` until neither the arbiter nor any worker is left; `false` if one is.
+    /// Waits at most `limit` until neither the arbiter nor any worker is left. `false` if one is.
     pub fn wait_no_process(&self, limit: Duration) -> bool {
         self.log.wait_end(limit)
     }
@@ -401,7 +443,7 @@ impl Drop for Server {
         end(workers);
         let gone = until(PATIENCE, || end(processes_in(self.dir.path())).then_some(()));
         if thread::panicking() {
-            let left = if gone.is_some() { "" } else { ", of which a process could not be ended" };
+            let left = if gone.is_some() { "" } else { ", one process of which could not be ended" };
             #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
             {
                 eprintln!("---- log of server {}{left}\n{}----", self.process.id(), self.log());
@@ -410,7 +452,7 @@ impl Drop for Server {
     }
 }
 
-/// One process of a server, whoever is its parent.
+/// One process of a server, whatever its parent.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
@@ -418,7 +460,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The one with that id; none if there is no such process any more.
+    /// The process with this id. None: there is no such process.
     pub fn of(id: u64) -> Option<Self> {
         Self::open(Pid::from_raw(id.try_into().ok()?)?)
     }
@@ -440,12 +482,12 @@ impl Process {
         children.split_whitespace().filter_map(|pid| Self::open(parse_pid(pid)?)).collect()
     }
 
-    /// Sends `signal`, if it is still there.
+    /// Sends `signal`, if the process still exists.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.fd, signal);
     }
 
-    /// Waits at most `limit` for its end; `false` if it has not ended.
+    /// Waits at most `limit` for its end. `false` if it has not ended.
     pub fn wait_gone(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
@@ -461,13 +503,14 @@ impl Process {
         true
     }
 
-    /// Lets it open at most `n` descriptors from now on.
+    /// Lowers its limit of open descriptors to `n` for good.
     pub fn limit_descriptors(&self, n: u64) {
         let limit = Rlimit { current: Some(n), maximum: Some(n) };
         prlimit(Some(self.pid), Resource::Nofile, limit).expect("a limit can be lowered");
     }
 
-    /// Lets it open at most `n` descriptors for now, or as many as it may. Children that it has then begin with the same.
+    /// Sets its soft limit of open descriptors to `n`, or back to the maximum. Children forked
+    /// meanwhile inherit it.
     pub fn limit_descriptors_for_now(&self, n: Option<u64>) {
         let maximum = getrlimit(Resource::Nofile).maximum;
         let limit = Rlimit { current: n.or(maximum), maximum };
@@ -480,32 +523,56 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process is there").count()
     }
 
-    /// How much memory it has resident that no file is behind, in bytes.
+    /// Its resident anonymous memory, in bytes.
     #[track_caller]
     pub fn memory(&self) -> u64 {
         self.bytes("RssAnon")
     }
 
-    /// Waits at most `limit` until SIGSTOP has stopped it; `false` if it has not.
+    /// Waits at most `limit` until SIGSTOP has stopped it. `false` if it has not.
     pub fn wait_frozen(&self, limit: Duration) -> bool {
         until(limit, || self.status("State").starts_with('T').then_some(())).is_some()
     }
 
-    /// What /proc/pid/status says about it (proc(5)) behind `field`; nothing once it is gone.
+    /// The value of `field` in /proc/pid/status (proc(5)). Empty once the process is gone.
     pub fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     }
 
-    /// What ps(1) shows as its command line.
+    /// Its command line, as ps(1) shows it.
     pub fn title(&self) -> String {
         let title = fs::read_to_string(format!("/proc/{}/cmdline", self.id())).unwrap_or_default();
         title.trim_end_matches('\0').to_owned()
     }
 
-    /// How long it has used a processor, in all of its threads and in those that have ended (proc_pid_stat(5), `utime` and
-    /// `stime`), as exactly as the kernel's ticks are.
+    /// Whether it has children that have ended and were not reaped.
+    pub fn has_ended_children(&self) -> bool {
+        self.children().iter().any(|child| child.state() == Some('Z'))
+    }
+
+    /// Its state (proc(5)), `Z` once it has ended. None: it was reaped.
+    fn state(&self) -> Option<char> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("State:"))?.trim_start().chars().next()
+    }
+
+    /// Its role in the server, from its title: `worker` of `remuda: worker 0`.
+    fn role(&self) -> String {
+        let title = self.title();
+        title.strip_prefix("remuda: ").and_then(|role| role.split(' ').next()).unwrap_or_default().to_owned()
+    }
+
+    /// Whether it is the keeper of a worker. One that has ended and was not reaped has no title,
+    /// but its name (proc(5), comm). None: it was reaped.
+    fn is_keeper(&self) -> Option<bool> {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.id())).ok()?;
+        Some(name.trim_end() == "keeper" || self.role() == "keeper")
+    }
+
+    /// How long it has used a processor, in all of its threads and in those that have ended
+    /// (proc_pid_stat(5), `utime` and `stime`), in the resolution of the kernel's ticks.
     #[track_caller]
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("the process is there");
@@ -515,18 +582,19 @@ impl Process {
         Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
-    /// How many children it has.
+    /// How many children it has, without the keepers of workers.
     pub fn count_children(&self) -> usize {
-        self.children().len()
+        self.children().iter().filter(|child| child.is_keeper() == Some(false)).count()
     }
 
-    /// The most memory it has had resident at once, in bytes.
+    /// Its peak resident memory, in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
         self.bytes("VmHWM")
     }
 
-    /// Its share of memory, in bytes: of what processes share, each has an equal part (proc(5), smaps_rollup, `Pss`).
+    /// Its share of memory, in bytes: memory that n processes share counts one n-th for each
+    /// (proc(5), smaps_rollup, `Pss`).
     #[track_caller]
     pub fn share(&self) -> u64 {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id())).expect("it is there");
@@ -543,13 +611,14 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Reaps it if it has ended and is an orphan that came to this process; otherwise that is its parent's work.
+    /// Reaps the process if it has ended and is a child of this process by now. Otherwise its
+    /// parent does.
     fn drop(&mut self) {
         let _ = waitid(WaitId::PidFd(self.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 
-/// What a server has written, read by a thread as it arrives.
+/// The log of a server, read by a thread as it arrives.
 #[derive(Clone, Debug, Default)]
 struct Log(Arc<(Mutex<LogState>, Condvar)>);
 
@@ -584,18 +653,24 @@ impl Log {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `find` finds what it looks for; none after `limit`, or when nothing more will come.
+    /// Waits until `find` returns a value. None after `limit`, or at the end of the log.
     fn wait<T>(&self, limit: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let going_on = |state: &mut LogState| !state.ended && find(&state.text).is_none();
-        let (state, _) =
-            self.0.1.wait_timeout_while(self.state(), limit, going_on).expect("no one panics here");
+        let (state, _) = self
+            .0
+            .1
+            .wait_timeout_while(self.state(), limit, going_on)
+            .expect("no thread panics with the lock");
         find(&state.text)
     }
 
     fn wait_end(&self, limit: Duration) -> bool {
         let going_on = |state: &mut LogState| !state.ended;
-        let (state, _) =
-            self.0.1.wait_timeout_while(self.state(), limit, going_on).expect("no one panics here");
+        let (state, _) = self
+            .0
+            .1
+            .wait_timeout_while(self.state(), limit, going_on)
+            .expect("no thread panics with the lock");
         state.ended
     }
 }
@@ -604,7 +679,7 @@ fn private_dir() -> TempDir {
     tempfile::Builder::new().prefix("remuda-").tempdir().expect("a directory can be made")
 }
 
-/// Lets this process open at least `n` descriptors, as far as it may.
+/// Lets this process open at least `n` descriptors, as far as its hard limit allows.
 pub fn allow_descriptors(n: u64) {
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.map_or(n, |maximum| maximum.min(n));
@@ -614,7 +689,7 @@ pub fn allow_descriptors(n: u64) {
     }
 }
 
-/// Asks `find` again and again, for what gives no event; none after `limit`.
+/// Calls `find` again and again, for conditions that give no event. None after `limit`.
 pub fn until<T>(limit: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -625,7 +700,7 @@ pub fn until<T>(limit: Duration, mut find: impl FnMut() -> Option<T>) -> Option<
     }
 }
 
-/// The first address in a log, whose line is complete: `http://127.0.0.1:8000`, `unix:PATH`.
+/// The first address in the complete lines of a log: `http://127.0.0.1:8000`, `unix:PATH`.
 fn address_in(log: &str, dir: &Path) -> Option<Address> {
     let complete = &log[..=log.rfind('\n')?];
     complete.split(|c: char| c.is_whitespace() || "\"',;()".contains(c)).find_map(|word| {
@@ -637,7 +712,7 @@ fn address_in(log: &str, dir: &Path) -> Option<Address> {
     })
 }
 
-/// Ends `processes`; `true` if there were none.
+/// Kills `processes`. `true` if there were none.
 fn end(processes: Vec<Process>) -> bool {
     for process in &processes {
         process.signal(Signal::KILL);
@@ -652,12 +727,23 @@ fn processes_in(dir: &Path) -> Vec<Process> {
     let pids = entries.flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
     let here =
         |pid: Pid| fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).is_ok_and(|cwd| cwd == dir);
-    // Looked at once more when it is held, because only then the id cannot pass to another process.
+    // Checked again once it is held, because only then its id cannot pass to another process.
     pids.filter(|pid| here(*pid)).filter_map(Process::open).filter(|process| here(process.pid)).collect()
 }
 
 fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Removes variables of this process that are settings, or the suite's own, from the environment of
+/// `command`.
+fn remove_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("REMUDA_") || ["PORT", "WEB_CONCURRENCY"].contains(&&*name) {
+            command.env_remove(&*name);
+        }
+    }
 }
 
 #[cfg(test)]

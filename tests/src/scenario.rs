@@ -1,7 +1,8 @@
-//! The scenarios, a file for each subject, and the words that they share.
+//! The scenarios, a file for each subject, and the helpers that they share.
 //!
-//! Limits on what should happen at once are generous, so that a busy machine does not fail a run; limits that the
-//! contract names are asserted with a margin, and the measured time is in the message.
+//! Limits on what should happen at once are generous, so that a busy machine does not fail a run.
+//! Limits that the contract names are asserted with a margin, and the failure message has the
+//! measured time.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -9,16 +10,19 @@ use std::time::{Duration, Instant};
 use crate::client::{Client, End, PATIENCE, Response};
 use crate::process::allow_descriptors;
 
+pub(crate) mod activity;
 pub(crate) mod admin;
+pub(crate) mod after;
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod deadline;
 pub(crate) mod drain;
+pub(crate) mod ending;
 pub(crate) mod framing;
+pub(crate) mod freeze;
 pub(crate) mod front;
 pub(crate) mod half_close;
-#[path = "scenario/handoff.rs"]
-pub(crate) mod hand_off;
+pub(crate) mod handoff;
 pub(crate) mod heartbeat;
 pub(crate) mod hooks;
 pub(crate) mod keep_alive;
@@ -34,11 +38,14 @@ pub(crate) mod preload;
 pub(crate) mod process;
 pub(crate) mod recycle;
 pub(crate) mod reload;
+pub(crate) mod remote;
+pub(crate) mod rescue;
 pub(crate) mod reuse_port;
 pub(crate) mod robust;
 pub(crate) mod semantics;
 pub(crate) mod streaming;
 pub(crate) mod timeouts;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 pub(crate) mod upgrade_binary;
 pub(crate) mod vanish;
@@ -68,7 +75,7 @@ fn seconds(seconds: f64) -> Duration {
 }
 
 impl Client {
-    /// Asks for `path` and is answered with 200.
+    /// Requests `path` and returns the response, which has status 200.
     #[track_caller]
     fn get(&mut self, path: &str) -> Response {
         self.send(get(path));
@@ -77,7 +84,8 @@ impl Client {
         response
     }
 
-    /// The next response has `status`, announces close, and is followed by the end of the connection.
+    /// Asserts that the next response has `status` and announces close, and that the connection
+    /// then ends.
     #[track_caller]
     fn last_response(&mut self, status: u16) -> Response {
         let response = self.response();
@@ -88,7 +96,7 @@ impl Client {
     }
 }
 
-/// Asserts how long something took, in seconds.
+/// Asserts that the time since `since` lies in `expected`, in seconds.
 #[track_caller]
 fn took(what: &str, since: Instant, expected: Range<f64>) {
     let took = since.elapsed().as_secs_f64();

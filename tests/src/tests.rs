@@ -1,4 +1,4 @@
-//! What the list and its table of deviations promise.
+//! The list of scenarios and the table of deviations.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn hold(scenario: Scenario, deviations: &[Deviation]) {
 }
 
 #[test]
-fn scenarios_have_names_of_their_own() {
+fn scenario_names_are_unique() {
     let names: HashSet<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
     assert_eq!(names.len(), SCENARIOS.len());
 }
@@ -31,7 +31,7 @@ fn a_scenario_that_fails_without_a_deviation_fails() {
 }
 
 #[test]
-#[should_panic(expected = "kept is kept now")]
+#[should_panic(expected = "kept passes now")]
 fn a_deviation_that_passes_fails() {
     hold(KEPT, &[("kept", "it could not")]);
 }

@@ -9,7 +9,7 @@ fn passed(variables: &[(&str, &str)]) -> Passed {
 const THREE: [(&str, &str); 3] = [(PID, "42"), (COUNT, "3"), (NAMES, "web:admin:web")];
 
 #[test]
-fn what_is_for_another_process_is_not_ours() {
+fn descriptors_for_another_process_are_ignored() {
     assert!(passed(&[]).0.is_empty());
     assert!(passed(&[(PID, "41"), (COUNT, "2")]).0.is_empty());
     assert!(passed(&[(COUNT, "2")]).0.is_empty());
@@ -24,7 +24,7 @@ fn descriptors_without_a_name_are_unknown() {
 }
 
 #[test]
-fn a_name_stands_for_all_that_have_it() {
+fn a_name_selects_all_descriptors_with_it() {
     let passed = passed(&THREE);
     let web = Bind::Named("web".into());
     assert_eq!(passed.resolve(&[web, Bind::Fd(9)]).unwrap(), [Bind::Fd(3), Bind::Fd(5), Bind::Fd(9)]);
@@ -32,7 +32,7 @@ fn a_name_stands_for_all_that_have_it() {
 }
 
 #[test]
-fn what_was_not_passed_on_is_refused_with_what_was() {
+fn a_missing_descriptor_is_refused_with_the_names_of_others() {
     let error = passed(&THREE).resolve(&[Bind::Named("wbe".into())]).unwrap_err().to_string();
     assert_eq!(
         error,

@@ -11,7 +11,7 @@ fn plan(command: Command, wait: bool) -> Result<Request, Malformed> {
 }
 
 #[test]
-fn each_command_is_read() {
+fn each_command_is_parsed() {
     assert_eq!(read(r#"{"v":1,"command":"status"}"#), Ok(Request::Status));
     let scale = |workers: &str| read(&format!(r#"{{"v":1,"command":"scale","workers":"{workers}"}}"#));
     assert_eq!(scale("+1"), plan(Command::Scale(Scale::By(1)), true));
@@ -26,16 +26,17 @@ fn each_command_is_read() {
     assert_eq!(read(quick), plan(Command::Stop { quick: true }, true));
     assert_eq!(read(r#"{"v":1,"command":"log-level","level":"warn"}"#), Ok(Request::LogLevel(Level::Warn)));
     assert_eq!(read(r#"{"v":1,"command":"drain"}"#), plan(Command::Drain, true));
+    assert_eq!(read(r#"{"v":1,"command":"resume"}"#), plan(Command::Resume, true));
     assert_eq!(read(r#"{"v":1,"command":"upgrade","wait":false}"#), plan(Command::Upgrade, false));
 }
 
 #[test]
-fn what_is_not_understood_is_refused_with_a_reason() {
+fn an_invalid_request_is_refused_with_a_reason() {
     let why = |line: &str| read(line).unwrap_err().to_string();
-    assert_eq!(why(r#"{"v":2,"command":"status","new":1}"#), "version 2 is not spoken here, but 1");
+    assert_eq!(why(r#"{"v":2,"command":"status","new":1}"#), "unsupported version 2, expected 1");
     assert!(why(r#"{"command":"status"}"#).starts_with("not a request: missing field `v`"));
     assert!(why(r#"{"v":1,"command":"status","colour":1}"#).contains("unknown field `colour`"));
-    assert!(why(r#"{"v":1,"command":"dance"}"#).starts_with(r#"unknown command "dance"; there are status"#));
+    assert!(why(r#"{"v":1,"command":"dance"}"#).starts_with(r#"unknown command "dance"; allowed: status"#));
     assert_eq!(why(r#"{"v":1,"command":"status","pid":1}"#), "status takes no pid");
     assert_eq!(why(r#"{"v":1,"command":"scale","workers":"1","wait":true}"#), "scale takes no wait");
     for line in [
@@ -67,13 +68,15 @@ fn values_out_of_range_are_refused() {
 }
 
 #[test]
-fn answers_say_whether_it_is_done() {
+fn answers_report_success_or_failure() {
     assert_eq!(answer(Ok(Done::Scaled { workers: 3 })).to_string(), r#"{"ok":true,"v":1,"workers":3}"#);
     let pid = Pid::from_raw(7).expect("it is above zero");
     assert_eq!(answer(Ok(Done::Upgraded { pid })).to_string(), r#"{"ok":true,"pid":7,"v":1}"#);
+    let stopped = answer(Ok(Done::Stopped { status: 6, cut: true })).to_string();
+    assert_eq!(stopped, r#"{"cut":true,"ok":true,"status":6,"v":1}"#);
     assert_eq!(
         answer(Err(Refused::TooFew)).to_string(),
-        r#"{"error":"at least 1 worker stays","ok":false,"v":1}"#
+        r#"{"error":"1 worker is the minimum","ok":false,"v":1}"#
     );
 }
 

@@ -1,11 +1,20 @@
+use std::fs;
+use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::slice;
+use std::thread;
+use std::time::Instant;
 
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::fcntl_getfd;
+use rustix::io::{FdFlags, fcntl_getfd};
 use tempfile::{TempDir, tempdir};
 
+use super::error::PATH_MAX;
 use super::*;
 
 const ANY: &str = "127.0.0.1:0";
@@ -23,8 +32,8 @@ fn bind_all(binds: &[Bind]) -> Result<Listeners, BindError> {
 }
 
 impl Listeners {
-    fn all(&self) -> Chosen {
-        Chosen { all: self.held.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
+    fn all(&self) -> ListenerSet {
+        ListenerSet { all: self.held.iter().map(|held| held.listener.index).collect(), new: Vec::new() }
     }
 
     fn written(&self) -> String {
@@ -95,7 +104,7 @@ fn several_addresses_are_bound_in_order_and_port_0_may_be_named_twice() {
 }
 
 #[test]
-fn nowhere_to_listen_is_an_error() {
+fn no_address_is_an_error() {
     assert_eq!(bind_all(&[]).unwrap_err(), BindError::Nowhere);
 }
 
@@ -119,12 +128,23 @@ fn one_address_twice_is_an_error() {
 }
 
 #[test]
-fn addresses_of_one_server_that_overlap_are_told_from_other_programs() {
+fn overlapping_addresses_of_one_server_have_their_own_error() {
     let port = bind_one(tcp(ANY)).map(|free| addr_of(&free, 0).port()).unwrap();
     let (wide, narrow) = (tcp(format!("0.0.0.0:{port}")), tcp(format!("127.0.0.1:{port}")));
     let error = bind_all(&[wide.clone(), narrow.clone()]).unwrap_err();
     let Bind::Inet(held) = wide else { unreachable!() };
     assert_eq!(error, BindError::Overlap { bind: narrow, other: Bound::Inet(held) });
+}
+
+#[test]
+fn one_address_on_two_interfaces_is_two_addresses() {
+    let at = |text: &str| text.parse().unwrap();
+    assert!(!overlap(at("[fe80::1%1]:80"), at("[fe80::1%2]:80")));
+    assert!(overlap(at("[fe80::1%1]:80"), at("[fe80::1%1]:80")));
+    assert!(overlap(at("[::]:80"), at("[fe80::1%2]:80")));
+    assert!(
+        !overlap(at("127.0.0.1:80"), at("127.0.0.2:80")) && overlap(at("0.0.0.0:80"), at("127.0.0.2:80"))
+    );
 }
 
 #[test]
@@ -140,13 +160,13 @@ fn all_addresses_of_ipv6_include_those_of_ipv4() {
             let port = addr_of(&listeners, 0).port();
             assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
         }
-        // A machine without IPv6 says so.
+        // A machine without IPv6 reports it.
         Err(error) => assert!(error.to_string().starts_with("cannot listen on [::]:0: "), "{error}"),
     }
 }
 
 #[test]
-fn an_address_of_another_machine_says_what_to_do() {
+fn an_address_of_another_machine_is_refused_with_advice() {
     let error = bind_one(tcp("192.0.2.1:8000")).unwrap_err().to_string();
     assert!(error.starts_with("cannot listen on 192.0.2.1:8000: "), "{error}");
     assert!(error.ends_with("; no interface of this machine has this address"), "{error}");
@@ -165,7 +185,7 @@ fn an_error_releases_what_was_bound_before() {
 }
 
 #[test]
-fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
+fn d3_the_end_reaches_all_copies_and_removes_the_file() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let mut listeners = bind_all(&[tcp(ANY), unix]).unwrap();
@@ -179,7 +199,7 @@ fn d3_ending_reaches_the_copies_of_others_and_removes_the_file() {
 }
 
 #[test]
-fn d3_a_file_that_another_server_put_there_stays() {
+fn d3_the_file_of_another_server_stays() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let mut listeners = bind_one(unix).unwrap();
@@ -203,7 +223,30 @@ fn a_stale_socket_file_is_replaced() {
 }
 
 #[test]
-fn a_unix_socket_that_somebody_listens_on_is_left_alone() {
+fn d21_a_reload_does_not_wait_for_the_lock_of_a_sockets_directory() {
+    let dir = tempdir().unwrap();
+    let (unix, path) = unix_in(&dir);
+    let mut listeners = bind_one(tcp(ANY)).unwrap();
+    let lock = fs::File::open(dir.path()).unwrap();
+    lock.lock().unwrap();
+    let start = Instant::now();
+    let refused = BindError::DirectoryLocked { bind: unix.clone() };
+    assert_eq!(listeners.choose(slice::from_ref(&unix), 16, NOBODY).unwrap_err(), refused);
+    assert_eq!(Listeners::bind(&unix, 16, NOBODY, None).unwrap_err(), refused);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(!path.exists());
+
+    // A start waits, and goes on when the lock is free.
+    let unlocked = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        drop(lock);
+    });
+    assert_eq!(bind_one(unix).unwrap().held.len(), 1);
+    unlocked.join().unwrap();
+}
+
+#[test]
+fn a_unix_socket_with_a_listener_is_not_replaced() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let live = UnixListener::bind(&path).unwrap();
@@ -212,13 +255,34 @@ fn a_unix_socket_that_somebody_listens_on_is_left_alone() {
     live.accept().unwrap(); // the probe
     assert!(UnixStream::connect(&path).is_ok());
 
-    // A full backlog is no sign of death.
+    // A full backlog does not mean a dead server.
     listen(&live, 0).unwrap();
     assert_eq!(bind_one(unix.clone()).unwrap_err(), BindError::InUse { bind: unix });
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_left_alone() {
+fn an_abstract_socket_has_no_file_and_one_server() {
+    let name = format!("@remuda-{}-{:?}", std::process::id(), thread::current().id());
+    let bind = Bind::Unix(name.clone().into());
+    // A file of that name is not the abstract socket.
+    let file = Path::new(&name);
+    fs::write(file, "").unwrap();
+    let mut listeners = bind_one(bind.clone()).unwrap();
+    let address = <std::os::unix::net::SocketAddr as SocketAddrExt>::from_abstract_name(&name[1..]).unwrap();
+    assert!(UnixStream::connect_addr(&address).is_ok());
+    assert_eq!(bind_one(bind.clone()).unwrap_err(), BindError::InUse { bind: bind.clone() });
+    assert!(
+        matches!(&listeners.held[0], Held { file: None, listener, .. } if listener.bound.to_string() == format!("unix:{name}"))
+    );
+    listeners.end();
+    assert!(UnixStream::connect_addr(&address).is_err());
+    assert!(bind_one(bind).is_ok(), "nothing is left behind");
+    assert!(file.exists(), "it is not the socket's");
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_a_socket_is_not_replaced() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     fs::write(&path, "precious").unwrap();
@@ -227,7 +291,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn paths_that_cannot_be_bound_say_why() {
+fn paths_that_cannot_be_bound_are_refused_with_a_reason() {
     let dir = tempdir().unwrap();
     let long = dir.path().join("x".repeat(108));
     let len = long.as_os_str().len();
@@ -235,7 +299,7 @@ fn paths_that_cannot_be_bound_say_why() {
     assert!(error.ends_with(&format!("the path is {len} bytes, limit 107")), "{error}");
     let missing = dir.path().join("missing/app.sock");
     let error = bind_one(Bind::Unix(missing)).unwrap_err().to_string();
-    assert!(error.ends_with("; make the directory first"), "{error}");
+    assert!(error.ends_with("; create the directory first"), "{error}");
     assert_eq!(bind_one(Bind::Unix(PathBuf::new())).unwrap_err(), BindError::NoPath);
 }
 
@@ -250,7 +314,7 @@ fn the_longest_path_is_107_bytes() {
 }
 
 #[test]
-fn an_inherited_listener_is_served_and_only_ever_closed() {
+fn an_inherited_listener_is_served_and_only_closed() {
     let outside = TcpListener::bind(ANY).unwrap();
     let addr = outside.local_addr().unwrap();
     let fd = outside.try_clone().unwrap().into_raw_fd();
@@ -276,7 +340,7 @@ fn an_inherited_unix_listener_keeps_its_file() {
 }
 
 #[test]
-fn descriptors_that_are_no_listeners_are_refused_and_left_open() {
+fn descriptors_that_are_not_listeners_are_refused_and_stay_open() {
     let file = tempfile::tempfile().unwrap();
     let udp = UdpSocket::bind(ANY).unwrap();
     let listener = TcpListener::bind(ANY).unwrap();
@@ -285,7 +349,7 @@ fn descriptors_that_are_no_listeners_are_refused_and_left_open() {
         (file.as_raw_fd(), "it is not a socket"),
         (udp.as_raw_fd(), "it is a socket, but not a stream"),
         (client.as_raw_fd(), "it is a socket, but does not listen"),
-        (999_999, "nothing is open there"),
+        (999_999, "it is not open"),
     ] {
         let error = bind_one(Bind::Fd(fd)).unwrap_err();
         assert_eq!(error, BindError::BadDescriptor { bind: Bind::Fd(fd), problem });
@@ -298,7 +362,7 @@ fn a_unix_socket_is_given_to_its_owner() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let root = nix::unistd::geteuid().is_root();
-    // Only root may give it away; to oneself anybody may.
+    // Only root may give a file to another user; every user may give it to itself.
     let number = |own: u32| if root { 65534 } else { own };
     let (uid, gid) = (number(nix::unistd::geteuid().as_raw()), number(nix::unistd::getegid().as_raw()));
     let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -311,13 +375,13 @@ fn a_unix_socket_is_given_to_its_owner() {
 }
 
 #[test]
-fn what_a_manager_did_not_pass_on_is_refused() {
+fn a_listener_that_the_manager_did_not_pass_on_is_refused() {
     let bind = Bind::Named("web".into());
     assert_eq!(bind_one(bind.clone()).unwrap_err(), BindError::NotPassed { bind, passed: Vec::new() });
 }
 
 #[test]
-fn of_two_servers_that_start_at_once_over_a_stale_socket_one_is_refused() {
+fn one_of_two_servers_that_start_over_a_stale_socket_is_refused() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     for _ in 0..200 {
@@ -341,8 +405,8 @@ fn of_two_servers_that_start_at_once_over_a_stale_socket_one_is_refused() {
     }
 }
 
-/// A server on any port and on a unix socket, with what it listens on.
-fn serving(dir: &TempDir) -> (Listeners, [Bind; 2], Chosen) {
+/// A server on any port and on a unix socket, with its set of listeners.
+fn serving(dir: &TempDir) -> (Listeners, [Bind; 2], ListenerSet) {
     let binds = [tcp(ANY), unix_in(dir).0];
     let mut listeners = Listeners::default();
     let chosen = listeners.choose(&binds, 16, NOBODY).unwrap();
@@ -350,7 +414,7 @@ fn serving(dir: &TempDir) -> (Listeners, [Bind; 2], Chosen) {
 }
 
 #[test]
-fn d16_addresses_that_stay_keep_their_sockets_and_new_ones_are_bound() {
+fn d16_kept_addresses_keep_their_sockets_and_new_ones_are_bound() {
     let dir = tempdir().unwrap();
     let (mut listeners, [any, unix], before) = serving(&dir);
     let addr = addr_of(&listeners, 0);
@@ -375,7 +439,7 @@ fn d16_addresses_that_stay_keep_their_sockets_and_new_ones_are_bound() {
 }
 
 #[test]
-fn d16_addresses_that_cannot_be_bound_leave_what_is_held() {
+fn d16_addresses_that_cannot_be_bound_change_nothing() {
     let dir = tempdir().unwrap();
     let (mut listeners, [any, _], _) = serving(&dir);
     let taken = TcpListener::bind(ANY).unwrap();
@@ -389,19 +453,19 @@ fn d16_addresses_that_cannot_be_bound_leave_what_is_held() {
 }
 
 #[test]
-fn d16_an_overlap_with_a_held_address_needs_upgrade() {
+fn d16_an_overlap_with_a_bound_address_needs_an_upgrade() {
     let dir = tempdir().unwrap();
     let (mut listeners, [any, _], _) = serving(&dir);
     let wide = format!("0.0.0.0:{}", addr_of(&listeners, 0).port());
     let error = listeners.choose(&[tcp(&wide)], 16, NOBODY).unwrap_err();
-    assert!(error.to_string().ends_with("the two overlap; that needs upgrade"), "{error}");
-    // With both in the settings nothing would help.
+    assert!(error.to_string().ends_with("the two overlap; that needs an upgrade"), "{error}");
+    // With both addresses in the settings an upgrade would not help.
     let error = listeners.choose(&[any, tcp(&wide)], 16, NOBODY).unwrap_err();
     assert!(matches!(error, BindError::Overlap { .. }), "{error}");
 }
 
 #[test]
-fn d16_an_inherited_descriptor_stays_and_no_other_is_taken() {
+fn d16_an_inherited_descriptor_stays_and_no_other_is_accepted() {
     let other = TcpListener::bind(ANY).unwrap();
     let own = TcpListener::bind(ANY).unwrap().into_raw_fd();
     let mut listeners = bind_one(Bind::Fd(own)).unwrap();
@@ -409,7 +473,7 @@ fn d16_an_inherited_descriptor_stays_and_no_other_is_taken() {
     assert_eq!((chosen.all, chosen.new), (vec![0], vec![]));
     let bind = Bind::Fd(other.as_raw_fd());
     assert_eq!(
-        listeners.choose(std::slice::from_ref(&bind), 16, NOBODY).unwrap_err(),
+        listeners.choose(slice::from_ref(&bind), 16, NOBODY).unwrap_err(),
         BindError::NeedsStart { bind }
     );
     assert!(listeners.release_others(&[]).is_empty(), "it is closed, and not for us to end");
@@ -417,47 +481,47 @@ fn d16_an_inherited_descriptor_stays_and_no_other_is_taken() {
 }
 
 #[test]
-fn d16_listeners_that_are_not_chosen_any_more_are_given_up() {
+fn d16_listeners_no_longer_chosen_are_released() {
     let dir = tempdir().unwrap();
     let (mut listeners, [any, _], _) = serving(&dir);
     let chosen = listeners.choose(&[any], 16, NOBODY).unwrap();
     let others = listeners.release_others(&chosen.all);
     assert_eq!(others.iter().map(|listener| listener.index).collect::<Vec<_>>(), [1]);
     assert!(!unix_in(&dir).1.exists());
-    assert_eq!(listeners.into_chosen(&chosen).len(), 1);
+    assert_eq!(listeners.into_set(&chosen).len(), 1);
 }
 
 #[test]
-fn d16_the_kernel_s_queue_has_its_new_length() {
+fn d16_the_backlog_of_listeners_changes() {
     let listeners = bind_one(tcp(ANY)).unwrap();
     let addr = addr_of(&listeners, 0);
     listeners.listen_again(64);
-    // With 16 the eighteenth connect would wait.
+    // With a backlog of 16 the eighteenth connect would wait.
     let waiting: Vec<_> =
         (0..40).map(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(500))).collect();
     assert!(waiting.iter().all(Result::is_ok));
 }
 
-/// Copies of what `listeners` has of its own, as another arbiter gets them.
-fn heirlooms(listeners: &Listeners) -> Vec<Heirloom> {
+/// Copies of the own listeners in `listeners`, as another arbiter inherits them.
+fn inherited(listeners: &Listeners) -> Vec<InheritedListener> {
     let own = listeners.to_pass_on().filter(|(_, _, own)| *own);
-    own.map(|(fd, file, _)| Heirloom { socket: fd.try_clone_to_owned().unwrap(), file }).collect()
+    own.map(|(fd, file, _)| InheritedListener { socket: fd.try_clone_to_owned().unwrap(), file }).collect()
 }
 
-fn take_from(heirlooms: Vec<Heirloom>, binds: &[Bind]) -> Listeners {
-    let mut listeners = Listeners::among(heirlooms);
+fn take_from(inherited: Vec<InheritedListener>, binds: &[Bind]) -> Listeners {
+    let mut listeners = Listeners::among(inherited);
     listeners.choose(binds, 16, NOBODY).unwrap();
     listeners
 }
 
 #[test]
-fn an_heirloom_keeps_its_socket_and_what_is_new_is_bound() {
+fn an_inherited_listener_keeps_its_socket_and_new_ones_are_bound() {
     let dir = tempdir().unwrap();
     let (unix, _) = unix_in(&dir);
     let old = bind_all(&[tcp(ANY), unix.clone()]).unwrap();
     let addr = addr_of(&old, 0);
     let binds = [unix, tcp(ANY), tcp("127.0.0.1:0")];
-    let new = take_from(heirlooms(&old), &binds);
+    let new = take_from(inherited(&old), &binds);
     assert_eq!(addr_of(&new, 1), addr, "any port is the one that the other has");
     assert_ne!(addr_of(&new, 2), addr);
     assert_eq!(new.shared().len(), 2);
@@ -466,12 +530,12 @@ fn an_heirloom_keeps_its_socket_and_what_is_new_is_bound() {
 }
 
 #[test]
-fn d3_what_is_shared_is_neither_shut_down_nor_unlinked_before_the_other_is_gone() {
+fn d3_a_shared_listener_is_not_ended_before_the_other_arbiter() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let mut old = bind_all(&[tcp(ANY), unix.clone()]).unwrap();
     let addr = addr_of(&old, 0);
-    let mut new = take_from(heirlooms(&old), &[tcp(addr), unix]);
+    let mut new = take_from(inherited(&old), &[tcp(addr), unix]);
     old.share();
     old.end();
     TcpStream::connect(addr).unwrap();
@@ -484,7 +548,7 @@ fn d3_what_is_shared_is_neither_shut_down_nor_unlinked_before_the_other_is_gone(
 }
 
 #[test]
-fn d3_the_last_one_removes_the_file_that_both_have_given_up() {
+fn d3_the_last_arbiter_removes_a_file_that_both_released() {
     let dir = tempdir().unwrap();
     let (unix, path) = unix_in(&dir);
     let mut old = bind_all(&[unix]).unwrap();
@@ -496,10 +560,10 @@ fn d3_the_last_one_removes_the_file_that_both_have_given_up() {
 }
 
 #[test]
-fn what_the_new_arbiter_does_not_want_is_the_old_ones_to_end() {
+fn the_old_arbiter_ends_listeners_unused_by_the_new_one() {
     let mut old = bind_all(&[tcp(ANY), tcp(ANY)]).unwrap();
     let (kept, other) = (addr_of(&old, 0), addr_of(&old, 1));
-    let copies = heirlooms(&old);
+    let copies = inherited(&old);
     old.share();
     let shared = old.shared();
     old.unshare_others(&shared[..1]);

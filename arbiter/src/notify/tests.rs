@@ -19,18 +19,18 @@ fn heard(socket: &UnixDatagram) -> String {
 }
 
 #[test]
-fn a_path_and_an_abstract_name_are_told_the_same() {
+fn a_path_and_an_abstract_name_get_the_same_messages() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("notify");
     let by_path = UnixDatagram::bind(&path).unwrap();
     let name = format!("remuda-notify-{}", getpid());
     let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     for (socket, name) in [(by_path, path.into_os_string()), (by_name, format!("@{name}").into())] {
-        let manager = manager(name);
+        let mut manager = manager(name);
         manager.ready(4);
         assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\nSTATUS=4 workers ready", getpid()));
         manager.hear(&Notice::Scaled { workers: 5 });
-        assert_eq!(heard(&socket), "STATUS=5 workers asked for");
+        assert_eq!(heard(&socket), "STATUS=scaled to 5 workers");
         manager.hear(&Notice::Lameduck { left: Duration::from_secs(1) });
         assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=serving until the stop");
         manager.hear(&Notice::Stopping { reason: Reason::Stop, left: Duration::ZERO });
@@ -41,14 +41,14 @@ fn a_path_and_an_abstract_name_are_told_the_same() {
 }
 
 #[test]
-fn a_reload_is_told_and_its_end_whatever_came_of_it() {
+fn a_reload_and_its_end_are_notified() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let manager = manager(&path);
+    let mut manager = manager(&path);
     manager.reloading(Time::from_nanos(7_000_123));
     assert_eq!(heard(&socket), "RELOADING=1\nMONOTONIC_USEC=7000\nSTATUS=reloading");
-    let told = |end| {
+    let mut told = |end| {
         manager.hear(&Notice::Reloaded { generation: 2, end });
         heard(&socket)
     };
@@ -60,32 +60,54 @@ fn a_reload_is_told_and_its_end_whatever_came_of_it() {
 }
 
 #[test]
-fn a_name_that_is_no_socket_is_refused() {
+fn a_name_that_is_not_a_socket_is_refused() {
     for name in ["", "notify", "vsock:2:9"] {
         assert!(connect(name.as_ref()).is_err(), "{name:?}");
     }
 }
 
 #[test]
-fn a_manager_that_does_not_read_is_not_waited_for() {
+fn a_manager_that_does_not_read_gets_messages_later_in_order() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("notify");
-    let _deaf = UnixDatagram::bind(&path).unwrap();
-    let manager = manager(&path);
-    // Until its queue is full (net.unix.max_dgram_qlen).
-    let quick = |_: &_| {
-        let start = Instant::now();
-        manager.tell("STATUS=hello");
-        start.elapsed() < PATIENCE
-    };
-    assert!((0..10_000).find(|message| !quick(message)).is_some(), "its queue has no end");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut manager = manager(&path);
+    let waiting = |manager: &Manager| manager.line.as_ref().unwrap().waiting.len();
     let start = Instant::now();
-    manager.tell("STATUS=hello");
-    assert!(start.elapsed() < 20 * PATIENCE, "it took {:?}", start.elapsed());
+    let mut said = 0;
+    // Until its queue (net.unix.max_dgram_qlen) and the arbiter's are full.
+    while waiting(&manager) < KEPT {
+        manager.hear(&Notice::Scaled { workers: said + 2 });
+        said += 1;
+        assert!(said < 10_000, "its queue has no end");
+    }
+    manager.hear(&Notice::Scaled { workers: 1 });
+    assert!(start.elapsed() < Duration::from_secs(1), "it took {:?}", start.elapsed());
+    assert!(manager.deadline().is_some(), "what waits is tried again");
+
+    for workers in 2..said + 2 {
+        manager.advance(Time::MAX);
+        assert_eq!(heard(&socket), format!("STATUS=scaled to {workers} workers"));
+    }
+    assert_eq!((waiting(&manager), manager.deadline(), heard(&socket).as_str()), (0, None, ""));
 }
 
 #[test]
-fn the_watchdog_is_reassured_twice_in_its_time() {
+fn the_end_waits_a_moment_for_a_manager_that_does_not_read() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let mut manager = manager(&path);
+    while manager.deadline().is_none() {
+        manager.tell("STATUS=hello");
+    }
+    let start = Instant::now();
+    manager.end();
+    assert!((FLUSH..10 * FLUSH).contains(&start.elapsed()), "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn the_watchdog_is_notified_twice_in_its_time() {
     let read = |limit: &'static str, pid: Option<String>| {
         Watchdog::read(move |name| if name == WATCHDOG { Some(limit.to_owned()) } else { pid.clone() })
     };

@@ -10,7 +10,7 @@ fn place() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// What lies in the directory.
+/// The names of files in the directory.
 fn names(dir: &TempDir) -> Vec<OsString> {
     fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
 }
@@ -20,7 +20,7 @@ fn ours() -> String {
 }
 
 #[test]
-fn it_holds_the_pid_and_nothing_else_is_left() {
+fn the_pidfile_holds_the_pid_and_no_other_file_remains() {
     let (dir, path) = place();
     let pidfile = Pidfile::claim(&path).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), ours());
@@ -30,7 +30,7 @@ fn it_holds_the_pid_and_nothing_else_is_left() {
 }
 
 #[test]
-fn one_that_is_held_is_refused_and_kept() {
+fn a_held_pidfile_is_refused_and_kept() {
     let (dir, path) = place();
     let _first = Pidfile::claim(&path).unwrap();
     let error = Pidfile::claim(&path).unwrap_err();
@@ -46,8 +46,8 @@ fn one_that_is_held_is_refused_and_kept() {
 }
 
 #[test]
-fn one_that_was_left_behind_is_replaced_whoever_has_its_pid_by_now() {
-    // Process 1 lives, and so do we.
+fn a_stale_pidfile_is_replaced_even_if_its_pid_is_reused() {
+    // Process 1 lives, and so does this one.
     for text in ["1\n", "999999999\n", "", &ours()] {
         let (dir, path) = place();
         fs::write(&path, text).unwrap();
@@ -58,7 +58,7 @@ fn one_that_was_left_behind_is_replaced_whoever_has_its_pid_by_now() {
 }
 
 #[test]
-fn what_is_no_pidfile_is_not_replaced() {
+fn a_file_that_is_not_a_pidfile_is_not_replaced() {
     let (dir, path) = place();
     for text in ["root:x:0:0\n", "12 34\n", &"1".repeat(40)] {
         fs::write(&path, text).unwrap();
@@ -75,13 +75,13 @@ fn what_is_no_pidfile_is_not_replaced() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_said() {
+fn a_missing_directory_is_an_error() {
     let error = Pidfile::claim(Path::new("/nowhere/app.pid")).unwrap_err().to_string();
     assert!(error.starts_with("cannot write the pidfile \"/nowhere/app.pid\": No such file"), "{error}");
 }
 
 #[test]
-fn a_file_that_somebody_else_put_there_is_not_removed() {
+fn a_file_of_another_process_is_not_removed() {
     let (_dir, path) = place();
     let pidfile = Pidfile::claim(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -91,7 +91,7 @@ fn a_file_that_somebody_else_put_there_is_not_removed() {
 }
 
 #[test]
-fn it_may_be_moved_and_is_removed_where_it_is() {
+fn a_moved_pidfile_is_removed_at_its_new_path() {
     let (dir, path) = place();
     let mut pidfile = Pidfile::claim(&path).unwrap();
     let other = path.with_extension("pid.2");

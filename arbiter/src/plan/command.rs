@@ -1,88 +1,17 @@
-//! What operators ask for on the control socket, and when they are answered: once it is done or, if they do not wait, once
-//! it is begun.
+//! Commands of operators on the control socket. The answer comes when the command is done or, if
+//! its client does not wait, when it has begun.
 
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
-use remuda_core::worker::Stage;
+use remuda_core::worker::ServerStage;
+use remuda_core::worker::drain::completion::has_end;
 use rustix::process::Pid;
-use thiserror::Error;
 
-use super::{Action, Phase, Plan, ReloadEnd, Signal};
-use crate::notice::Notice;
+use super::notice::Notice;
+use super::words::{Command, Done, Refused, ReloadEnd, Scale, Signal, Ticket};
+use super::{Action, Phase, Plan};
 
-/// What somebody asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Command {
-    /// More workers, or fewer.
-    Scale(Scale),
-    /// A new worker in place of that one, or of each.
-    Recycle(Option<Pid>),
-    /// Settings and application loaded afresh, as by HUP.
-    Reload,
-    /// All workers drained and nobody in their place, as by WINCH.
-    Drain,
-    /// A new arbiter that takes over, as by USR2.
-    Upgrade,
-    /// A stop, as by TERM or, if it is to be quick, by INT.
-    Stop { quick: bool },
-}
-
-/// How many workers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Scale {
-    By(i16),
-    To(u16),
-}
-
-/// Who has asked.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Ticket(pub(crate) u64);
-
-/// What has been done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Done {
-    /// So many workers are asked for now.
-    Scaled { workers: usize },
-    /// So many workers were replaced, or are about to be.
-    Recycled { workers: usize },
-    /// So many workers have drained, or are about to.
-    Drained { workers: usize },
-    /// A new arbiter serves.
-    Upgraded { pid: Pid },
-    /// This generation, which was loaded then or later, has taken over.
-    Reloaded { generation: u32 },
-    /// It is begun, and nobody waits for it.
-    Begun,
-    /// The server has stopped.
-    Stopped,
-}
-
-/// Why it is not done.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub(crate) enum Refused {
-    #[error("the server stops")]
-    Stopping,
-    #[error("the server is not ready yet")]
-    NotReady,
-    #[error("an upgrade is under way, or the workers rest until HUP calls them back")]
-    Resting,
-    #[error("a reload is under way")]
-    Reloading,
-    #[error("no upgrade is begun: {why}")]
-    NoUpgrade { why: &'static str },
-    #[error("the upgrade has failed, nothing has changed: {why}")]
-    NotUpgraded { why: String },
-    #[error("at least 1 worker stays")]
-    TooFew,
-    #[error("there is room for {room} workers, those that are leaving included")]
-    TooMany { room: usize },
-    #[error("there is no worker with pid {pid} that is not leaving already")]
-    NoWorker { pid: Pid },
-    #[error("not reloaded, the server goes on as before: {why}")]
-    NotReloaded { why: String },
-}
-
-/// Somebody who is answered later.
+/// A command that is answered later.
 #[derive(Debug)]
 pub(super) struct Waiting {
     ticket: Ticket,
@@ -91,11 +20,13 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 enum Until {
-    /// All of these are gone.
+    /// All these workers are gone.
     Gone { pids: Vec<Pid>, done: Done },
-    /// A reload to this generation, or a later one, is over.
+    /// A reload to this generation or a later one is over.
     Reloaded { generation: u32 },
-    /// The new arbiter serves, or will not.
+    /// All workers that were started again are ready.
+    Resumed,
+    /// The new arbiter serves, or has failed.
     Upgraded,
     /// The server has ended.
     Stopped,
@@ -122,18 +53,22 @@ impl Plan {
                 let done = Done::Drained { workers: pids.len() };
                 (done.clone(), Some(Until::Gone { pids, done }))
             }),
+            Command::Resume => {
+                self.resume(todo).map(|workers| (Done::Resumed { workers }, Some(Until::Resumed)))
+            }
             Command::Upgrade => match self.upgrade(todo) {
                 Ok(()) => Ok((Done::Begun, Some(Until::Upgraded))),
                 Err(why) => Err(Refused::NoUpgrade { why }),
             },
             Command::Reload if self.is_ending() => Err(Refused::Stopping),
-            Command::Reload if self.is_resting() || self.heir().is_some() => Err(Refused::Resting),
+            Command::Reload if self.is_resting() || self.new_arbiter().is_some() => Err(Refused::Resting),
             Command::Reload => {
                 let generation = self.next_generation();
                 self.ask_for_reload(todo);
                 Ok((Done::Begun, Some(Until::Reloaded { generation })))
             }
             Command::Stop { quick } => {
+                // Handled as the signal, so that a repeated stop shortens the drain (D11).
                 self.signalled(if quick { Signal::Int } else { Signal::Term }, now, todo);
                 Ok((Done::Begun, Some(Until::Stopped)))
             }
@@ -145,18 +80,29 @@ impl Plan {
         }
     }
 
-    /// Answers those who have what they waited for, or will not get it.
+    /// Answers commands that are done, or that will not be done any more.
     pub(super) fn answer_waiting(&mut self, todo: &mut Vec<Action>) {
         let ending = self.is_ending();
-        let finished = matches!(self.phase, Phase::Finished);
-        let living: Vec<_> = self.members.iter().filter_map(|member| member.pid()).collect();
+        let stopped = match &self.phase {
+            Phase::Finished(outcome) => {
+                Some(Done::Stopped { status: outcome.status(), cut: outcome.was_cut() })
+            }
+            _ => None,
+        };
+        let resumed = match self.is_at_rest() {
+            true => Some(Err(Refused::RestingAgain)),
+            false => self.has_resumed().then(|| Ok(Done::Resumed { workers: self.workers() })),
+        };
+        let living: Vec<_> = self.entries.iter().filter_map(|entry| entry.pid()).collect();
+        // The plan does not keep how a reload or an upgrade failed: the result is read from the
+        // actions of the current event.
         let reloaded = |action: &Action| match action {
             Action::Reloaded { generation, end } => Some((*generation, end.clone())),
             _ => None,
         };
         let ended: Vec<_> = todo.iter().filter_map(reloaded).collect();
         let upgraded = todo.iter().find_map(|action| match action {
-            Action::Log(Notice::HeirReady { pid, .. }) => Some(Ok(Done::Upgraded { pid: *pid })),
+            Action::Log(Notice::NewArbiterReady { pid, .. }) => Some(Ok(Done::Upgraded { pid: *pid })),
             Action::Log(Notice::UpgradeFailed { why }) => {
                 Some(Err(Refused::NotUpgraded { why: why.clone() }))
             }
@@ -164,6 +110,8 @@ impl Plan {
         });
         self.waiting.retain(|Waiting { ticket, until }| {
             let answer = match until {
+                // Before the check for a stop: once the workers are gone the command is done, even
+                // if the server now ends.
                 Until::Gone { pids, done } if !pids.iter().any(|pid| living.contains(pid)) => {
                     Ok(done.clone())
                 }
@@ -176,27 +124,43 @@ impl Plan {
                     Some((_, ReloadEnd::Failed(why))) => Err(Refused::NotReloaded { why: why.clone() }),
                     None => return true,
                 },
+                Until::Resumed => match &resumed {
+                    _ if ending => Err(Refused::Stopping),
+                    Some(answer) => answer.clone(),
+                    None => return true,
+                },
                 Until::Upgraded => match &upgraded {
                     Some(answer) => answer.clone(),
                     None if ending => Err(Refused::Stopping),
                     None => return true,
                 },
-                Until::Stopped if finished => Ok(Done::Stopped),
-                _ => return true,
+                Until::Stopped => match &stopped {
+                    Some(done) => Ok(done.clone()),
+                    None => return true,
+                },
+                Until::Gone { .. } => return true,
             };
             todo.push(Action::Answer { ticket: *ticket, answer });
             false
         });
     }
 
-    /// How far the server is.
-    pub(crate) fn stage(&self) -> Stage {
+    /// The stage of the server.
+    pub(crate) fn stage(&self) -> ServerStage {
         match self.phase {
-            Phase::Starting => Stage::Starting,
-            Phase::Serving => Stage::Serving,
-            Phase::Lameduck { .. } => Stage::Lameduck,
-            Phase::Stopping(_) | Phase::Finished => Stage::Stopping,
+            Phase::Starting => ServerStage::Starting,
+            Phase::Serving if self.is_at_rest() => ServerStage::Resting,
+            Phase::Serving => ServerStage::Serving,
+            Phase::Lameduck { .. } => ServerStage::Lameduck,
+            Phase::Stopping(_) | Phase::Finished(_) => ServerStage::Stopping,
         }
+    }
+
+    /// The deadline of the stop under way. One that ends everything at once (QUIT) has none left:
+    /// it is in the past.
+    pub(crate) fn stop_deadline(&self) -> Option<Time> {
+        let drain = &self.under_way()?.drain;
+        Some(if has_end(drain) { drain.deadline } else { Time::from_nanos(1) })
     }
 
     fn scale(&mut self, scale: Scale, now: Time, todo: &mut Vec<Action>) -> Result<usize, Refused> {
@@ -214,7 +178,7 @@ impl Plan {
         Ok(wanted)
     }
 
-    /// Marks workers as spent, and says which they are.
+    /// Marks workers as due for recycling, and returns their pids.
     fn recycle_asked(&mut self, pid: Option<Pid>, now: Time) -> Result<Vec<Pid>, Refused> {
         match self.phase {
             Phase::Serving => {}
@@ -222,12 +186,12 @@ impl Plan {
             _ => return Err(Refused::Stopping),
         }
         let mut asked = Vec::new();
-        for member in self.members.iter_mut().filter(|member| member.is_holder()) {
-            if let Some(life) = member.life()
-                && pid.is_none_or(|pid| pid == life.pid)
+        for entry in self.entries.iter_mut().filter(|entry| entry.is_holder()) {
+            if let Some(process) = entry.process_mut()
+                && pid.is_none_or(|pid| pid == process.pid)
             {
-                life.spent.get_or_insert((now, Reason::RecycleAsked));
-                asked.push(life.pid);
+                process.spent.get_or_insert((now, Reason::RecycleAsked));
+                asked.push(process.pid);
             }
         }
         match pid {

@@ -1,18 +1,17 @@
-//! The helper that tells operators how the server is: no worker, but there as long as the server is.
+//! The helper process of the admin listener. It is not a worker, and lives as long as the server.
 //!
-//! One that is followed by another, of this arbiter or of a new one, is retired: it accepts nothing any more, and ends once
-//! those that are connected have been answered. Whoever connects meanwhile waits for the other one.
-
-use std::time::Duration;
+//! A helper with a successor, of this arbiter or of a new one, is retired: it stops accepting, and
+//! ends once its connections have been answered. New connections wait for the successor.
 
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
-use super::member::{BackOff, LONG_ENOUGH};
-use super::{Action, Death, Phase, Plan};
-use crate::notice::Notice;
+use super::notice::Notice;
+use super::words::{Death, RETIREMENT};
+use super::worker_entry::{BackOff, LONG_ENOUGH};
+use super::{Action, Phase, Plan};
 
-/// A process, or the place of one that is to come.
+/// The helper: a process, or one that is due.
 #[derive(Debug)]
 pub(super) struct Helper {
     state: State,
@@ -26,16 +25,13 @@ enum State {
     Alive { pid: Pid, born: Time },
 }
 
-/// One that another follows.
+/// A retired helper.
 #[derive(Debug)]
 pub(super) struct Retired {
     pid: Pid,
-    /// When it is killed; none: it was.
+    /// When it is killed. None: it was.
     until: Option<Time>,
 }
-
-/// How long one that is retired has for those that are connected: longer than it keeps an idle connection.
-pub(crate) const RETIREMENT: Duration = Duration::from_secs(6);
 
 impl Helper {
     pub(super) fn due() -> Self {
@@ -58,7 +54,7 @@ impl Helper {
 }
 
 impl Plan {
-    /// The same with a helper.
+    /// Adds a helper to the plan.
     pub(crate) fn with_helper(self) -> Self {
         Self { helper: Some(Helper::due()), ..self }
     }
@@ -68,17 +64,18 @@ impl Plan {
         self.helper.as_ref().and_then(Helper::pid)
     }
 
-    /// Its process and those that were retired.
+    /// The processes of the helper and of retired helpers.
     pub(crate) fn helpers(&self) -> impl Iterator<Item = Pid> {
         self.helper().into_iter().chain(self.retired.iter().map(|retired| retired.pid))
     }
 
-    /// When [`help`](Self::help) has something to do.
+    /// When [`help`](Self::help) has work.
     pub(super) fn helper_due_at(&self) -> Option<Time> {
         self.retired.iter().filter_map(|retired| retired.until).chain(self.helper_spawned_at()).min()
     }
 
-    /// Spawns it when that is due, also in a stop: it is wanted until the end. Kills those that take too long to end.
+    /// Spawns the helper when due, also in a stop: it serves until the end. Kills retired helpers
+    /// that do not end in time.
     pub(super) fn help(&mut self, now: Time, todo: &mut Vec<Action>) {
         let is_due = self.helper_spawned_at().is_some_and(|at| at <= now);
         if let Some(helper) = self.helper.as_mut().filter(|_| is_due) {
@@ -103,19 +100,19 @@ impl Plan {
         };
     }
 
-    /// Ends it for good: from now on that of a new arbiter tells of the server.
+    /// Ends the helper for good: that of the new arbiter serves from now on.
     pub(super) fn leave_helping(&mut self, now: Time, todo: &mut Vec<Action>) {
         self.retire_helper(now, todo);
         self.helper = None;
     }
 
-    /// A stop ends those that were retired by its deadline.
+    /// Limits retired helpers to the deadline of a stop.
     pub(super) fn hurry_helpers(&mut self, deadline: Time) {
         let untils = self.retired.iter_mut().filter_map(|retired| retired.until.as_mut());
         untils.for_each(|until| *until = deadline.min(*until));
     }
 
-    /// Whether the one that died was the helper.
+    /// Handles the end of a helper. Returns whether `pid` was one.
     pub(super) fn helper_exited(
         &mut self,
         pid: Pid,
@@ -137,17 +134,19 @@ impl Plan {
 
     /// When it is to be spawned. While an old arbiter counts, that one's tells of the server.
     fn helper_spawned_at(&self) -> Option<Time> {
-        let waits = self.has_elder() && (self.shape.holds || matches!(self.phase, Phase::Starting));
+        let waits = self.has_old_arbiter() && (self.config.holds || matches!(self.phase, Phase::Starting));
         self.helper.as_ref().filter(|_| !waits).and_then(Helper::due_at)
     }
 
-    /// Has another one follow.
+    /// Retires the helper; a successor is spawned.
     pub(super) fn retire_helper(&mut self, now: Time, todo: &mut Vec<Action>) {
+        // A stop does not wait for a retired helper beyond its deadline.
+        let deadline = self.under_way().map_or(Time::MAX, |stop| stop.drain.deadline);
         if let Some(helper) = &mut self.helper
             && let State::Alive { pid, .. } = helper.state
         {
             helper.state = State::Due { at: now };
-            self.retired.push(Retired { pid, until: Some(now + RETIREMENT) });
+            self.retired.push(Retired { pid, until: Some((now + RETIREMENT).min(deadline)) });
             todo.push(Action::Retire { pid });
         }
     }

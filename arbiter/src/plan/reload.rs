@@ -1,49 +1,52 @@
-//! A new configuration takes over from the one before (D16).
+//! Reload: a new configuration replaces the current one (D16).
 //!
-//! Every configuration that is loaded is a generation of its own. The new one has to prove itself: its first workers are
-//! successors of old ones, and as long as none of them was ready they count for nothing. With the first that is ready the
-//! generation is adopted. From then on every worker is spawned with it, those of older ones are replaced, and a worker of it
-//! that fails is tried again like any other (D17). If one fails before that, the reload is given up and the old generation
-//! serves on.
+//! Every loaded configuration is a generation. The new generation has to prove itself: its first
+//! workers are successors of old ones. With the first ready worker the generation is adopted: from
+//! then on every worker is spawned with it, workers of older generations are replaced, and a failed
+//! worker is tried again like any other (D17). If a worker fails before that, the reload is given
+//! up and the old generation serves on.
 //!
 //! ```text
 //! HUP ─▶ Loading ──▶ Proving ── one is ready ──▶ adopted: the others are replaced
 //!           └─ refused   └─ one fails: given up
 //! ```
 //!
-//! Who asks while a generation is being loaded or proved waits for the end of that, and then all who wait get one reload. Who
-//! asks while older workers are still being replaced gets it at once: the newest configuration wins.
+//! Loading may take a while, in which everything else goes on. It reads the latest files, so it
+//! answers all requests that arrive meanwhile. Requests that arrive while a generation is being
+//! proved wait for its end, and then get one reload together. A request that arrives while older
+//! workers are still being replaced is served at once: the newest configuration wins.
 
 use std::mem;
 
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
-use super::member::{Member, State};
-use super::{Action, Phase, Plan, ReloadEnd, Shape};
-use crate::notice::Notice;
+use super::notice::Notice;
+use super::words::{PlanConfig, ReloadEnd};
+use super::worker_entry::{State, WorkerEntry};
+use super::{Action, Phase, Plan};
 
-/// Where reloads are.
+/// The state of reloads.
 #[derive(Debug)]
 pub(super) struct Reload {
-    /// The last generation that was loaded, whatever became of it.
+    /// The last loaded generation, whatever its result.
     newest: u32,
-    /// A reload was asked for and has not begun.
+    /// Whether a reload was requested and has not begun.
     wanted: bool,
     candidate: Candidate,
-    /// Workers of older generations than the one that was adopted have not all been told to drain.
+    /// Whether workers of older generations than the adopted one still have to be told to drain.
     replacing: bool,
 }
 
-/// A generation that is to take over.
+/// The generation that may take over.
 #[derive(Debug)]
 enum Candidate {
-    /// There is none.
+    /// No generation.
     None,
-    /// An [`Action::Load`] was not answered yet.
+    /// An [`Action::Load`] is unanswered.
     Loading,
-    /// The newest; none of its workers was ready yet.
-    Proving(Shape),
+    /// The newest generation; none of its workers was ready yet.
+    Proving(PlanConfig),
 }
 
 impl Reload {
@@ -53,24 +56,24 @@ impl Reload {
 }
 
 impl Plan {
-    /// There is to be a reload, as soon as there can be one.
+    /// Requests a reload, which begins as soon as possible.
     pub(super) fn ask_for_reload(&mut self, todo: &mut Vec<Action>) {
         if self.is_ending() {
             self.reloaded(self.reload.newest + 1, ReloadEnd::TooLate, todo);
             return;
         }
-        self.reload.wanted = true;
+        self.reload.wanted = !self.is_loading();
         if matches!(self.phase, Phase::Starting) || !matches!(self.reload.candidate, Candidate::None) {
             todo.push(Action::Log(Notice::ReloadWaits));
         }
     }
 
-    /// What a reload that is asked for now will be at least.
+    /// The lowest generation of a reload requested now.
     pub(super) fn next_generation(&self) -> u32 {
         self.reload.newest + 1
     }
 
-    /// Loads a configuration, if that was asked for and no other is on its way.
+    /// Loads a configuration, if one was requested and no reload is under way.
     pub(super) fn begin_reload(&mut self, todo: &mut Vec<Action>) {
         if self.reload.wanted && matches!(self.reload.candidate, Candidate::None) {
             self.reload.wanted = false;
@@ -79,15 +82,15 @@ impl Plan {
         }
     }
 
-    pub(super) fn loaded(&mut self, shape: Shape, todo: &mut Vec<Action>) {
+    pub(super) fn loaded(&mut self, config: PlanConfig, todo: &mut Vec<Action>) {
         if !matches!(self.reload.candidate, Candidate::Loading) {
-            todo.push(Action::Abandon); // a stop was quicker
+            todo.push(Action::Abandon); // a stop came first
             return;
         }
         self.reload.newest += 1;
-        self.reload.candidate = Candidate::Proving(shape);
-        // What would be tried again is overtaken.
-        self.members.retain(|member| !(member.is_reloaded() && matches!(member.state, State::Due { .. })));
+        self.reload.candidate = Candidate::Proving(config);
+        // Successors of an earlier generation that wait for another try are obsolete.
+        self.entries.retain(|entry| !(entry.is_reloaded() && matches!(entry.state, State::Due { .. })));
         todo.push(Action::Log(Notice::Reloading { generation: self.reload.newest }));
     }
 
@@ -98,10 +101,11 @@ impl Plan {
         }
     }
 
-    /// A worker of the new generation is ready. Whether that asks for another number of workers than the one before: TTIN and
-    /// TTOU count until the settings change.
+    /// Adopts the new generation once one of its workers is ready. Returns whether its number of
+    /// workers differs from that of the previous configuration: otherwise the number set by TTIN
+    /// and TTOU stays.
     pub(super) fn adopt(&mut self, todo: &mut Vec<Action>) -> bool {
-        let Candidate::Proving(shape) = mem::replace(&mut self.reload.candidate, Candidate::None) else {
+        let Candidate::Proving(config) = mem::replace(&mut self.reload.candidate, Candidate::None) else {
             return false;
         };
         if mem::replace(&mut self.reload.replacing, true) {
@@ -109,16 +113,16 @@ impl Plan {
         }
         self.generation = self.reload.newest;
         todo.push(Action::Adopt);
-        mem::replace(&mut self.shape, shape).workers != shape.workers
+        mem::replace(&mut self.config, config).workers != config.workers
     }
 
-    /// The new generation has failed to boot: nothing of it is left but who has to be told to leave.
+    /// Gives up the new generation, which failed to boot. Its workers are told to leave.
     pub(super) fn give_up_reload(&mut self, why: String, now: Time, todo: &mut Vec<Action>) {
         self.abandon_reload(ReloadEnd::Failed(why), now, todo);
     }
 
     fn abandon_reload(&mut self, end: ReloadEnd, now: Time, todo: &mut Vec<Action>) {
-        for index in (0..self.members.len()).rev() {
+        for index in (0..self.entries.len()).rev() {
             if self.is_unproven(index) {
                 self.dismiss(index, Reason::Reload, now, todo);
             }
@@ -128,10 +132,11 @@ impl Plan {
         self.reloaded(self.reload.newest, end, todo);
     }
 
-    /// All workers that stay are of the generation that was adopted: what only others needed can go.
+    /// Finishes the reload once all workers that stay are of the adopted generation, and ends
+    /// listeners that only others used.
     pub(super) fn finish_reload(&mut self, todo: &mut Vec<Action>) {
-        let is_older = |member: &Member| member.generation().is_some_and(|n| n < self.generation);
-        let is_done = !self.members.iter().any(|member| member.leaves_by().is_none() && is_older(member));
+        let is_older = |entry: &WorkerEntry| entry.generation().is_some_and(|n| n < self.generation);
+        let is_done = !self.entries.iter().any(|entry| entry.leaves_by().is_none() && is_older(entry));
         if self.reload.replacing && is_done {
             self.reload.replacing = false;
             todo.push(Action::EndListeners);
@@ -139,11 +144,11 @@ impl Plan {
         }
     }
 
-    /// The server is to end, and no reload any more. Who stays, stays as it is.
+    /// Ends reloads because the server is ending. Workers stay as they are.
     pub(super) fn end_reload(&mut self, now: Time, todo: &mut Vec<Action>) {
         match self.reload.candidate {
             Candidate::Proving(_) if self.is_stopping() => {
-                // Everybody is told to leave, and all listeners are ended.
+                // The stop tells all workers to leave, and ends all listeners.
                 self.reload.candidate = Candidate::None;
                 self.reloaded(self.reload.newest, ReloadEnd::TooLate, todo);
             }
@@ -160,39 +165,44 @@ impl Plan {
         }
     }
 
-    /// The configuration that a member without a process is spawned with.
-    pub(super) fn made_of(&self, index: usize) -> (u32, Shape) {
+    /// The configuration with which an entry without process is spawned.
+    pub(super) fn made_of(&self, index: usize) -> (u32, PlanConfig) {
         match &self.reload.candidate {
-            Candidate::Proving(shape) if self.members[index].is_reloaded() => (self.reload.newest, *shape),
-            _ => (self.generation, self.shape),
+            Candidate::Proving(config) if self.entries[index].is_reloaded() => (self.reload.newest, *config),
+            _ => (self.generation, self.config),
         }
     }
 
-    /// Whether a member is one of those that have to prove the new generation.
+    /// Whether an entry is one of those that prove the new generation.
     pub(super) fn is_unproven(&self, index: usize) -> bool {
-        let member = &self.members[index];
+        let entry = &self.entries[index];
         let newest = self.reload.newest;
         matches!(self.reload.candidate, Candidate::Proving(_))
-            && member.is_reloaded()
-            && member.generation().is_none_or(|n| n == newest)
+            && entry.is_reloaded()
+            && entry.generation().is_none_or(|n| n == newest)
     }
 
-    /// Whether a member came to replace an old worker by one that is not the newest any more, or fails to prove that: it is
+    /// Whether an entry is a successor in a reload that is obsolete or fails to prove itself: it is
     /// not tried again.
     pub(super) fn is_overtaken(&self, index: usize) -> bool {
-        matches!(self.reload.candidate, Candidate::Proving(_)) && self.members[index].is_reloaded()
+        matches!(self.reload.candidate, Candidate::Proving(_)) && self.entries[index].is_reloaded()
     }
 
-    /// Whether there is a newer configuration than a member has, or would have.
-    pub(super) fn is_old(&self, member: &Member) -> bool {
+    /// Whether a newer configuration exists than an entry has, or would get.
+    pub(super) fn is_old(&self, entry: &WorkerEntry) -> bool {
         let newest = match self.reload.candidate {
             Candidate::Proving(_) => self.reload.newest,
             Candidate::Loading | Candidate::None => self.generation,
         };
-        member.generation().unwrap_or(self.generation) < newest
+        entry.generation().unwrap_or(self.generation) < newest
     }
 
-    /// Whether a reload was asked for and is not over.
+    /// Whether a load is still awaited.
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(self.reload.candidate, Candidate::Loading)
+    }
+
+    /// Whether a reload is requested or under way.
     pub(super) fn is_reloading(&self) -> bool {
         let Reload { wanted, candidate, replacing, .. } = &self.reload;
         *wanted || *replacing || !matches!(candidate, Candidate::None)

@@ -1,18 +1,20 @@
-//! Who comes and who goes: one worker more, one less, and one for another.
+//! Scaling and replacement of workers.
 //!
-//! A worker is replaced in one way, whatever the reason: a successor is spawned beside it and, once that is ready, has its
-//! slot, while it drains itself. How many may be replaced at a time is a matter of the reason.
+//! Every replacement works the same way: a successor is spawned beside the worker and, once it is
+//! ready, takes the slot, while the worker drains. The reason decides how many are replaced at a
+//! time.
 
 use remuda_core::shutdown::Reason;
 use remuda_core::time::Time;
 
-use super::command::Refused;
-use super::member::{Member, Role, State};
+use super::notice::Notice;
+use super::words::Refused;
+use super::worker_entry::{Role, State, WorkerEntry};
 use super::{Action, Plan};
-use crate::notice::Notice;
 
 impl Plan {
-    /// So many workers from now on: more in the first slots that have none, or fewer, without those in the last slots.
+    /// Sets the number of workers: adds workers in the first free slots, or removes those in the
+    /// last slots.
     pub(super) fn scale_to(
         &mut self,
         wanted: usize,
@@ -23,8 +25,8 @@ impl Plan {
         if wanted == 0 {
             return Err(Refused::TooFew);
         }
-        if wanted > workers && self.lasting() + wanted - workers > self.shape.room {
-            return Err(Refused::TooMany { room: self.shape.room });
+        if wanted > workers && self.lasting() + wanted - workers > self.config.room {
+            return Err(Refused::TooMany { room: self.config.room });
         }
         if wanted != workers {
             self.reach(wanted, now, todo);
@@ -32,57 +34,57 @@ impl Plan {
         Ok(())
     }
 
-    /// As many workers as the settings say now, or as there is room for.
+    /// Sets the number of workers to that of the settings, limited by the room.
     pub(super) fn resize(&mut self, now: Time, todo: &mut Vec<Action>) {
-        self.reach(self.shape.workers.into(), now, todo);
+        self.reach(self.config.workers.into(), now, todo);
     }
 
-    /// Spawns successors for those that have waited longest, as many as may be recycled at a time. Who has an older
-    /// configuration than there is waits: a reload replaces it.
+    /// Spawns successors for workers due for recycling, the longest waiting first, up to the number
+    /// recycled at a time. Workers with an older configuration wait: the reload replaces them.
     pub(super) fn recycle(&mut self, now: Time, todo: &mut Vec<Action>) {
         let is_recycle = Reason::is_recycle;
-        while self.replaced(is_recycle) < self.shape.recycle_concurrency && self.members.len() < self.seats()
+        while self.replaced(is_recycle) < self.config.recycle_concurrency && self.entries.len() < self.seats()
         {
             let spent =
-                (0..self.members.len()).filter_map(|index| Some((self.members[index].spent()?, index)));
+                (0..self.entries.len()).filter_map(|index| Some((self.entries[index].spent()?, index)));
             let waiting = spent.filter(|(_, index)| {
-                let member = &self.members[*index];
-                member.is_holder() && !self.is_old(member) && self.successor_of(*index).is_none()
+                let entry = &self.entries[*index];
+                entry.is_holder() && !self.is_old(entry) && self.successor_of(*index).is_none()
             });
             let Some(((_, reason), index)) = waiting.min_by_key(|((since, _), _)| *since) else { return };
-            let slot = self.members[index].slot;
+            let slot = self.entries[index].slot;
             todo.push(Action::Log(Notice::Recycling { slot, reason }));
             self.add(slot, Role::Successor { reason }, now);
         }
     }
 
-    /// Spawns successors for those whose configuration is older than the newest there is, the oldest first, as many as may
-    /// be reloaded at a time.
+    /// Spawns successors for workers with an older configuration, the oldest first, up to the
+    /// number reloaded at a time.
     pub(super) fn renew(&mut self, now: Time, todo: &mut Vec<Action>) {
         let is_reload = |reason| reason == Reason::Reload;
-        while self.replaced(is_reload) < self.shape.reload_concurrency && self.members.len() < self.seats() {
-            let holders = (0..self.members.len()).filter(|index| self.members[*index].is_holder());
+        while self.replaced(is_reload) < self.config.reload_concurrency && self.entries.len() < self.seats() {
+            let holders = (0..self.entries.len()).filter(|index| self.entries[*index].is_holder());
             let old = holders
-                .filter(|index| self.is_old(&self.members[*index]) && self.successor_of(*index).is_none());
+                .filter(|index| self.is_old(&self.entries[*index]) && self.successor_of(*index).is_none());
             let oldest = old.min_by_key(|index| {
-                let member = &self.members[*index];
-                (member.generation().unwrap_or(self.generation), member.slot)
+                let entry = &self.entries[*index];
+                (entry.generation().unwrap_or(self.generation), entry.slot)
             });
             let Some(index) = oldest else { break };
-            let (slot, reason) = (self.members[index].slot, Reason::Reload);
+            let (slot, reason) = (self.entries[index].slot, Reason::Reload);
             todo.push(Action::Log(Notice::Recycling { slot, reason }));
             self.add(slot, Role::Successor { reason }, now);
         }
         self.finish_reload(todo);
     }
 
-    /// A successor that is ready has the slot from now on, and the worker that had it drains.
+    /// Gives the slot to its ready successor; the worker that had it drains.
     pub(super) fn take_over(&mut self, index: usize, now: Time, todo: &mut Vec<Action>) {
-        let Role::Successor { reason } = self.members[index].role else { return };
+        let Role::Successor { reason } = self.entries[index].role else { return };
         let resized = self.is_unproven(index) && self.adopt(todo);
-        let slot = self.members[index].slot;
-        let before = self.members.iter().position(|member| member.is_holder() && member.slot == slot);
-        self.members[index].role = Role::Holder;
+        let slot = self.entries[index].slot;
+        let before = self.entries.iter().position(|entry| entry.is_holder() && entry.slot == slot);
+        self.entries[index].role = Role::Holder;
         if let Some(before) = before {
             self.dismiss(before, reason, now, todo);
         }
@@ -91,31 +93,31 @@ impl Plan {
         }
     }
 
-    /// Who is to take the slot of a holder over.
+    /// The successor of a holder.
     pub(super) fn successor_of(&self, index: usize) -> Option<usize> {
-        let Member { slot, role, .. } = &self.members[index];
+        let WorkerEntry { slot, role, .. } = &self.entries[index];
         let succeeds =
-            |member: &Member| matches!(member.role, Role::Successor { .. }) && member.slot == *slot;
-        (*role == Role::Holder).then(|| self.members.iter().position(succeeds)).flatten()
+            |entry: &WorkerEntry| matches!(entry.role, Role::Successor { .. }) && entry.slot == *slot;
+        (*role == Role::Holder).then(|| self.entries.iter().position(succeeds)).flatten()
     }
 
-    /// One worker more, in the first slot that has none, if there is room.
+    /// Adds a worker in the first free slot, if there is room.
     pub(super) fn enlarge(&mut self, now: Time) -> bool {
-        let has_room = self.lasting() < self.shape.room;
+        let has_room = self.lasting() < self.config.room;
         if has_room {
-            let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
+            let slot = self.first_without(|entry, slot| entry.is_holder() && entry.slot == slot);
             self.add(slot, Role::Holder, now);
         }
         has_room
     }
 
-    /// So many workers, or as many as there is room for.
+    /// Sets the number of workers, limited by the room.
     fn reach(&mut self, wanted: usize, now: Time, todo: &mut Vec<Action>) {
         let workers = self.workers();
-        let wanted = wanted.min(workers + self.shape.room.saturating_sub(self.lasting()));
+        let wanted = wanted.min(workers + self.config.room.saturating_sub(self.lasting()));
         todo.push(Action::Log(Notice::Scaled { workers: wanted }));
         for _ in workers..wanted {
-            let slot = self.first_without(|member, slot| member.is_holder() && member.slot == slot);
+            let slot = self.first_without(|entry, slot| entry.is_holder() && entry.slot == slot);
             self.add(slot, Role::Holder, now);
         }
         for _ in wanted..workers {
@@ -124,12 +126,12 @@ impl Plan {
         self.become_ready(todo);
     }
 
-    /// One worker less: the one in the last slot that has one, and who was to come in its place.
+    /// Removes the worker in the last slot, with its successor.
     fn reduce(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let holders = self.members.iter().filter(|member| member.is_holder());
-        let Some(slot) = holders.map(|member| member.slot).max() else { return };
-        for index in (0..self.members.len()).rev() {
-            if self.members[index].slot == slot && self.members[index].leaves_by().is_none() {
+        let holders = self.entries.iter().filter(|entry| entry.is_holder());
+        let Some(slot) = holders.map(|entry| entry.slot).max() else { return };
+        for index in (0..self.entries.len()).rev() {
+            if self.entries[index].slot == slot && self.entries[index].leaves_by().is_none() {
                 self.dismiss(index, Reason::ScaleDown, now, todo);
             }
         }
@@ -138,56 +140,73 @@ impl Plan {
 
     /// Tells a worker to leave, if there is one.
     pub(super) fn dismiss(&mut self, index: usize, reason: Reason, now: Time, todo: &mut Vec<Action>) {
-        if let State::Due { .. } = self.members[index].state {
-            self.members.remove(index);
+        if let State::Due { .. } = self.entries[index].state {
+            self.entries.remove(index);
             return;
         }
-        let deadline = now + self.shape.graceful_timeout;
-        self.members[index].role = Role::Leaver { reason, deadline, receiver: false };
+        let deadline = now + self.config.graceful_timeout;
+        self.entries[index].role = Role::Leaver { reason, deadline, receiver: false };
         let receiver = self.has_receiver();
-        let member = &mut self.members[index];
-        member.role = Role::Leaver { reason, deadline, receiver };
-        todo.extend(member.leave_order(now));
+        let entry = &mut self.entries[index];
+        entry.role = Role::Leaver { reason, deadline, receiver };
+        todo.extend(entry.leave_order(now));
     }
 
-    /// Tells those that leave once nobody is there any more to hand connections over to: the fallback decides from then on
-    /// (D19). Connections on their way wait for who comes next.
+    /// Tells leaving workers once no worker is left to receive their connections: the fallback
+    /// policy decides from then on (D19). Connections in the queue wait for the next worker.
     pub(super) fn look_for_receivers(&mut self, now: Time, todo: &mut Vec<Action>) {
         if !self.is_stopping() && !self.has_receiver() {
-            let left = self.members.iter_mut().filter_map(|member| member.loses_receiver().then_some(member));
-            todo.extend(left.filter_map(|member| member.leave_order(now)));
+            let left = self.entries.iter_mut().filter_map(|entry| entry.loses_receiver().then_some(entry));
+            todo.extend(left.filter_map(|entry| entry.leave_order(now)));
         }
     }
 
-    /// Whether anybody takes connections over from those that leave: who accepts does, here or beside a new arbiter.
+    /// Whether any worker receives connections: every accepting worker does, here or of a new
+    /// arbiter.
     fn has_receiver(&self) -> bool {
-        let accepts = |member: &Member| member.is_holder() && member.accepts();
-        self.heir_receives() || (!self.is_at_rest() && self.members.iter().any(accepts))
+        let accepts = |entry: &WorkerEntry| entry.is_holder() && entry.accepts();
+        self.new_arbiter_receives() || (!self.is_at_rest() && self.entries.iter().any(accepts))
     }
 
     fn add(&mut self, slot: u16, role: Role, now: Time) {
-        let seat = self.first_without(|member, seat| member.seat == seat);
-        self.members.push(Member::due(slot, seat, role, now));
+        let seat = self.free_seat();
+        self.entries.push(WorkerEntry::due(slot, seat, role, now));
     }
 
-    /// The first number that no member has.
-    fn first_without(&self, has: impl Fn(&Member, u16) -> bool) -> u16 {
-        let is_free = |number: &u16| self.members.iter().all(|member| !has(member, *number));
-        (0..=u16::MAX).find(is_free).expect("there is room for fewer members than there are numbers")
+    /// A seat for the entry at `index`: its own, unless a keeper has it.
+    pub(super) fn free_seat_for(&self, index: usize) -> u16 {
+        let own = self.entries[index].seat;
+        let is_kept = self.keepers.iter().any(|keeper| keeper.seat == own);
+        if is_kept { self.free_seat() } else { own }
     }
 
-    /// How many there are only because workers are replaced, for a reason that is one of `these`.
+    /// The first seat that neither a worker nor a keeper has.
+    fn free_seat(&self) -> u16 {
+        let taken = self.entries.iter().map(|entry| entry.seat);
+        let taken: Vec<_> = taken.chain(self.keepers.iter().map(|keeper| keeper.seat)).collect();
+        (0..=u16::MAX)
+            .find(|seat| !taken.contains(seat))
+            .expect("there is room for fewer workers than there are numbers")
+    }
+
+    /// The first number that no entry has.
+    fn first_without(&self, has: impl Fn(&WorkerEntry, u16) -> bool) -> u16 {
+        let is_free = |number: &u16| self.entries.iter().all(|entry| !has(entry, *number));
+        (0..=u16::MAX).find(is_free).expect("there is room for fewer entries than there are numbers")
+    }
+
+    /// The number of entries that exist only because of replacements for one of `these` reasons.
     fn replaced(&self, these: fn(Reason) -> bool) -> usize {
-        self.members.iter().filter(|member| member.is_replaced(these)).count()
+        self.entries.iter().filter(|entry| entry.is_replaced(these)).count()
     }
 
-    /// How many there are for another reason than that workers are replaced.
+    /// The number of entries that exist for other reasons than replacements.
     fn lasting(&self) -> usize {
-        self.members.len() - self.replaced(|reason| reason != Reason::ScaleDown)
+        self.entries.len() - self.replaced(|reason| reason != Reason::ScaleDown)
     }
 
-    /// As many as there ever are.
+    /// The largest number of entries.
     fn seats(&self) -> usize {
-        self.shape.room + self.shape.recycle_concurrency + self.shape.reload_concurrency
+        self.config.room + self.config.recycle_concurrency + self.config.reload_concurrency
     }
 }

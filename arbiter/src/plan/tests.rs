@@ -1,10 +1,15 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use remuda_core::order::PolicyId;
+use remuda_core::order::{PolicyId, Report};
 
 use self::world::{RECYCLED, RELOADED, ROOM, World, pid};
-use super::member::{BACKOFF_MIN, LONG_ENOUGH};
+use super::words::{
+    Allowance, Command, Death, Done, Patience, PlanConfig, RETIREMENT, Refused, ReloadEnd, Scale, Signal,
+    Ticket,
+};
+use super::worker_entry::{BACKOFF_MIN, LONG_ENOUGH};
+
 use super::*;
 
 mod boot;
@@ -12,13 +17,13 @@ mod command;
 mod expiry;
 mod hand_off;
 mod heartbeat;
+mod keeper;
 mod lameduck;
-#[path = "tests/unattended.rs"]
-mod orphans;
 mod recycle;
 mod reload;
 mod scale;
 mod table;
+mod unattended;
 mod upgrade;
 mod world;
 
@@ -26,9 +31,9 @@ const GRACEFUL: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// What the settings of a server of so many workers say.
-fn shape(workers: u16) -> Shape {
-    Shape {
+/// The configuration of a server with this number of workers.
+fn config(workers: u16) -> PlanConfig {
+    PlanConfig {
         workers,
         room: ROOM,
         recycle_concurrency: RECYCLED,
@@ -43,7 +48,8 @@ fn shape(workers: u16) -> Shape {
     }
 }
 
-/// Longer than any stop takes: a new arbiter that does not end by itself is killed after the last worker.
+/// Longer than any stop takes: a new arbiter that does not end by itself is killed after the last
+/// worker.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn stopped(reason: Reason, cut: bool) -> Option<Outcome> {
@@ -55,16 +61,16 @@ fn boot_failed(status: u8) -> Report {
 }
 
 #[test]
-fn workers_are_spawned_in_every_slot_and_ready_is_announced_when_all_are() {
+fn workers_are_spawned_in_every_slot_and_readiness_is_announced() {
     let mut world = World::new(3);
-    assert_eq!(world.living.values().map(|(slot, _)| *slot).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(world.is.living.values().copied().collect::<Vec<_>>(), [0, 1, 2]);
     let pids = world.pids();
     world.report(pids[0], Report::Ready);
     world.report(pids[2], Report::Ready);
     world.report(pids[2], Report::Ready);
-    assert!(!world.announced);
+    assert!(!world.promised.announced);
     world.report(pids[1], Report::Ready);
-    assert!(world.announced);
+    assert!(world.promised.announced);
 }
 
 #[test]
@@ -77,11 +83,11 @@ fn a_worker_that_dies_after_a_long_life_is_replaced_at_once() {
     let again_in = Some(Duration::ZERO);
     let notice =
         Notice::Died { slot: 0, pid: pid(101), death: Death::Signal(9), lived: LONG_ENOUGH, again_in };
-    assert!(world.log.contains(&notice));
+    assert!(world.promised.log.contains(&notice));
 }
 
 #[test]
-fn d17_short_lives_are_followed_by_doubling_waits_and_a_long_one_forgives_them() {
+fn d17_short_lives_double_the_wait_and_a_long_one_resets_it() {
     let mut world = World::serving(2, LONG_ENOUGH - MS);
     let mut waits = Vec::new();
     for _ in 0..11 {
@@ -120,11 +126,11 @@ fn d17_one_slot_waiting_keeps_no_other_from_being_filled() {
 #[test]
 fn a_failed_fork_is_tried_again_with_back_off() {
     let mut world = World::serving(1, LONG_ENOUGH);
-    world.exhausted = true;
+    world.is.exhausted = true;
     world.die(101, Death::Signal(9));
     world.pass(BACKOFF_MIN);
-    assert_eq!(world.plan.deadline(), Some(world.now + 2 * BACKOFF_MIN));
-    world.exhausted = false;
+    assert_eq!(world.supervisor.plan.deadline(), Some(world.is.now + 2 * BACKOFF_MIN));
+    world.is.exhausted = false;
     assert_eq!(world.gap(), 2 * BACKOFF_MIN);
 }
 
@@ -134,21 +140,24 @@ fn a_boot_that_fails_on_the_first_start_ends_the_server_with_its_status() {
         let mut world = World::new(3);
         world.report(101, Report::Ready);
         world.report(102, boot_failed(status));
-        assert_eq!(world.living[&101].1, Some(world.now + HURRY), "the others are told");
+        assert_eq!(world.leaves_by(101), Some(world.is.now + HURRY), "the others are told");
         world.die(102, Death::Status(status.into()));
         world.die(101, Death::Status(0));
-        assert_eq!(world.outcome, None);
+        assert_eq!(world.promised.outcome, None);
         world.die(103, Death::Status(0));
-        assert_eq!(world.outcome, Some(Outcome::BootFailed { status, message: "no database".into() }));
+        assert_eq!(
+            world.promised.outcome,
+            Some(Outcome::BootFailed { status, message: "no database".into() })
+        );
     }
 }
 
 #[test]
-fn a_boot_that_fails_without_a_word_ends_the_server_with_its_status() {
+fn a_boot_that_fails_without_a_report_ends_the_server() {
     for status in [3, 4] {
         let mut world = World::new(1);
         world.die(101, Death::Status(status));
-        let outcome = world.outcome.unwrap();
+        let outcome = world.promised.outcome.clone().unwrap();
         assert_eq!(i32::from(outcome.status()), status);
         let sentence = outcome.to_string();
         assert!(sentence.ends_with(&format!("worker 101 ended with status {status} before it was ready")));
@@ -162,7 +171,7 @@ fn a_boot_that_fails_once_the_server_was_ready_is_tried_again() {
     world.report(103, boot_failed(4));
     world.die(103, Death::Status(4));
     assert_eq!(world.gap(), BACKOFF_MIN);
-    assert!(world.listening);
+    assert!(world.promised.listening);
 }
 
 #[test]
@@ -171,7 +180,7 @@ fn a_booting_worker_that_is_killed_is_replaced_even_on_the_first_start() {
         let mut world = World::new(2);
         world.die(101, death);
         assert_eq!(world.gap(), BACKOFF_MIN);
-        assert!(world.listening);
+        assert!(world.promised.listening);
     }
 }
 
@@ -184,9 +193,9 @@ fn a_ready_worker_that_fails_on_the_first_start_is_no_failed_boot() {
 }
 
 #[test]
-fn d4_term_tells_every_worker_then_saves_the_backlog_and_says_when_it_has_ended() {
+fn d4_term_tells_workers_saves_the_backlog_and_tells_its_end() {
     let mut world = World::serving(2, SECOND);
-    let drain = Drain::new(Reason::Stop, world.now, world.now + GRACEFUL);
+    let drain = Drain::new(Reason::Stop, world.is.now, world.is.now + GRACEFUL);
     let order = Order::Drain { drain, policy: PolicyId::Stop };
     let actions = world.signal(Signal::Term);
     assert_eq!(
@@ -202,24 +211,24 @@ fn d4_term_tells_every_worker_then_saves_the_backlog_and_says_when_it_has_ended(
     );
     world.die(101, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
-fn d10_what_outlives_its_deadline_is_killed_once_and_the_stop_was_cut() {
+fn d10_a_worker_beyond_its_deadline_is_killed_once_and_is_cut() {
     let mut world = World::serving(2, SECOND);
     world.signal(Signal::Term);
     world.die(101, Death::Status(0));
     world.pass(GRACEFUL + KILL_MARGIN - MS);
-    assert!(world.killed.is_empty());
+    assert!(world.promised.killed.is_empty());
     world.pass(MS);
-    assert_eq!(world.killed, BTreeSet::from([102]));
-    assert_eq!(world.outcome, stopped(Reason::Stop, true));
-    assert_eq!(world.outcome.unwrap().status(), 6);
+    assert_eq!(world.promised.killed, BTreeSet::from([102]));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, true));
+    assert_eq!(world.promised.outcome.clone().unwrap().status(), 6);
 }
 
 #[test]
-fn a_worker_that_was_cut_off_shows_in_the_status_of_a_term_stop_alone() {
+fn a_cut_worker_shows_in_the_status_of_a_term_stop_only() {
     for (signals, status) in [
         (&[Signal::Term][..], 6),
         (&[Signal::Term, Signal::Term], 6),
@@ -230,29 +239,29 @@ fn a_worker_that_was_cut_off_shows_in_the_status_of_a_term_stop_alone() {
         let mut world = World::serving(1, SECOND);
         signals.iter().for_each(|signal| drop(world.signal(*signal)));
         world.die(101, Death::Status(6));
-        assert_eq!(world.outcome.unwrap().status(), status, "{signals:?}");
+        assert_eq!(world.promised.outcome.clone().unwrap().status(), status, "{signals:?}");
     }
 }
 
 #[test]
-fn d4_a_backlog_that_nobody_takes_is_dropped_at_the_deadline_and_counted() {
+fn d4_an_unreceived_backlog_is_dropped_at_the_deadline_and_counted() {
     let mut world = World::serving(2, SECOND);
-    world.stuck = true;
+    world.is.stuck = true;
     let actions = world.signal(Signal::Term);
-    assert_eq!(actions.last(), Some(&Action::SaveBacklog), "nobody is told of an end that has not come");
-    assert_eq!(world.plan.deadline(), Some(world.now + GRACEFUL));
+    assert_eq!(actions.last(), Some(&Action::SaveBacklog), "no worker is told of an end that has not come");
+    assert_eq!(world.supervisor.plan.deadline(), Some(world.is.now + GRACEFUL));
     world.pass(GRACEFUL);
-    assert!(world.log.contains(&Notice::BacklogLost { lost: 3 }));
-    assert_eq!(world.told_end, BTreeSet::from([101, 102]));
+    assert!(world.promised.log.contains(&Notice::BacklogLost { lost: 3 }));
+    assert_eq!(world.promised.told_end, BTreeSet::from([101, 102]));
     world.die(101, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
 fn d4_a_backlog_without_workers_is_dropped_before_the_end() {
     let mut world = World::serving(1, Duration::ZERO);
-    world.stuck = true;
+    world.is.stuck = true;
     world.die(101, Death::Signal(9));
     let actions = world.signal(Signal::Term);
     let lost = Action::Log(Notice::BacklogLost { lost: 3 });
@@ -261,31 +270,50 @@ fn d4_a_backlog_without_workers_is_dropped_before_the_end() {
 }
 
 #[test]
-fn d4_what_the_last_worker_left_in_the_queue_is_counted_at_the_end() {
+fn d4_connections_left_in_the_queue_are_counted_at_the_end() {
     let mut world = World::serving(1, SECOND);
     world.signal(Signal::Term);
-    assert_eq!(world.told_end, BTreeSet::from([101]));
-    world.stuck = true;
+    assert_eq!(world.promised.told_end, BTreeSet::from([101]));
+    world.is.stuck = true;
     world.die(101, Death::Signal(9));
-    assert!(world.log.contains(&Notice::BacklogLost { lost: 3 }));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert!(world.promised.log.contains(&Notice::BacklogLost { lost: 3 }));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
 fn d11_quit_saves_no_backlog() {
     let mut world = World::serving(1, SECOND);
-    world.stuck = true;
+    world.is.stuck = true;
     let actions = world.signal(Signal::Quit);
     assert!(actions.contains(&Action::DropBacklog) && actions.contains(&Action::Kill { pid: pid(101) }));
+}
+
+#[test]
+fn d11_int_and_a_second_term_limit_the_wait_for_handshakes() {
+    let hurries = |actions: &[Action]| actions.contains(&Action::HurryBacklog);
+    for second in [Signal::Int, Signal::Term] {
+        for stuck in [true, false] {
+            let mut world = World::serving(1, SECOND);
+            world.is.stuck = stuck;
+            assert!(!hurries(&world.signal(Signal::Term)));
+            assert_eq!(hurries(&world.signal(second)), stuck, "{second:?}: unless it has ended");
+            // However little is left of the time given by the first signal.
+            assert_eq!(hurries(&world.signal(second)), stuck);
+        }
+    }
+    let mut world = World::serving(1, SECOND);
+    world.is.stuck = true;
+    let actions = world.signal(Signal::Int);
+    assert_eq!(actions[actions.len() - 2..], [Action::SaveBacklog, Action::HurryBacklog]);
 }
 
 #[test]
 fn d11_int_is_a_stop_of_two_seconds() {
     let mut world = World::serving(1, SECOND);
     world.signal(Signal::Int);
-    assert_eq!(world.living[&101].1, Some(world.now + HURRY));
+    assert_eq!(world.leaves_by(101), Some(world.is.now + HURRY));
     world.pass(HURRY + KILL_MARGIN);
-    assert_eq!(world.outcome, stopped(Reason::QuickStop, true));
+    assert_eq!(world.promised.outcome, stopped(Reason::QuickStop, true));
 }
 
 #[test]
@@ -295,12 +323,12 @@ fn d11_a_second_signal_hurries_a_stop_and_a_third_changes_nothing() {
         world.signal(Signal::Term);
         world.pass(SECOND);
         world.signal(second);
-        let deadline = world.now + HURRY;
-        assert_eq!(world.living[&101].1, Some(deadline));
+        let deadline = world.is.now + HURRY;
+        assert_eq!(world.leaves_by(101), Some(deadline));
         world.pass(SECOND);
         assert_eq!(world.signal(Signal::Int), []);
         assert_eq!(world.signal(Signal::Term), []);
-        assert_eq!(world.plan.deadline(), Some(deadline + KILL_MARGIN));
+        assert_eq!(world.supervisor.plan.deadline(), Some(deadline + KILL_MARGIN));
     }
 }
 
@@ -310,7 +338,7 @@ fn d11_hurry_never_prolongs_a_stop() {
     world.signal(Signal::Term);
     world.pass(GRACEFUL - SECOND);
     assert_eq!(world.signal(Signal::Int), []);
-    assert_eq!(world.plan.deadline(), Some(world.now + SECOND + KILL_MARGIN));
+    assert_eq!(world.supervisor.plan.deadline(), Some(world.is.now + SECOND + KILL_MARGIN));
 }
 
 #[test]
@@ -319,9 +347,9 @@ fn d11_quit_kills_at_once_in_every_phase() {
         let mut world = World::serving(2, SECOND);
         before.into_iter().for_each(|signal| drop(world.signal(signal)));
         world.signal(Signal::Quit);
-        assert_eq!(world.killed.len(), 2);
+        assert_eq!(world.promised.killed.len(), 2);
         world.bury();
-        assert_eq!(world.outcome.as_ref().map(Outcome::status), Some(0));
+        assert_eq!(world.promised.outcome.as_ref().map(Outcome::status), Some(0));
     }
 }
 
@@ -329,11 +357,11 @@ fn d11_quit_kills_at_once_in_every_phase() {
 fn a_booting_worker_is_told_of_a_stop() {
     let mut world = World::new(1);
     world.signal(Signal::Term);
-    assert_eq!(world.living[&101].1, Some(world.now + GRACEFUL));
+    assert_eq!(world.leaves_by(101), Some(world.is.now + GRACEFUL));
     world.report(101, Report::Ready);
-    assert!(!world.announced, "a server that stops is not ready");
+    assert!(!world.promised.announced, "a server that stops is not ready");
     world.die(101, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
@@ -342,11 +370,11 @@ fn a_boot_that_fails_in_a_stop_does_not_change_its_outcome() {
     world.signal(Signal::Term);
     world.report(101, boot_failed(4));
     assert!(
-        !world.log.iter().any(|notice| matches!(notice, Notice::BootFailed { .. })),
-        "nobody waits for it"
+        !world.promised.log.iter().any(|notice| matches!(notice, Notice::BootFailed { .. })),
+        "no client waits for it"
     );
     world.die(101, Death::Status(4));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
@@ -354,14 +382,14 @@ fn a_stop_does_not_wait_for_slots_that_are_empty() {
     let mut world = World::serving(1, Duration::ZERO);
     world.die(101, Death::Signal(9));
     world.signal(Signal::Term);
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
 fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
     let now = Time::from_nanos(1);
     let overtaken = || {
-        let mut plan = Plan::new(shape(1));
+        let mut plan = Plan::new(config(1));
         assert_eq!(plan.handle(Event::Tick, now), [Action::Spawn { slot: 0, seat: 0, generation: 1 }]);
         plan.handle(Event::Signal(Signal::Term), now);
         plan
@@ -381,20 +409,20 @@ fn a_spawn_that_a_stop_overtakes_is_told_or_forgotten() {
 }
 
 #[test]
-fn a_child_that_nobody_asked_for_is_killed() {
-    let mut plan = Plan::new(shape(1));
+fn an_unrequested_child_is_killed() {
+    let mut plan = Plan::new(config(1));
     let actions = plan.handle(Event::Spawned { seat: 9, pid: pid(7) }, Time::ZERO);
     assert_eq!(actions[0], Action::Kill { pid: pid(7) });
 }
 
 #[test]
-fn strangers_are_reaped_and_nothing_else_happens() {
+fn unknown_children_are_reaped_and_nothing_else_happens() {
     let mut world = World::serving(1, SECOND);
     let actions = world.feed(Event::Exited { pid: pid(99), death: Death::Status(0) });
-    assert_eq!(actions, [Action::Log(Notice::Stranger { pid: pid(99), death: Death::Status(0) })]);
+    assert_eq!(actions, [Action::Log(Notice::UnknownChild { pid: pid(99), death: Death::Status(0) })]);
 }
 
-/// A way to get somewhere.
+/// A way to a state.
 type Reach = fn() -> World;
 
 const PHASES: [(&str, Reach); 24] = [
@@ -453,10 +481,10 @@ const PHASES: [(&str, Reach); 24] = [
     ("held", upgrade::held),
     ("handed over", || {
         let mut world = upgrade::upgrading();
-        world.heir_ready();
+        world.new_arbiter_ready();
         world
     }),
-    ("stopping with an heir", || {
+    ("stopping with a new arbiter", || {
         let mut world = upgrade::upgrading();
         world.signal(Signal::Term);
         world
@@ -466,7 +494,7 @@ const PHASES: [(&str, Reach); 24] = [
         world.signal(Signal::Winch);
         world
     }),
-    ("taking over", upgrade::with_elder),
+    ("taking over", upgrade::with_old_arbiter),
     ("stopping", || {
         let mut world = World::serving(2, SECOND);
         world.signal(Signal::Term);
@@ -510,12 +538,12 @@ fn every_event_in_every_phase_keeps_the_promises() {
     });
     let spawns =
         [Event::Spawned { seat: 0, pid: pid(99) }, Event::SpawnFailed { seat: 0, error: "no".into() }];
-    let loads = [Event::Loaded { shape: shape(3) }, Event::NotLoaded { why: "no".into() }];
+    let loads = [Event::Loaded { config: config(3) }, Event::NotLoaded { why: "no".into() }];
     let upgrades = [
         Event::Launched { pid: pid(99) },
         Event::NotLaunched { error: "no".into() },
-        Event::HeirReady { receives: true },
-        Event::ElderGone,
+        Event::NewArbiterReady { receives: true },
+        Event::OldArbiterGone,
         Event::Exited { pid: pid(103), death: Death::Status(1) },
         Event::Tick,
     ];
@@ -524,28 +552,29 @@ fn every_event_in_every_phase_keeps_the_promises() {
     for (phase, reach) in PHASES {
         for event in &events {
             let mut world = reach();
-            let finished = world.outcome.take(); // else the world objects to any further action
+            // Otherwise the world objects to any further action.
+            let finished = world.promised.outcome.take();
             match event {
                 Event::Signal(signal) => drop(world.signal(*signal)),
-                Event::Exited { pid, death } if world.living.contains_key(&pid.as_raw_nonzero().get()) => {
+                Event::Exited { pid, death } if world.is.living.contains_key(&pid.as_raw_nonzero().get()) => {
                     world.die(pid.as_raw_nonzero().get(), *death);
                 }
                 Event::Exited { pid: dead, death }
-                    if world.heir.as_ref().is_some_and(|heir| pid(heir.pid) == *dead) =>
+                    if world.is.new_arbiter.as_ref().is_some_and(|new| pid(new.pid) == *dead) =>
                 {
-                    world.heir_dies(*death);
+                    world.new_arbiter_dies(*death);
                 }
-                Event::HeirReady { .. } => world.heir_ready(),
+                Event::NewArbiterReady { .. } => world.new_arbiter_ready(),
                 Event::Report { pid, report } => world.report(pid.as_raw_nonzero().get(), report.clone()),
                 other => drop(world.feed(other.clone())),
             }
             if finished.is_some() {
-                assert_eq!(world.outcome, None, "{event:?} in {phase}: finished twice");
+                assert_eq!(world.promised.outcome, None, "{event:?} in {phase}: finished twice");
                 continue;
             }
             world.signal(Signal::Term);
             world.pass(LONGEST);
-            assert!(world.outcome.is_some(), "{event:?} in {phase}: never finishes");
+            assert!(world.promised.outcome.is_some(), "{event:?} in {phase}: never finishes");
         }
     }
 }
@@ -554,16 +583,36 @@ fn every_event_in_every_phase_keeps_the_promises() {
 fn usr1_reopens_the_logs_here_and_then_in_every_worker() {
     for (phase, reach) in PHASES {
         let mut world = reach();
-        world.outcome = None;
-        let (deadline, pids) = (world.plan.deadline(), world.pids());
+        world.promised.outcome = None;
+        let (deadline, pids) = (world.supervisor.plan.deadline(), world.pids());
         let orders = pids.iter().map(|raw| Action::Send { pid: pid(*raw), order: Order::ReopenLogs });
         let expected: Vec<_> = [Action::ReopenLogs].into_iter().chain(orders).collect();
         assert_eq!(world.signal(Signal::Usr1), expected, "{phase}");
-        assert_eq!(world.plan.deadline(), deadline);
+        assert_eq!(world.supervisor.plan.deadline(), deadline);
     }
 }
 
-/// One thing that may happen; indices choose among the living.
+#[test]
+fn usr1_to_a_worker_has_its_logs_alone_reopened() {
+    let mut world = World::serving(3, LONG_ENOUGH);
+    let worker = pid(world.pids()[1]);
+    let actions =
+        world.supervisor.plan.handle(Event::Report { pid: worker, report: Report::ReopenLogs }, world.is.now);
+    assert_eq!(actions, [Action::ReopenLogs, Action::Send { pid: worker, order: Order::ReopenLogs }]);
+}
+
+#[test]
+fn usr1_replaces_the_helper_which_takes_no_orders() {
+    let mut world = World::serving(1, LONG_ENOUGH);
+    world.supervisor.plan = world.supervisor.plan.with_helper();
+    world.feed(Event::Tick);
+    let helper = world.supervisor.plan.helper().unwrap();
+    let actions = world.signal(Signal::Usr1);
+    assert_eq!(actions[..2], [Action::ReopenLogs, Action::Retire { pid: helper }]);
+    assert!(actions.contains(&Action::SpawnHelper), "{actions:?}");
+}
+
+/// One step of a random run; indices choose among living workers.
 #[derive(Clone, Debug)]
 enum Happening {
     Pass(u64),
@@ -572,16 +621,16 @@ enum Happening {
     Spent(usize),
     BootFailed(usize, u8),
     Die(usize, Death),
-    Stranger(i32),
+    UnknownChild(i32),
     LateReport(i32),
     Forks(bool),
     Silence(usize),
     Freeze(u64),
-    /// What the next load finds: so many workers or, with 0, something broken.
+    /// The result of the next load: this number of workers, or a failure if 0.
     Settings(u16),
-    HeirReady,
-    HeirDies(Death),
-    ElderGone,
+    NewArbiterReady,
+    NewArbiterDies(Death),
+    OldArbiterGone,
     Ask(Command),
 }
 
@@ -593,11 +642,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => any::<usize>().prop_map(Happening::Ready),
         4 => any::<usize>().prop_map(Happening::Spent),
         1 => (any::<usize>(), 0..6u8).prop_map(|(which, status)| Happening::BootFailed(which, status)),
-        3 => Just(Happening::HeirReady),
-        2 => death.clone().prop_map(Happening::HeirDies),
-        1 => Just(Happening::ElderGone),
+        3 => Just(Happening::NewArbiterReady),
+        2 => death.clone().prop_map(Happening::NewArbiterDies),
+        1 => Just(Happening::OldArbiterGone),
         5 => (any::<usize>(), death).prop_map(|(which, death)| Happening::Die(which, death)),
-        1 => (1..100).prop_map(Happening::Stranger),
+        1 => (1..100).prop_map(Happening::UnknownChild),
         1 => (1..200).prop_map(Happening::LateReport),
         1 => any::<bool>().prop_map(Happening::Forks),
         2 => any::<usize>().prop_map(Happening::Silence),
@@ -624,17 +673,17 @@ proptest! {
     fn whatever_happens_the_promises_hold_and_a_stop_finishes(
         workers in 1..6u16,
         lameduck in 0..2u32,
-        (holds, elder) in any::<(bool, bool)>(),
+        (holds, has_old) in any::<(bool, bool)>(),
         happenings in prop::collection::vec(happening(), 0..80),
     ) {
         let mut world = World::lame(workers, heartbeat::PATIENCE, lameduck * lameduck::LAMEDUCK);
-        world.plan.shape.holds = holds;
-        if elder {
-            world.plan.other = Other::Elder;
+        world.supervisor.plan.config.holds = holds;
+        if has_old {
+            world.supervisor.plan.other = Other::Old;
         }
         let mut asked = 0;
         for happening in happenings {
-            if world.outcome.is_some() {
+            if world.promised.outcome.is_some() {
                 break;
             }
             let pids = world.pids();
@@ -648,39 +697,39 @@ proptest! {
                     choose(which).into_iter().for_each(|pid| world.report(pid, boot_failed(status)));
                 }
                 Happening::Die(which, death) => choose(which).into_iter().for_each(|pid| world.die(pid, death)),
-                Happening::Stranger(raw) => {
+                Happening::UnknownChild(raw) => {
                     world.feed(Event::Exited { pid: pid(raw), death: Death::Status(0) });
                 }
-                Happening::LateReport(raw) if !world.living.contains_key(&raw) => world.report(raw, boot_failed(3)),
+                Happening::LateReport(raw) if !world.is.living.contains_key(&raw) => world.report(raw, boot_failed(3)),
                 Happening::LateReport(_) => {}
-                Happening::Forks(work) => world.exhausted = !work,
+                Happening::Forks(work) => world.is.exhausted = !work,
                 Happening::Silence(which) => choose(which).into_iter().for_each(|pid| world.silence(pid)),
                 Happening::Settings(workers) => {
-                    world.found = (workers > 0).then_some(Shape { workers, ..world.settings });
+                    world.is.found = (workers > 0).then_some(PlanConfig { workers, ..world.is.settings });
                 }
                 Happening::Freeze(millis) => world.freeze(Duration::from_millis(millis)),
-                Happening::HeirReady => world.heir_ready(),
-                Happening::HeirDies(death) if world.heir.is_some() => world.heir_dies(death),
-                Happening::HeirDies(_) => {}
-                Happening::ElderGone => drop(world.feed(Event::ElderGone)),
+                Happening::NewArbiterReady => world.new_arbiter_ready(),
+                Happening::NewArbiterDies(death) if world.is.new_arbiter.is_some() => world.new_arbiter_dies(death),
+                Happening::NewArbiterDies(_) => {}
+                Happening::OldArbiterGone => drop(world.feed(Event::OldArbiterGone)),
                 Happening::Ask(command) => {
                     asked += 1;
                     world.ask(asked, command);
                 }
             }
-            if !world.stopping && !world.exhausted {
-                let due = world.plan.deadline().is_some();
-                prop_assert!(world.staying() >= world.target || due, "an empty slot waits for something");
+            if !world.promised.stopping && !world.is.exhausted {
+                let due = world.supervisor.plan.deadline().is_some();
+                prop_assert!(world.staying() >= world.promised.target || due, "an empty slot waits for something");
             }
-            prop_assert!(world.target >= 1 || world.plan.is_resting());
+            prop_assert!(world.promised.target >= 1 || world.supervisor.plan.is_resting());
         }
-        if world.outcome.is_none() {
+        if world.promised.outcome.is_none() {
             world.signal(Signal::Term);
             world.pass(LONGEST);
         }
-        prop_assert!(world.outcome.is_some());
-        prop_assert_eq!(world.plan.deadline(), None);
+        prop_assert!(world.promised.outcome.is_some());
+        prop_assert_eq!(world.supervisor.plan.deadline(), None);
         prop_assert!(world.is_answered(), "a reload that was asked for ends");
-        prop_assert_eq!(world.answers.len() as u64, asked, "everybody is answered");
+        prop_assert_eq!(world.promised.answers.len() as u64, asked, "every command is answered");
     }
 }

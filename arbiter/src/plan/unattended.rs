@@ -1,20 +1,20 @@
-//! Listeners of a slot (`--reuse-port`), which is without a worker that accepts while that boots, drains, or is dead.
+//! Listeners of slots without an accepting worker (`--reuse-port`): it boots, drains, or is dead.
 //!
-//! The kernel goes on sending them their share of the connections. As long as other workers accept, these are given what
-//! arrives there; if none does, it is as well off in the kernel's queue. An arbiter that is to take over from another one leaves
-//! that to it as long as it may fail.
+//! The kernel keeps assigning connections to these listeners. While other workers accept, the
+//! arbiter accepts and passes the connections to them; otherwise they wait in the kernel's queue. A
+//! new arbiter leaves this to the old one until it is ready.
 
-use super::member::Member;
+use super::worker_entry::WorkerEntry;
 use super::{Action, Phase, Plan};
 
 impl Plan {
-    pub(super) fn look_for_orphans(&mut self, todo: &mut Vec<Action>) {
+    pub(super) fn look_for_unattended_listeners(&mut self, todo: &mut Vec<Action>) {
         let stopping = self.is_stopping();
-        let waits = self.has_elder() && matches!(self.phase, Phase::Starting);
-        let Some(known) = self.orphans.as_mut().filter(|_| !stopping) else { return };
+        let waits = self.has_old_arbiter() && matches!(self.phase, Phase::Starting);
+        let Some(known) = self.unattended.as_mut().filter(|_| !stopping) else { return };
         let (accepting, others): (Vec<_>, Vec<_>) =
-            self.members.iter().filter(|member| member.is_holder()).partition(|member| member.accepts());
-        let mut slots: Vec<_> = others.into_iter().map(|member: &Member| member.slot).collect();
+            self.entries.iter().filter(|entry| entry.is_holder()).partition(|entry| entry.accepts());
+        let mut slots: Vec<_> = others.into_iter().map(|entry: &WorkerEntry| entry.slot).collect();
         slots.sort_unstable();
         if accepting.is_empty() || waits {
             slots.clear();
@@ -25,9 +25,9 @@ impl Plan {
         }
     }
 
-    /// Nobody comes any more to accept in `slot`.
+    /// Ends the listeners of `slot`, which gets no worker any more.
     pub(super) fn end_slot(&self, slot: u16, todo: &mut Vec<Action>) {
-        if self.orphans.is_some() {
+        if self.unattended.is_some() {
             todo.push(Action::EndSlot { slot });
         }
     }

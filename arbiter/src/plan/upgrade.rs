@@ -1,14 +1,15 @@
 //! The binary upgrade: another arbiter beside this one, and which of the two serves.
 //!
 //! ```text
-//! the old one   Alone ── USR2 ──▶ Heir, booting ── ready ──▶ drains and ends; or, where people decide, serves on
-//!                 ▲                  │ dies, is late, TERM INT QUIT │ dies            until WINCH, HUP and QUIT say more
-//!                 └──────────────────┴──────────────────────────────┘
-//! the new one   Elder ── the old one is gone ──▶ Alone
+//! old   Alone ── USR2 ──▶ New, booting ─── ready ──▶ drains and ends; or, with manual drain,
+//!         ▲                  │ dies, is late,           │      serves on until WINCH, HUP, QUIT
+//!         │                  │ TERM INT QUIT            │ dies
+//!         └──────────────────┴──────────────────────────┘
+//! new   Old ── the old one is gone ──▶ Alone
 //! ```
 //!
-//! Until the heir is ready nothing has changed, and who stops the server stops both: the backlog is nobody's before
-//! the heir is gone.
+//! Until the new arbiter is ready nothing has changed, and a stop stops both: the old arbiter passes
+//! the backlog on only when the new one is gone.
 
 use std::mem;
 use std::time::Duration;
@@ -17,45 +18,47 @@ use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
-use super::member::Member;
+use super::notice::Notice;
 use super::stop::Backlog;
-use super::{Action, Death, HURRY, KILL_MARGIN, Phase, Plan, Refused, Signal};
-use crate::Outcome;
-use crate::notice::Notice;
+use super::words::{Death, Refused, Signal};
+use super::worker_entry::WorkerEntry;
+use super::{Action, HURRY, KILL_MARGIN, Phase, Plan};
+use crate::outcome::Outcome;
 
 /// The other arbiter of an upgrade.
 #[derive(Debug)]
 pub(super) enum Other {
-    /// There is none.
+    /// No other arbiter.
     None,
-    /// It has started this one, and lives.
-    Elder,
-    /// It was asked for.
+    /// The old arbiter, which started this one, lives.
+    Old,
+    /// The start of a new arbiter was requested.
     Launching,
-    /// This one has started it.
-    Heir(Heir),
+    /// A new arbiter was started.
+    New(NewArbiter),
 }
 
 #[derive(Debug)]
-pub(super) struct Heir {
+pub(super) struct NewArbiter {
     pid: Pid,
     born: Time,
     ready: bool,
-    /// Its workers take connections over.
+    /// Whether its workers receive handed-off connections.
     receives: bool,
-    /// It was told to end.
+    /// Whether it was told to end.
     told: bool,
-    /// Because it was not ready in time.
+    /// Whether it was told so because it was not ready in time.
     late: bool,
-    /// When it is told to end, or after that is killed.
+    /// When it is told to end or, after that, killed.
     due: Option<Time>,
 }
 
-/// How long after its own end at the latest, with all its workers, an heir is killed that was told to end.
+/// The time between the latest end of a new arbiter with all its workers, after it was told to
+/// end, and its kill.
 const MARGIN: Duration = KILL_MARGIN.saturating_mul(2);
 
 impl Plan {
-    /// Starts a new arbiter, unless something stands in the way: there is another one already, or it is not the time.
+    /// Starts a new arbiter, unless one exists already or the phase does not allow it.
     pub(super) fn upgrade(&mut self, todo: &mut Vec<Action>) -> Result<(), &'static str> {
         Err(match (&self.phase, &self.other) {
             (Phase::Starting, _) => "the server is not ready yet",
@@ -72,11 +75,12 @@ impl Plan {
 
     pub(super) fn launched(&mut self, pid: Pid, now: Time, todo: &mut Vec<Action>) {
         if !matches!(self.other, Other::Launching) {
-            return todo.push(Action::Kill { pid }); // nobody asked for it, and nobody would look after it
+            // The new arbiter is not requested any more, and no entry supervises it.
+            return todo.push(Action::Kill { pid });
         }
-        let bound = self.shape.patience.boot_timeout;
+        let bound = self.config.patience.boot_timeout;
         let due = (!bound.is_zero()).then(|| now + bound);
-        self.other = Other::Heir(Heir {
+        self.other = Other::New(NewArbiter {
             pid,
             born: now,
             ready: false,
@@ -95,31 +99,33 @@ impl Plan {
         }
     }
 
-    /// The new arbiter serves: this one drains its workers and ends, or waits for people to say so.
-    pub(super) fn heir_ready(&mut self, receives: bool, now: Time, todo: &mut Vec<Action>) {
-        let Other::Heir(heir) = &mut self.other else { return };
-        if heir.told || heir.ready {
+    /// Handles the readiness of the new arbiter: this one drains its workers and ends, or waits for
+    /// an operator.
+    pub(super) fn new_arbiter_ready(&mut self, receives: bool, now: Time, todo: &mut Vec<Action>) {
+        let Other::New(new) = &mut self.other else { return };
+        if new.told || new.ready {
             return;
         }
-        (heir.ready, heir.receives, heir.due) = (true, receives, None);
-        let (pid, took, held) = (heir.pid, now - heir.born, self.shape.holds);
-        todo.push(Action::Log(Notice::HeirReady { pid, took, held }));
+        (new.ready, new.receives, new.due) = (true, receives, None);
+        let (pid, took, held) = (new.pid, now - new.born, self.config.holds);
+        todo.push(Action::Log(Notice::NewArbiterReady { pid, took, held }));
         if !held {
             self.leave_helping(now, todo);
-            let drain = Drain::new(Reason::Upgrade, now, now + self.shape.graceful_timeout);
+            let drain = Drain::new(Reason::Upgrade, now, now + self.config.graceful_timeout);
             let drain = if receives { drain.with_receiver() } else { drain };
             self.enter_stop(drain, Outcome::Stopped { reason: Reason::Upgrade, cut: false }, todo);
         }
     }
 
-    /// Whether it was the new arbiter that has ended. What was shared is this one's again.
-    pub(super) fn heir_exited(&mut self, pid: Pid, death: Death, todo: &mut Vec<Action>) -> bool {
-        let Some(heir) = self.heir().filter(|heir| heir.pid == pid) else { return false };
-        todo.push(Action::Log(match heir.ready {
-            true => Notice::HeirGone { pid, death },
+    /// Handles the end of the new arbiter: shared listeners belong to this one again. Returns
+    /// whether `pid` was it.
+    pub(super) fn new_arbiter_exited(&mut self, pid: Pid, death: Death, todo: &mut Vec<Action>) -> bool {
+        let Some(new) = self.new_arbiter().filter(|new| new.pid == pid) else { return false };
+        todo.push(Action::Log(match new.ready {
+            true => Notice::NewArbiterGone { pid, death },
             false => {
-                let when = if heir.late { "was not ready in time, and ended with" } else { "ended with" };
-                let then = if heir.late { "" } else { " before it was ready" };
+                let when = if new.late { "was not ready in time, and ended with" } else { "ended with" };
+                let then = if new.late { "" } else { " before it was ready" };
                 Notice::UpgradeFailed { why: format!("the new arbiter {pid} {when} {death}{then}") }
             }
         }));
@@ -128,82 +134,85 @@ impl Plan {
     }
 
     /// The old arbiter has ended.
-    pub(super) fn elder_gone(&mut self, todo: &mut Vec<Action>) {
-        if self.has_elder() {
-            todo.push(Action::Log(Notice::ElderGone));
+    pub(super) fn old_arbiter_gone(&mut self, todo: &mut Vec<Action>) {
+        if self.has_old_arbiter() {
+            todo.push(Action::Log(Notice::OldArbiterGone));
             self.alone_again(todo);
         }
     }
 
-    /// Has an arbiter that is not ready end as this one does.
-    pub(super) fn end_heir(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
-        let hurry = self.shape.graceful_timeout.min(HURRY);
+    /// Passes a stop on to a new arbiter that is not ready.
+    pub(super) fn end_new_arbiter(&mut self, signal: Signal, now: Time, todo: &mut Vec<Action>) {
+        let hurry = self.config.graceful_timeout.min(HURRY);
         let left = match signal {
             Signal::Quit => KILL_MARGIN,
-            Signal::Term if !self.is_stopping() => self.shape.lameduck + self.shape.graceful_timeout + MARGIN,
+            Signal::Term if !self.is_stopping() => {
+                self.config.lameduck + self.config.graceful_timeout + MARGIN
+            }
             _ => hurry + MARGIN,
         };
-        let Other::Heir(heir) = &mut self.other else { return };
-        let was_killed = heir.told && heir.due.is_none();
-        if heir.ready || was_killed {
+        let Other::New(new) = &mut self.other else { return };
+        let was_killed = new.told && new.due.is_none();
+        if new.ready || was_killed {
             return;
         }
-        let before = heir.due.filter(|_| heir.told);
-        heir.due = Some(before.map_or(now + left, |due| due.min(now + left)));
-        heir.told = true;
-        todo.push(Action::Signal { pid: heir.pid, signal });
+        let before = new.due.filter(|_| new.told);
+        new.due = Some(before.map_or(now + left, |due| due.min(now + left)));
+        new.told = true;
+        todo.push(Action::Signal { pid: new.pid, signal });
     }
 
-    /// Ends a new arbiter that is not ready in time, and kills one that does not end.
-    pub(super) fn watch_heir(&mut self, now: Time, todo: &mut Vec<Action>) {
-        let Other::Heir(heir) = &mut self.other else { return };
-        if heir.due.is_none_or(|at| at > now) {
+    /// Ends a new arbiter that is not ready in time, and kills it if it does not end.
+    pub(super) fn watch_new_arbiter(&mut self, now: Time, todo: &mut Vec<Action>) {
+        let Other::New(new) = &mut self.other else { return };
+        if new.due.is_none_or(|at| at > now) {
             return;
         }
-        let (pid, took) = (heir.pid, now - heir.born);
-        if mem::replace(&mut heir.told, true) {
-            heir.due = None;
+        let (pid, took) = (new.pid, now - new.born);
+        if mem::replace(&mut new.told, true) {
+            new.due = None;
             todo.extend([Action::Log(Notice::Killing { pid }), Action::Kill { pid }]);
         } else {
-            (heir.late, heir.due) = (true, Some(now + HURRY + MARGIN));
-            todo.push(Action::Log(Notice::HeirLate { pid, took }));
+            (new.late, new.due) = (true, Some(now + HURRY + MARGIN));
+            todo.push(Action::Log(Notice::NewArbiterLate { pid, took }));
             todo.push(Action::Signal { pid, signal: Signal::Int });
         }
     }
 
-    /// When [`watch_heir`](Self::watch_heir) has something to do.
-    pub(super) fn heir_due(&self) -> Option<Time> {
-        self.heir().and_then(|heir| heir.due)
+    /// When [`watch_new_arbiter`](Self::watch_new_arbiter) has work.
+    pub(super) fn new_arbiter_due(&self) -> Option<Time> {
+        self.new_arbiter().and_then(|new| new.due)
     }
 
-    /// Whether a new arbiter has to end before this one can.
-    pub(super) fn waits_for_heir(&self) -> bool {
-        self.heir().is_some_and(|heir| !heir.ready)
+    /// Whether a new arbiter has to end before this one.
+    pub(super) fn waits_for_new_arbiter(&self) -> bool {
+        self.new_arbiter().is_some_and(|new| !new.ready)
     }
 
     /// The new arbiter, if it serves.
-    pub(crate) fn ready_heir(&self) -> Option<Pid> {
-        self.heir().filter(|heir| heir.ready).map(|heir| heir.pid)
+    pub(crate) fn ready_new_arbiter(&self) -> Option<Pid> {
+        self.new_arbiter().filter(|new| new.ready).map(|new| new.pid)
     }
 
-    /// Whether the workers of a new arbiter take connections over.
-    pub(super) fn heir_receives(&self) -> bool {
-        self.heir().is_some_and(|heir| heir.receives)
+    /// Whether the workers of a new arbiter receive handed-off connections.
+    pub(super) fn new_arbiter_receives(&self) -> bool {
+        self.new_arbiter().is_some_and(|new| new.receives)
     }
 
-    /// Whether an old arbiter is there still.
-    pub(super) fn has_elder(&self) -> bool {
-        matches!(self.other, Other::Elder)
+    /// Whether an old arbiter is still alive.
+    pub(super) fn has_old_arbiter(&self) -> bool {
+        matches!(self.other, Other::Old)
     }
 
-    pub(super) fn heir(&self) -> Option<&Heir> {
+    pub(super) fn new_arbiter(&self) -> Option<&NewArbiter> {
         match &self.other {
-            Other::Heir(heir) => Some(heir),
+            Other::New(new) => Some(new),
             _ => None,
         }
     }
 
-    /// Drains all workers and goes on listening, until [`come_back`](Self::come_back). Says who they are.
+    /// Drains all workers and keeps listening, until [`come_back`](Self::come_back). Returns their
+    /// pids.
     pub(super) fn rest(&mut self, now: Time, todo: &mut Vec<Action>) -> Result<Vec<Pid>, Refused> {
         match self.phase {
             Phase::Starting => return Err(Refused::NotReady),
@@ -212,18 +221,18 @@ impl Plan {
             Phase::Serving => {}
             _ => return Err(Refused::Stopping),
         }
-        let reason = self.ready_heir().map_or(Reason::ScaleDown, |_| Reason::Upgrade);
+        let reason = self.ready_new_arbiter().map_or(Reason::ScaleDown, |_| Reason::Upgrade);
         self.resting = Some(self.workers());
         todo.push(Action::Log(Notice::Resting));
-        for index in (0..self.members.len()).rev() {
-            if self.members[index].leaves_by().is_none() {
+        for index in (0..self.entries.len()).rev() {
+            if self.entries[index].leaves_by().is_none() {
                 self.dismiss(index, reason, now, todo);
             }
         }
-        Ok(self.members.iter().filter_map(Member::pid).collect())
+        Ok(self.entries.iter().filter_map(WorkerEntry::pid).collect())
     }
 
-    /// As many workers as there were before they were to rest.
+    /// Requests as many workers as there were before [`rest`](Self::rest).
     pub(super) fn come_back(&mut self, todo: &mut Vec<Action>) {
         if let Some(workers) = self.resting.take() {
             self.returning = workers;
@@ -231,19 +240,37 @@ impl Plan {
         }
     }
 
-    /// Lets those come that were to come back, as far as those that still drain leave room.
+    /// Handles the command `resume`: starts the workers again, and returns how many will serve,
+    /// including those that are already starting.
+    pub(super) fn resume(&mut self, todo: &mut Vec<Action>) -> Result<usize, Refused> {
+        match self.phase {
+            Phase::Serving if self.is_resting() => {
+                self.come_back(todo);
+                Ok(self.workers() + self.returning)
+            }
+            Phase::Starting | Phase::Serving => Err(Refused::Awake),
+            _ => Err(Refused::Stopping),
+        }
+    }
+
+    /// Whether all workers that were started again are ready.
+    pub(super) fn has_resumed(&self) -> bool {
+        !self.is_resting() && self.entries.iter().filter(|entry| entry.is_holder()).all(WorkerEntry::is_ready)
+    }
+
+    /// Adds workers that were requested again, as far as draining ones leave room.
     pub(super) fn let_come_back(&mut self, now: Time) {
         while self.returning > 0 && self.enlarge(now) {
             self.returning -= 1;
         }
     }
 
-    /// Whether workers were told to rest, and not to come back.
+    /// Whether all workers were drained by [`rest`](Self::rest) and not requested again.
     pub(super) fn is_at_rest(&self) -> bool {
         self.resting.is_some()
     }
 
-    /// Whether workers were told to rest, or have not all come back.
+    /// Whether all workers were drained by [`rest`](Self::rest), or not all are back.
     pub(super) fn is_resting(&self) -> bool {
         self.resting.is_some() || self.returning > 0
     }
@@ -256,8 +283,11 @@ impl Plan {
             Phase::Stopping(stop) if stop.backlog == Backlog::Shared => {
                 stop.backlog = Backlog::Passing;
                 todo.push(Action::SaveBacklog);
+                if stop.drain.reason == Reason::QuickStop {
+                    todo.push(Action::HurryBacklog);
+                }
             }
-            Phase::Serving => self.come_back(todo), // or nobody would serve
+            Phase::Serving => self.come_back(todo), // or no worker would serve
             _ => {}
         }
     }

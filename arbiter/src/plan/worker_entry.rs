@@ -1,4 +1,4 @@
-//! One worker, or the place of one that is to come: what it is there for, and how far it has come.
+//! The entry of one worker, or of a worker that is due: its role and its state.
 
 use std::mem;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 use rustix::process::Pid;
 
-use super::expiry::{Allowance, Bounds};
-use super::{Action, KILL_MARGIN, Patience};
+use super::Action;
+use super::words::{Allowance, Bounds, Patience};
 
-/// A worker that was ready for this long is replaced at once; after a shorter life the slot waits.
+/// A worker that was ready for this long is replaced at once; after a shorter life with back-off.
 pub(super) const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-/// The wait after a first short life; it doubles with each further one (D17).
+/// The back-off after the first short life; it doubles with each further one (D17).
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// The longest wait.
+/// The longest back-off.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Member {
-    /// What the worker shows as its place. Who comes in its place has the same.
+pub(super) struct WorkerEntry {
+    /// The slot of the worker. Its successors have the same.
     pub(super) slot: u16,
-    /// Where it writes on the scoreboard. No two members have the same.
+    /// Its seat on the scoreboard, unique among entries.
     pub(super) seat: u16,
     pub(super) role: Role,
     pub(super) state: State,
     pub(super) back_off: BackOff,
 }
 
-/// Makes those that live shortly wait before they come again (D17).
+/// The back-off of workers with short lives (D17).
 #[derive(Debug, Default)]
 pub(super) struct BackOff {
     /// Short lives in a row.
@@ -39,7 +39,7 @@ pub(super) struct BackOff {
 }
 
 impl BackOff {
-    /// How long to wait after a life or a boot that is over, which it counts if it was short.
+    /// Returns the wait after the end of a life or a boot, and counts it if it was short.
     pub(super) fn next(&mut self, long_enough: bool) -> Duration {
         if long_enough {
             self.failures = 0;
@@ -51,73 +51,75 @@ impl BackOff {
     }
 }
 
-/// What a worker is there for.
+/// The role of a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
-    /// It is one of those that are asked for, and the only one of its slot.
+    /// One of the wanted workers, and the only one of its slot.
     Holder,
-    /// It takes the slot over from its holder once it is ready.
+    /// Takes over the slot from its holder once it is ready.
     Successor { reason: Reason },
-    /// It drains until then at most, and nobody is spawned in its place. It may hand connections over as long as there is a
-    /// receiver (D19).
+    /// Drains until `deadline` at most, and is not replaced. It may hand connections over while
+    /// there is a receiver (D19).
     Leaver { reason: Reason, deadline: Time, receiver: bool },
 }
 
 #[derive(Debug)]
 pub(super) enum State {
-    /// There is no process until `at`.
+    /// No process until `at`.
     Due {
         at: Time,
     },
-    /// A spawn was asked for.
+    /// A spawn was requested.
     Spawning {
         generation: u32,
         patience: Patience,
         allowance: Allowance,
     },
-    Alive(Life),
+    Alive(Process),
 }
 
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Process {
     pub(super) pid: Pid,
-    /// The configuration that it has.
+    /// The generation of its configuration.
     pub(super) generation: u32,
-    /// What that says of its silence.
+    /// The limits of silence in its configuration.
     patience: Patience,
-    /// What it says of its age and its size.
+    /// Its limits of age and memory.
     pub(super) bounds: Bounds,
     pub(super) born: Time,
     pub(super) ready: Option<Time>,
-    /// Up to when it is known to be well: its silence counts from here.
+    /// The last time at which it was known to be alive: its silence counts from here.
     pub(super) well: Time,
-    /// An [`Action::Look`] was not answered yet.
+    /// Whether an [`Action::Look`] is unanswered.
     pub(super) looking: bool,
-    /// It was silent for too long, was aborted, and is killed then.
+    /// Aborted after too long a silence; the time at which it is killed.
     pub(super) aborted: Option<Time>,
     pub(super) killed: bool,
-    /// It has said why it cannot boot.
+    /// Whether it has reported why it cannot boot.
     pub(super) said_why: bool,
-    /// Bytes that it had when it was last looked at.
+    /// Bytes of memory at the last reading.
     pub(super) weight: Option<u64>,
-    /// When it is looked at again.
+    /// When its memory is read next.
     pub(super) weigh_at: Option<Time>,
-    /// Since when, and why, it should be replaced.
+    /// Since when, and why, it is due for replacement.
     pub(super) spent: Option<(Time, Reason)>,
-    /// It drains, and nobody here has told it to.
+    /// Whether it drains without an order of the arbiter.
     pub(super) drains: bool,
+    /// Its keeper, once it is about to be reported as gone (D20).
+    pub(super) keeper: Option<Pid>,
 }
 
-impl Member {
-    /// A place for a worker that is spawned then.
+impl WorkerEntry {
+    /// Creates the entry of a worker that is spawned at `at`.
     pub(super) fn due(slot: u16, seat: u16, role: Role, at: Time) -> Self {
         Self { slot, seat, role, state: State::Due { at }, back_off: BackOff::default() }
     }
 
-    /// The process that was asked for is there.
-    pub(super) fn is_born(&mut self, pid: Pid, now: Time) {
+    /// Records the process that was forked.
+    pub(super) fn is_forked(&mut self, pid: Pid, now: Time) {
         let State::Spawning { generation, patience, allowance } = self.state else { return };
-        self.state = State::Alive(Life {
+        self.state = State::Alive(Process {
             pid,
             generation,
             patience,
@@ -133,10 +135,11 @@ impl Member {
             weigh_at: None,
             spent: None,
             drains: false,
+            keeper: None,
         });
     }
 
-    /// Takes a slot that is without a worker; it is spawned then if that is sooner than it was due.
+    /// Takes a slot without a worker. The spawn is due at `at`, or earlier if it was.
     pub(super) fn inherit(&mut self, at: Time) {
         self.role = Role::Holder;
         if let State::Due { at: due } = &mut self.state {
@@ -144,25 +147,25 @@ impl Member {
         }
     }
 
-    pub(super) fn life(&mut self) -> Option<&mut Life> {
+    pub(super) fn process_mut(&mut self) -> Option<&mut Process> {
         match &mut self.state {
-            State::Alive(life) => Some(life),
+            State::Alive(process) => Some(process),
             _ => None,
         }
     }
 
-    pub(super) fn alive(&self) -> Option<&Life> {
+    pub(super) fn process(&self) -> Option<&Process> {
         match &self.state {
-            State::Alive(life) => Some(life),
+            State::Alive(process) => Some(process),
             _ => None,
         }
     }
 
     pub(super) fn pid(&self) -> Option<Pid> {
-        self.alive().map(|life| life.pid)
+        self.process().map(|process| process.pid)
     }
 
-    /// What it has to hear, if it is leaving.
+    /// The order to drain, if the worker is leaving.
     pub(super) fn leave_order(&self, now: Time) -> Option<Action> {
         match (self.pid(), self.role) {
             (Some(pid), Role::Leaver { reason, deadline, receiver }) => {
@@ -174,7 +177,7 @@ impl Member {
         }
     }
 
-    /// There is nobody any more to hand connections over to; whether it has to hear of that.
+    /// Removes the receiver of its connections. Returns whether it had one, and has to be told.
     pub(super) fn loses_receiver(&mut self) -> bool {
         match &mut self.role {
             Role::Leaver { receiver, .. } => mem::take(receiver),
@@ -182,36 +185,36 @@ impl Member {
         }
     }
 
-    /// Whether it is one of those that are asked for.
+    /// Whether it is one of the wanted workers.
     pub(super) fn is_holder(&self) -> bool {
         self.role == Role::Holder
     }
 
-    /// Whether it is there only because a worker is replaced, for a reason that is one of `these`.
+    /// Whether it exists only because a worker is replaced, for one of `these` reasons.
     pub(super) fn is_replaced(&self, these: fn(Reason) -> bool) -> bool {
         matches!(self.role, Role::Successor { reason } | Role::Leaver { reason, .. } if these(reason))
     }
 
-    /// Whether it comes because of a reload.
+    /// Whether it is a successor in a reload.
     pub(super) fn is_reloaded(&self) -> bool {
         self.role == Role::Successor { reason: Reason::Reload }
     }
 
-    /// The configuration that its process has, if there is one or will be at once.
+    /// The generation of its process, if it has one or is being spawned.
     pub(super) fn generation(&self) -> Option<u32> {
         match &self.state {
             State::Due { .. } => None,
             State::Spawning { generation, .. } => Some(*generation),
-            State::Alive(life) => Some(life.generation),
+            State::Alive(process) => Some(process.generation),
         }
     }
 
-    /// What its configuration says of its silence.
+    /// The limits of silence in its configuration.
     pub(super) fn patience(&self) -> Option<Patience> {
-        self.alive().map(|life| life.patience)
+        self.process().map(|process| process.patience)
     }
 
-    /// By when it has to have left, if it is leaving.
+    /// Its deadline, if it is leaving.
     pub(super) fn leaves_by(&self) -> Option<Time> {
         match self.role {
             Role::Leaver { deadline, .. } => Some(deadline),
@@ -220,19 +223,19 @@ impl Member {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.alive().is_some_and(|life| life.ready.is_some())
+        self.process().is_some_and(|process| process.ready.is_some())
     }
 
-    /// Whether it accepts connections, unless it was told to leave.
+    /// Whether it accepts connections, apart from an order to leave.
     pub(super) fn accepts(&self) -> bool {
-        self.alive().is_some_and(|life| life.ready.is_some() && !life.drains)
+        self.process().is_some_and(|process| process.ready.is_some() && !process.drains)
     }
 
     pub(super) fn is_spawning(&self) -> bool {
         matches!(self.state, State::Spawning { .. })
     }
 
-    /// When it is to be spawned.
+    /// When its spawn is due.
     pub(super) fn due_at(&self) -> Option<Time> {
         match self.state {
             State::Due { at } => Some(at),
@@ -240,31 +243,24 @@ impl Member {
         }
     }
 
-    /// Since when, and why, it should be replaced.
+    /// Since when, and why, it is due for replacement.
     pub(super) fn spent(&self) -> Option<(Time, Reason)> {
-        self.alive().and_then(|life| life.spent)
+        self.process().and_then(|process| process.spent)
     }
 
-    /// When it has been silent for too long, or is killed for that.
+    /// When it counts as hung, or is killed for that.
     pub(super) fn silent_at(&self) -> Option<Time> {
-        self.alive().and_then(Life::silent_at)
+        self.process().and_then(Process::silent_at)
     }
 
-    /// Up to when it is known to be well, if its silence is counted.
+    /// The last time at which it was known to be alive, if its silence is limited.
     pub(super) fn counts_from(&self) -> Option<Time> {
-        self.alive().filter(|life| life.silent_at().is_some()).map(|life| life.well)
-    }
-
-    /// When it has outlived its deadline: that of a stop, if there is one, or its own.
-    pub(super) fn kill_at(&self, stop_kills_at: Option<Time>) -> Option<Time> {
-        let is_left = self.alive().is_some_and(|life| !life.killed);
-        let own = self.leaves_by().map(|deadline| deadline + KILL_MARGIN);
-        [stop_kills_at, own].into_iter().flatten().min().filter(|_| is_left)
+        self.process().filter(|process| process.silent_at().is_some()).map(|process| process.well)
     }
 }
 
-impl Life {
-    /// When it has been silent for too long or, if it was aborted for that, when it is killed.
+impl Process {
+    /// When it counts as hung or, after it was aborted for that, when it is killed.
     pub(super) fn silent_at(&self) -> Option<Time> {
         let Patience { timeout, boot_timeout, .. } = self.patience;
         let bound = if self.ready.is_some() { timeout } else { boot_timeout };

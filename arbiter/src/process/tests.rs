@@ -11,7 +11,7 @@ fn users_and_groups_have_names_and_numbers() {
 }
 
 #[test]
-fn a_number_that_nobody_has_is_a_user_without_a_group() {
+fn an_unused_number_is_a_user_without_a_group() {
     let user = User::find("3999999999").unwrap().unwrap();
     assert!(user.lacks_group());
     assert_eq!(user.uid, Uid::from_raw(3_999_999_999));
@@ -19,7 +19,7 @@ fn a_number_that_nobody_has_is_a_user_without_a_group() {
 }
 
 #[test]
-fn what_is_no_number_is_none() {
+fn a_text_that_is_not_a_number_is_none() {
     for text in ["-1", "+1", "4294967295", "4294967296", "1 ", ""] {
         assert_eq!(User::find(text).unwrap(), None, "{text:?}");
         assert_eq!(Group::find(text).unwrap(), None, "{text:?}");
@@ -27,7 +27,7 @@ fn what_is_no_number_is_none() {
 }
 
 #[test]
-fn the_group_is_the_users_unless_one_is_named() {
+fn the_group_is_that_of_the_user_by_default() {
     let mut config = ProcessConfig::default();
     assert_eq!(config.owner(), (None, None));
     config.user = User::find("root").unwrap();
@@ -37,7 +37,7 @@ fn the_group_is_the_users_unless_one_is_named() {
 }
 
 #[test]
-fn nothing_to_change_needs_no_privilege() {
+fn an_unchanged_user_needs_no_privilege() {
     ProcessConfig::default().assume().unwrap();
     let (user, group) = (User::find(&geteuid().to_string()), Group::find(&getegid().to_string()));
     ProcessConfig { user: user.unwrap(), group: group.unwrap(), ..Default::default() }.assume().unwrap();

@@ -1,120 +1,83 @@
-//! Reloads and upgrades: what was loaded takes the place of what counts, and one arbiter that of another.
+//! Loads a generation for a reload, and checks that it fits the running server.
 
+use std::ops::ControlFlow::{self, Continue};
+
+use remuda_core::time::Time;
 use remuda_core::worker::Scoreboard;
-use rustix::fs::RenameFlags;
-use rustix::process::getpid;
-use tracing::{info, warn};
 
-use super::open::{listen, shape};
-use super::{Generation, Run};
-use crate::listener::Listeners;
-use crate::plan::Event;
-use crate::{ArbiterConfig, UpgradeDrain};
+use super::open::listen;
+use super::{Host, Leave};
+use crate::background_job::Unloaded;
+use crate::config::ArbiterConfig;
+use crate::generation::{Generation, Loaded};
+use crate::plan::words::{PlanConfig, counted};
 
-impl Run {
-    /// Loads and binds what is to be a generation of that number. Nothing changes if that fails.
-    pub(super) fn load(&mut self, number: u32) -> Event {
-        let prepared = (self.load)(&self.current.loaded).and_then(|mut loaded| {
-            loaded.keep_preloaded(&self.current.loaded);
-            has_room(&loaded.config, &self.board)?;
-            keeps_listening_alike(&loaded.config, &self.current.loaded.config)?;
-            let chosen = listen(&loaded.config, &mut self.listeners, &mut self.slots)
-                .map_err(|error| error.to_string())?;
-            Ok(Generation { number, loaded, chosen })
-        });
-        match prepared {
-            Ok(next) => {
-                let shape = shape(&next.loaded.config, self.board.seats());
-                self.next = Some(next);
-                Event::Loaded { shape }
-            }
-            Err(why) => Event::NotLoaded { why },
-        }
+impl Host {
+    /// Loads and binds the generation `number`. A failure changes nothing, except that lost files
+    /// by which the server is found are created again. None: the load is tried again after a
+    /// background job, until `deadline` at most.
+    pub(super) fn load_generation(
+        &mut self,
+        number: u32,
+        deadline: Time,
+    ) -> ControlFlow<Leave, Option<Result<PlanConfig, String>>> {
+        let renewed = self.renew().map_err(Unloaded::Refused);
+        let loaded = match renewed.and_then(|()| (self.load)(&self.current.loaded)) {
+            Err(Unloaded::Awaits(job)) => return self.start_job(job, number, deadline),
+            Err(Unloaded::Refused(why)) => return Continue(Some(Err(why))),
+            Ok(loaded) => loaded,
+        };
+        Continue(Some(self.prepare(loaded, number)))
     }
 
-    /// Makes what was loaded last what counts. Whether it is listened elsewhere from now on.
-    pub(super) fn adopt(&mut self) -> bool {
-        let Some(next) = self.next.take() else { return false };
-        let is_elsewhere = next.chosen.all != self.current.chosen.all;
-        if is_elsewhere {
-            let addresses = self.listeners.describe(&next.chosen);
-            info!(%addresses, "listening on {addresses}");
-        }
-        self.orphans.disagree(&self.current.chosen, &next.chosen);
-        self.hooked.adopted(next.number);
-        self.current = next;
-        let backlog = self.current.loaded.config.backlog;
-        self.listeners.listen_again(backlog);
-        self.slots.listen_again(backlog);
-        self.current.loaded.apply();
-        is_elsewhere
+    /// Binds the addresses of a loaded configuration, and keeps it until one of its workers is
+    /// ready.
+    fn prepare(&mut self, mut loaded: Loaded, number: u32) -> Result<PlanConfig, String> {
+        loaded.keep_preloaded(&self.current.loaded);
+        has_room(&loaded.config, &self.children.board)?;
+        keeps_listening_alike(&loaded.config, &self.current.loaded.config)?;
+        let sockets = &mut self.sockets;
+        let chosen = listen(&loaded.config, &mut sockets.listeners, &mut sockets.per_slot)
+            .map_err(|error| error.to_string())?;
+        let config = PlanConfig::of(&loaded.config, self.children.board.seats());
+        self.next = Some(Generation { number, loaded, chosen });
+        Ok(config)
     }
 
-    /// The server is this arbiter's alone.
-    pub(super) fn reclaim(&mut self) {
-        self.upgrade.forget();
-        self.hooked.alone();
-        self.all_listeners().for_each(Listeners::reclaim);
-        self.slots.unshare_others(&[]);
-        if !self.plan.is_ending() {
-            self.take_the_name();
+    /// Creates lost files again by which operators and programs find this arbiter: its pidfile, its
+    /// control socket and a unix socket of the admin listener. Sockets for clients belong to a
+    /// generation.
+    fn renew(&mut self) -> Result<(), String> {
+        if let Some(pidfile) = &mut self.identity.pidfile {
+            pidfile.renew().map_err(|error| error.to_string())?;
         }
-    }
-
-    /// Programs and people find this arbiter from now on where they look for the server's.
-    pub(super) fn take_the_name(&mut self) {
-        self.named = true;
-        if let (Some(file), Some(path)) = (&mut self.pidfile, &self.current.loaded.config.process.pidfile)
-            && let Err(errno) = file.rename(path, RenameFlags::empty())
-        {
-            warn!("the pidfile {} names another process: {errno}", path.display());
-        }
-        self.manager.ready(self.plan.workers());
-    }
-
-    pub(super) fn announce_ready(&mut self, workers: usize) {
-        // One that is to be compared with the old one has its name when that is gone.
-        if !self.upgrade.has_elder() || self.current.loaded.config.upgrade_drain == UpgradeDrain::Automatic {
-            self.take_the_name();
-        }
-        let mut kept: Vec<_> = self.all_listeners().flat_map(|listeners| listeners.shared()).collect();
-        kept.extend(self.slots.shared());
-        self.upgrade.tell_ready(&kept);
-        let Generation { loaded, chosen, .. } = &self.current;
-        let (backend, pid) = (loaded.worker.name(), getpid());
-        let addresses = self.listeners.describe(chosen);
-        let plural = if workers == 1 { "" } else { "s" };
-        info!(
-            %addresses, backend, workers, %pid,
-            "ready: {addresses}, {workers} {backend} worker{plural}, pid {pid}; stop with TERM or Ctrl-C"
-        );
-        for admin in self.admin.iter() {
-            info!("admin listener: {}/healthz, /readyz, /metrics", admin.bound);
-        }
-        self.hooked.ready();
+        self.operators.renew(&self.current.loaded.config)
     }
 }
 
-/// Whether `config` has slots listen as they do `now`: a socket that all share cannot become several (D16).
+/// Checks that `reuse_port` is unchanged: a shared socket cannot become several (D16).
 fn keeps_listening_alike(config: &ArbiterConfig, now: &ArbiterConfig) -> Result<(), String> {
     match (config.reuse_port, now.reuse_port) {
         (new, old) if new == old => Ok(()),
         (new, old) => {
-            Err(format!("reuse-port is {new}, and this server runs with {old}; that needs upgrade"))
+            Err(format!("reuse-port is {new}, and this server runs with {old}; that needs an upgrade"))
         }
     }
 }
 
-/// Whether workers as `config` has them fit on the scoreboard, which is as large as it was at the start.
+/// Checks that the workers of `config` fit on the scoreboard, whose size is that of the start.
 fn has_room(config: &ArbiterConfig, board: &Scoreboard) -> Result<(), String> {
     let refuse = |what, n: usize, room| {
-        Err(format!("{what} is {n}, and this server has room for {room}; that needs a new start"))
+        Err(format!(
+            "{what}s is {n}, and this server has room for {}; that needs a new start",
+            counted(room, what)
+        ))
     };
     let replaced = usize::from(config.replaced());
     let (workers, threads) = (usize::from(config.workers), config.worker.threads);
     match board.seats().saturating_sub(replaced) {
-        room if workers > room => refuse("workers", workers, room),
-        _ if threads > board.threads() => refuse("threads", threads, board.threads()),
+        room if workers > room => refuse("worker", workers, room),
+        _ if threads > board.threads() => refuse("thread", threads, board.threads()),
         _ => Ok(()),
     }
 }

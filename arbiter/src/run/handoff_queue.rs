@@ -1,61 +1,97 @@
-//! The hand-off queue, as the arbiter sees it: nobody waits there for long without people being told (D19).
+//! The hand-off queue in the arbiter, and its watchdog: a connection that waits for long is logged
+//! (D19).
 
-use std::os::fd::AsFd as _;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use remuda_core::time::Time;
-use remuda_core::worker::handoff;
+use remuda_core::worker::handoff::{self, Outbox};
 use remuda_core::worker::sys::now;
 use tracing::{debug, info, warn};
 
-use super::Run;
+use super::Host;
+use crate::supervisor::Supervisor;
 
-/// How long a connection may wait there: whoever serves takes it in far less.
+/// Both ends of the queue. They stay open in the arbiter, so that queued connections outlive any
+/// worker. A worker keeps them, every other child closes them.
+pub(super) struct HandoffQueue {
+    pub(super) outbox: Outbox,
+    pub(super) inbox: OwnedFd,
+    pub(super) watchdog: QueueWatchdog,
+}
+
+impl HandoffQueue {
+    /// Takes the queue that another arbiter shares, or creates one, for records of this version.
+    pub(super) fn new(inherited: Option<(Outbox, OwnedFd)>, version: u16) -> io::Result<Self> {
+        let (outbox, inbox) = match inherited {
+            Some(queue) => queue,
+            None => handoff::queue()?,
+        };
+        Ok(Self { outbox: outbox.writing(version), inbox, watchdog: QueueWatchdog::default() })
+    }
+
+    pub(super) fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.outbox.as_fd(), self.inbox.as_fd()]
+    }
+
+    /// Returns both ends. Called in a worker.
+    pub(super) fn in_worker(self) -> (Outbox, OwnedFd) {
+        (self.outbox, self.inbox)
+    }
+}
+
+/// How long a connection may wait in the queue. A serving worker receives it much sooner.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is known of the queue.
+/// Watches the queue for connections that wait.
 #[derive(Debug, Default)]
-pub(super) struct Vigil {
-    /// When to look again, if nothing happens before.
+pub(super) struct QueueWatchdog {
+    /// When to check again, if nothing happens before.
     look_at: Option<Time>,
-    /// People were told.
+    /// Whether a waiting connection was logged.
     told: bool,
-    /// Workers of another arbiter have used it as well, so the account of it is not in order.
+    /// Whether workers of another arbiter used the queue, so that its accounting is not exact.
     was_shared: bool,
-    /// Since when nobody has used it, and nobody else is there who could.
+    /// Since when the queue has been empty, with no worker leaving and no other arbiter sharing it.
+    /// None otherwise.
     quiet_since: Option<Time>,
 }
 
-impl Vigil {
+impl QueueWatchdog {
     pub(super) fn deadline(&self) -> Option<Time> {
         self.look_at
     }
 }
 
-impl Run {
-    /// Looks whether a connection waits for nobody: all workers are full or stuck, or there are none.
+impl Supervisor<Host> {
+    /// Checks whether a connection waits that no worker receives, because all are full or stuck, or
+    /// there are none.
     pub(super) fn look_at_queue(&mut self) {
+        let Host { queue, children, identity, .. } = &mut self.system;
         let now = now();
-        let waits = handoff::waiting_since(self.inbox.as_fd()).map(|since| now - since);
+        let waits = handoff::waiting_since(queue.inbox.as_fd()).map(|since| now - since);
         let late = waits.filter(|waits| *waits >= PATIENCE);
         match late {
-            Some(waits) if !self.vigil.told => {
-                self.ledger.delayed();
-                warn!("a connection waits in the hand-off queue for {waits:.1?}, and no worker takes it");
+            Some(waits) if !queue.watchdog.told => {
+                children.ledger.delayed();
+                warn!(
+                    "a connection has waited in the hand-off queue for {waits:.1?}, and no worker takes it"
+                );
             }
-            None if self.vigil.told => info!("no connection waits in the hand-off queue any more"),
+            None if queue.watchdog.told => info!("the hand-off queue is empty again"),
             _ => {}
         }
         let may_come = waits.is_some() || self.plan.lives().any(|alive| alive.is_leaving);
-        let is_alone = self.upgrade.is_alone();
-        let quiet_since = (is_alone && !may_come).then(|| self.vigil.quiet_since.unwrap_or(now));
-        let mut was_shared = self.vigil.was_shared || !is_alone;
+        let is_alone = identity.upgrade.is_alone();
+        let quiet_since = (is_alone && !may_come).then(|| queue.watchdog.quiet_since.unwrap_or(now));
+        let mut was_shared = queue.watchdog.was_shared || !is_alone;
         if was_shared && quiet_since.is_some_and(|since| now - since >= PATIENCE) {
-            self.ledger.settle(&self.board);
+            children.ledger.balance_queue(&children.board);
             was_shared = false;
-            debug!("the account of the hand-off queue is in order again");
+            debug!("hand-off queue accounting is exact again after the upgrade");
         }
         let look_at = (may_come || was_shared).then(|| now + PATIENCE);
-        self.vigil = Vigil { look_at, told: late.is_some(), was_shared, quiet_since };
+        queue.watchdog = QueueWatchdog { look_at, told: late.is_some(), was_shared, quiet_since };
     }
 }

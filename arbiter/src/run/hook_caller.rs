@@ -1,4 +1,4 @@
-//! When the program's hooks are called, and with what.
+//! Calls the program's hooks.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,30 +14,32 @@ use rustix::process::{Pid, getpid};
 use thiserror::Error;
 use tracing::{error, warn};
 
+use crate::config::ArbiterConfig;
 use crate::hooks::{ChildExit, Hooks, ServerInfo, WorkerExit, WorkerInfo, WorkerPlace};
-use crate::notice::Notice;
-use crate::plan::Death;
-use crate::{ArbiterConfig, Outcome};
 
-/// How long the arbiter may be held up without a word.
+use crate::outcome::Outcome;
+use crate::plan::notice::Notice;
+use crate::plan::words::Death;
+
+/// The time above which a hook of the arbiter is logged.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The arbiter's side: the hooks, and what they are told that nobody else has to remember.
-pub(super) struct Hooked {
+/// The arbiter's side: the hooks, and data for them that is kept only here.
+pub(super) struct HookCaller {
     hooks: Arc<dyn Hooks>,
     server: ServerInfo,
-    /// Those that were forked and not reaped, and why they were told to end.
+    /// Workers forked and not reaped yet, with the reason why they were told to end.
     workers: Vec<(WorkerInfo, Option<Reason>)>,
 }
 
-impl Hooked {
-    /// Before anything else is there.
-    pub(super) fn starting(hooks: Arc<dyn Hooks>, config: &ArbiterConfig, is_heir: bool) -> Self {
+impl HookCaller {
+    /// Creates the caller and calls `on_starting`, before anything else exists.
+    pub(super) fn starting(hooks: Arc<dyn Hooks>, config: &ArbiterConfig, has_old_arbiter: bool) -> Self {
         let (pid, workers) = (number(getpid()), usize::from(config.workers.max(1)));
-        let server = ServerInfo { pid, generation: 1, workers, is_heir };
-        let hooked = Self { hooks, server, workers: Vec::new() };
-        hooked.call("on_starting", |hooks, server| hooks.on_starting(server));
-        hooked
+        let server = ServerInfo { pid, generation: 1, workers, has_old_arbiter };
+        let hooks = Self { hooks, server, workers: Vec::new() };
+        hooks.call("on_starting", |hooks, server| hooks.on_starting(server));
+        hooks
     }
 
     pub(super) fn ready(&self) {
@@ -57,10 +59,10 @@ impl Hooked {
     }
 
     pub(super) fn alone(&mut self) {
-        self.server.is_heir = false;
+        self.server.has_old_arbiter = false;
     }
 
-    /// A worker is sent an order. A lame duck is not to end yet.
+    /// Records why a worker is told to end. An order for the lame duck phase is not such an order.
     pub(super) fn ordered(&mut self, pid: Pid, order: &Order) {
         let told = self.workers.iter_mut().find(|(worker, _)| worker.pid == number(pid));
         if let (Some((_, reason)), Order::Drain { drain, .. }) = (told, order)
@@ -70,7 +72,7 @@ impl Hooked {
         }
     }
 
-    /// People are told of something that there is a hook for.
+    /// Calls the hook for a notice, if there is one.
     pub(super) fn hear(&mut self, notice: &Notice) {
         match *notice {
             Notice::Died { pid, death, lived, again_in, .. } => {
@@ -94,7 +96,7 @@ impl Hooked {
         }
     }
 
-    /// A configuration counts from now on.
+    /// Records the current generation.
     pub(super) fn adopted(&mut self, generation: u32) {
         self.server.generation = generation;
     }
@@ -103,9 +105,9 @@ impl Hooked {
         self.call("on_exit", |hooks, server| hooks.on_exit(server, outcome));
     }
 
-    /// In a child that is a worker from now on.
-    pub(super) fn in_worker(self, slot: u16, generation: u32) -> HookedWorker {
-        HookedWorker {
+    /// Converts to the hooks of a worker. Called in the worker.
+    pub(super) fn in_worker(self, slot: u16, generation: u32) -> WorkerHooks {
+        WorkerHooks {
             hooks: self.hooks,
             worker: Arc::new(WorkerInfo { pid: number(getpid()), slot, generation }),
         }
@@ -125,27 +127,27 @@ impl Hooked {
         }
         let took = now() - since;
         if took >= SHORT {
-            warn!("the hook {name} has held the arbiter up for {took:.1?}, in which it heard no signal");
+            warn!("the hook {name} took {took:.1?}, during which the arbiter handled no signal");
         }
     }
 }
 
-/// A worker's side.
-pub(super) struct HookedWorker {
+/// The worker's side.
+pub(super) struct WorkerHooks {
     hooks: Arc<dyn Hooks>,
     worker: Arc<WorkerInfo>,
 }
 
-impl HookedWorker {
+impl WorkerHooks {
     /// # Errors
     ///
-    /// The hook has panicked: the worker cannot start.
+    /// The hook panicked, and the worker cannot start.
     pub(super) fn forked(&self) -> Result<(), Panicked> {
         caught("post_fork", || self.hooks.post_fork(&self.worker))
     }
 
-    /// The same factory, which calls the hook when the application is built. Its panic is one of those that whoever builds
-    /// catches.
+    /// Wraps the factory so that it calls `post_worker_init` once the application is built. The
+    /// caller of the factory catches a panic of the hook.
     pub(super) fn around(&self, app: AppFactory) -> AppFactory {
         let (hooks, worker, wants_tokio) = (self.hooks.clone(), self.worker.clone(), app.wants_tokio());
         let factory = AppFactory::from_async(move |boot| {
@@ -162,12 +164,12 @@ impl HookedWorker {
     pub(super) fn exiting(&self, exit: Exit, reason: Option<Reason>) {
         let exit = WorkerExit { exit, reason };
         if let Err(panicked) = caught("worker_exit", || self.hooks.worker_exit(&self.worker, &exit)) {
-            error!("{panicked}; the worker ends as it would have");
+            error!("{panicked}; the worker ends all the same");
         }
     }
 }
 
-/// A hook has panicked.
+/// The error of a hook that panicked.
 #[derive(Debug, Error)]
 #[error("the hook {name} panicked: {message}")]
 pub(super) struct Panicked {

@@ -1,46 +1,44 @@
-//! What others may find of the server: its pidfile, its listeners, its control socket.
+//! Opens the pidfile, the listeners and the control socket at the start.
 
 use std::path::{Path, PathBuf};
 
 use crate::activation::Passed;
+use crate::config::{ArbiterConfig, Bind};
 use crate::control::server::ControlSocket;
-use crate::listener::slots::Slots;
-use crate::listener::{BindError, Chosen, Heirloom, Listeners};
+use crate::listener::per_slot::PerSlotListeners;
+use crate::listener::{BindError, InheritedListener, ListenerSet, Listeners};
+use crate::outcome::Outcome;
 use crate::pidfile::Pidfile;
-use crate::plan::{Allowance, Patience, Shape};
-use crate::{ArbiterConfig, Outcome, UpgradeDrain};
 
-/// What others may find of the server.
+/// The files and sockets of the server.
 pub(super) struct Opened {
     pub(super) pidfile: Option<Pidfile>,
-    pub(super) chosen: Chosen,
+    pub(super) chosen: ListenerSet,
     pub(super) control: Option<ControlSocket>,
     pub(super) admin: Listeners,
 }
 
-/// Makes what others may find of the server: all of it, or nothing. If there is an old arbiter,
-/// `elders` is what operators find there.
+/// Opens all files and sockets, or none. `old_for_operators` are the listeners for operators of an
+/// old arbiter, if there is one.
 pub(super) fn open(
     config: &ArbiterConfig,
     listeners: &mut Listeners,
-    slots: &mut Slots,
-    elders: Option<Vec<Heirloom>>,
+    slots: &mut PerSlotListeners,
+    old_for_operators: Option<Vec<InheritedListener>>,
 ) -> Result<Opened, Outcome> {
     let ArbiterConfig { process, control_socket, admin, .. } = config;
     let path = process.pidfile.as_deref();
-    let claimed = match elders {
+    let claimed = match old_for_operators {
         None => path.map(Pidfile::claim),
         Some(_) => path.map(|path| Pidfile::claim(&second(path))),
     };
     let pidfile = claimed.transpose()?;
     Passed::of_process().close_on_exec();
     let chosen = listen(config, listeners, slots)?;
-    let mut heirlooms = elders.unwrap_or_default();
-    let control = control_socket.as_deref().map(|path| ControlSocket::bind(path, &mut heirlooms)).transpose();
+    let mut inherited = old_for_operators.unwrap_or_default();
+    let control = control_socket.as_deref().map(|path| ControlSocket::bind(path, &mut inherited)).transpose();
     let mut control = control.inspect_err(|_| listeners.end())?;
-    let admin = admin.as_ref();
-    let admin = admin.map(|bind| Listeners::bind(bind, ADMIN_BACKLOG, process.owner(), &mut heirlooms));
-    let admin = admin.transpose();
+    let admin = admin.as_ref().map(|bind| bind_admin(bind, config, Some(&mut inherited))).transpose();
     let admin = admin.inspect_err(|_| {
         listeners.end();
         control.iter_mut().for_each(ControlSocket::end);
@@ -48,12 +46,21 @@ pub(super) fn open(
     Ok(Opened { pidfile, chosen, control, admin: admin.unwrap_or_default() })
 }
 
-/// Listens where `config` says, also for each slot that there is; on an error everything is as it was.
+/// Binds the admin listener. `inherited`: as for [`Listeners::bind`].
+pub(super) fn bind_admin(
+    bind: &Bind,
+    config: &ArbiterConfig,
+    inherited: Option<&mut Vec<InheritedListener>>,
+) -> Result<Listeners, BindError> {
+    Listeners::bind(bind, ADMIN_BACKLOG, config.process.owner(), inherited)
+}
+
+/// Binds the addresses of `config`, also for all slots. On an error nothing is changed.
 pub(super) fn listen(
     config: &ArbiterConfig,
     listeners: &mut Listeners,
-    slots: &mut Slots,
-) -> Result<Chosen, BindError> {
+    slots: &mut PerSlotListeners,
+) -> Result<ListenerSet, BindError> {
     let ArbiterConfig { process, binds, backlog, .. } = config;
     let chosen = listeners.choose(&Passed::of_process().resolve(binds)?, *backlog, process.owner())?;
     slots.open_all(listeners).inspect_err(|_| {
@@ -64,45 +71,10 @@ pub(super) fn listen(
     Ok(chosen)
 }
 
-/// The listeners that operators connect to.
-pub(super) fn for_operators<'a>(
-    control: &'a mut Option<ControlSocket>,
-    admin: &'a mut Listeners,
-) -> Vec<&'a mut Listeners> {
-    control.as_mut().map(ControlSocket::listeners_mut).into_iter().chain([admin]).collect()
-}
-
-/// What the plan has to know of `config`, for a server with room for `seats` workers.
-pub(crate) fn shape(config: &ArbiterConfig, seats: usize) -> Shape {
-    let (workers, replaced) = (config.workers.max(1), usize::from(config.replaced()));
-    Shape {
-        workers,
-        room: seats.saturating_sub(replaced),
-        recycle_concurrency: config.recycle_concurrency.max(1).into(),
-        reload_concurrency: config.reload_concurrency.max(1).into(),
-        graceful_timeout: config.worker.graceful_timeout,
-        lameduck: config.lameduck,
-        holds: config.upgrade_drain == UpgradeDrain::Manual,
-        patience: Patience {
-            timeout: config.worker.timeout,
-            boot_timeout: config.boot_timeout,
-            nap: config.worker.beat_interval(),
-        },
-        allowance: Allowance {
-            lifetime: config.max_lifetime,
-            lifetime_jitter: config.max_lifetime_jitter,
-            rss: config.max_rss,
-            rss_jitter: config.max_rss_jitter,
-        },
-        max_boot_failures: config.max_boot_failures,
-        own_listeners: config.reuse_port,
-    }
-}
-
-/// Connections that may wait for the helper.
+/// The backlog of the admin listener.
 const ADMIN_BACKLOG: u32 = 128;
 
-/// The pidfile of an arbiter beside another one.
+/// The path of the pidfile while an old arbiter holds the usual one.
 fn second(pidfile: &Path) -> PathBuf {
     let mut path = pidfile.to_owned().into_os_string();
     path.push(".2");

@@ -1,67 +1,49 @@
-//! The numbers of signals, and what the plan calls them.
+//! Signals to workers.
 
+use std::io;
+
+use nix::unistd::Uid;
 use remuda_core::order::Order;
 use remuda_core::shutdown::Phase;
-use remuda_core::time::Time;
 use remuda_core::worker::sys::{QUICK_STOP, now};
-use rustix::event::Timespec;
 use rustix::process::{self, Pid, kill_process};
 
-use crate::plan::Signal;
 use crate::sys;
 
-pub(crate) fn signal(number: i32) -> Option<Signal> {
-    use process::Signal as Number;
-    Some(match Number::from_named_raw(number)? {
-        Number::TERM => Signal::Term,
-        Number::INT => Signal::Int,
-        Number::QUIT => Signal::Quit,
-        Number::HUP => Signal::Hup,
-        Number::USR1 => Signal::Usr1,
-        Number::USR2 => Signal::Usr2,
-        Number::TTIN => Signal::Ttin,
-        Number::TTOU => Signal::Ttou,
-        Number::WINCH => Signal::Winch,
-        _ => return None,
-    })
-}
-
-impl Signal {
-    pub(super) fn number(self) -> process::Signal {
-        use process::Signal as Number;
-        match self {
-            Self::Term => Number::TERM,
-            Self::Int => Number::INT,
-            Self::Quit => Number::QUIT,
-            Self::Hup => Number::HUP,
-            Self::Usr1 => Number::USR1,
-            Self::Usr2 => Number::USR2,
-            Self::Ttin => Number::TTIN,
-            Self::Ttou => Number::TTOU,
-            Self::Winch => Number::WINCH,
-        }
-    }
-}
-
-pub(crate) fn timespec(at: Time, now: Time) -> Timespec {
-    let left = at - now;
-    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-}
-
-/// Says by signals what `order` says, if it is one to drain: a loop that is stuck reads no orders, but the handlers arm its
-/// timer (D10). A stop comes with the one that people would send, too, and counts once with it (D11); how long that one leaves
-/// is counted from its arrival, and the deadline may be sooner.
-pub(super) fn send_signal(pid: Pid, order: &Order) {
+/// Sends an order to drain by signal as well: a stuck loop reads no orders, but its signal handlers
+/// arm the timer (D10). For a stop it also sends the signal that an operator would send, which
+/// counts once with the order (D11): the time that this signal gives counts from its arrival, and
+/// the deadline may be sooner.
+pub(super) fn send_signal(pid: Pid, user: Option<Uid>, order: &Order) {
     let Order::Drain { drain, .. } = order else { return };
     if drain.phase < Phase::Draining {
         return;
     }
-    if drain.reason.is_stop() {
-        let hurried = drain.deadline <= now() + QUICK_STOP;
-        let signal = if hurried { process::Signal::INT } else { process::Signal::TERM };
-        let _ = kill_process(pid, signal);
+    if !drain.reason.is_stop() {
+        // The order has the deadline too, and a worker that reads it needs no signal.
+        return sys::signal_as(user, || sys::tell_deadline(pid, drain.deadline), |_| ());
     }
-    sys::tell_deadline(pid, drain.deadline);
+    let hurried = drain.deadline <= now() + QUICK_STOP;
+    let signal = if hurried { process::Signal::INT } else { process::Signal::TERM };
+    let both = || {
+        kill_process(pid, signal)?;
+        let _ = sys::tell_deadline(pid, drain.deadline); // the signal alone leads to an end
+        Ok(())
+    };
+    sys::signal_as(user, both, |error| report(pid, &error));
+}
+
+/// Sends a signal to a worker of `user`, or of this user if none. The worker was not reaped yet, so
+/// the pid is still its own; a signal to a dead worker does nothing.
+pub(super) fn send(pid: Pid, user: Option<Uid>, signal: process::Signal) {
+    sys::signal_as(user, || Ok(kill_process(pid, signal)?), |error| report(pid, &error));
+}
+
+fn report(pid: Pid, error: &io::Error) {
+    tracing::error!(
+        pid = pid.as_raw_nonzero().get(),
+        "cannot signal worker: {error}; that needs CAP_KILL, or CAP_SETUID"
+    );
 }
 
 pub(super) const CHILD: i32 = process::Signal::CHILD.as_raw();

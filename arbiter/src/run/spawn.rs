@@ -1,24 +1,48 @@
-//! Children: how one is made, and what it is from then on.
+//! Forks children, and defines what each keeps of the arbiter.
 
-use std::io::{self, PipeReader};
+use std::cell::OnceCell;
+use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use remuda_core::worker::{Control, Exit, Seat, WorkerCx};
-use rustix::process::{self, Pid, WaitOptions, kill_process};
-use tracing::error;
+use nix::libc;
+use nix::unistd::Uid;
+use remuda_core::worker::handoff::Outbox;
+use remuda_core::worker::{
+    ArbiterLink, Entries, Exit, KeeperCx, Ledger, Listener, Seat, WorkerCx, WorkerLogs, answer_last,
+    limits_of_tasks, start_keeper, without_keeper,
+};
+use rustix::process::{self, Pid};
+use tracing::{error, warn};
 
-use super::{Generation, Leave, Run};
+use super::hook_caller::WorkerHooks;
+use super::{Host, Leave};
 use crate::admin::{self, View};
-use crate::link::Link;
-use crate::obituary::Stacks;
-use crate::plan::Event;
-use crate::sys::{self, Fork};
-use crate::{ArbiterConfig, Loaded, activation, notify, upgrade};
+use crate::background_job::Work;
+use crate::config::ArbiterConfig;
+use crate::generation::{Generation, Loaded};
+use crate::supervisor::Supervisor;
+use crate::symbolizer::Stacks;
+use crate::sys::{self, Fork, Title};
+use crate::worker_link::WorkerLink;
+use crate::{activation, notify, upgrade};
 
-/// A child just forked.
-pub(super) struct Newborn {
+/// The role of a child, with the data of its fork.
+pub(crate) enum Child {
+    /// A worker, which serves clients.
+    Worker(ForkedChild),
+    /// The helper, which serves the admin listener until it is killed, or retired by the end of its
+    /// `leash`.
+    Helper { parent: Pid, leash: PipeReader },
+    /// The symbolizer, which logs these stack traces, and ends.
+    Symbolizer(Vec<Stacks>),
+    /// A background job, which runs `work`, writes its result, and ends.
+    BackgroundJob { parent: Pid, work: Work, answer: PipeWriter },
+}
+
+/// A worker that was just forked.
+pub(crate) struct ForkedChild {
     slot: u16,
     generation: u32,
     seat: Seat,
@@ -26,158 +50,265 @@ pub(super) struct Newborn {
     parent: Pid,
 }
 
-impl Run {
-    pub(super) fn spawn(&mut self, slot: u16, number: u16, generation: u32) -> ControlFlow<Leave, Event> {
-        let failed = |error: String| Continue(Event::SpawnFailed { seat: number, error });
-        let (link, orders) = match Link::pair() {
+impl Host {
+    pub(super) fn fork_worker(
+        &mut self,
+        slot: u16,
+        number: u16,
+        generation: u32,
+    ) -> ControlFlow<Leave, Result<Pid, String>> {
+        let failed = |error: String| Continue(Err(error));
+        let (mut link, orders) = match WorkerLink::pair() {
             Ok(pair) => pair,
-            Err(error) => return failed(format!("cannot make its control socket: {error}")),
+            Err(error) => return failed(format!("cannot create its order socket: {error}")),
         };
-        let Some(seat) = self.board.seat(number) else {
-            return failed("the scoreboard has no room for it".to_owned());
+        let Some(seat) = self.children.board.seat(number) else {
+            return failed("no seat is free in the scoreboard".to_owned());
         };
-        if let Err(error) = self.slots.open(slot, &mut self.listeners) {
+        // The arbiter opens and keeps the listeners of the slot: the end of a worker must not reset
+        // the connections in their queues.
+        if let Err(error) = self.sockets.per_slot.open(slot, &mut self.sockets.listeners) {
             return failed(error.to_string());
         }
-        self.ledger.take(number);
-        self.hooked.forking(slot, generation);
+        self.children.ledger.take(number);
+        // After all checks: `pre_fork` is called only if a fork is tried.
+        self.hooks.forking(slot, generation);
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
-                self.hooked.forked(child, slot, generation);
-                self.links.push((child, link));
-                Continue(Event::Spawned { seat: number, pid: child })
+                self.hooks.forked(child, slot, generation);
+                link.user = self.user_at(generation);
+                self.children.links.push((child, link));
+                Continue(Ok(child))
             }
             Ok(Fork::Child { parent }) => {
-                Break(Leave::Born(Newborn { slot, generation, seat, orders, parent }))
+                let child = ForkedChild { slot, generation, seat, orders, parent };
+                Break(Leave::Child(Child::Worker(child)))
             }
             Err(error) => failed(error.to_string()),
         }
     }
 
-    pub(super) fn spawn_helper(&mut self) -> ControlFlow<Leave, Event> {
-        let failed = |error: String| Continue(Event::HelperSpawned(Err(error)));
+    /// The user of this generation's workers. None: the arbiter's.
+    fn user_at(&self, generation: u32) -> Option<Uid> {
+        let all = self.next.iter().chain([&self.current]);
+        let forked_of = all.into_iter().find(|one| one.number == generation).unwrap_or(&self.current);
+        forked_of.loaded.config.process.owner().0
+    }
+
+    pub(super) fn fork_helper(&mut self) -> ControlFlow<Leave, Result<Pid, String>> {
         let (leash, held) = match io::pipe() {
             Ok(pair) => pair,
-            Err(error) => return failed(format!("cannot make a pipe: {error}")),
+            Err(error) => return Continue(Err(format!("cannot create a pipe: {error}"))),
         };
         match sys::fork() {
             Ok(Fork::Parent { child }) => {
-                self.helpers.push((child, held));
-                Continue(Event::HelperSpawned(Ok(child)))
+                self.children.helpers.push((child, held));
+                Continue(Ok(child))
             }
-            Ok(Fork::Child { parent }) => Break(Leave::Helper { parent, leash }),
-            Err(error) => failed(error.to_string()),
+            Ok(Fork::Child { parent }) => Break(Leave::Child(Child::Helper { parent, leash })),
+            Err(error) => Continue(Err(error.to_string())),
         }
     }
 
-    /// They have nothing to finish, and they are this process's children until they are reaped.
-    pub(super) fn end_helpers(&self) {
-        for pid in self.plan.helpers() {
-            let _ = kill_process(pid, process::Signal::KILL);
-            let _ = process::waitpid(Some(pid), WaitOptions::empty());
+    /// Forks a symbolizer for the kept stack traces, if there are any.
+    pub(super) fn write_stacks(&mut self) -> ControlFlow<Leave> {
+        let stacks = self.children.crash_reports.take_unwritten();
+        if stacks.is_empty() {
+            return Continue(());
+        }
+        match sys::fork() {
+            Ok(Fork::Parent { child }) => self.children.crash_reports.written_by(child),
+            Ok(Fork::Child { .. }) => return Break(Leave::Child(Child::Symbolizer(stacks))),
+            Err(error) => warn!("cannot start the symbolizer, worker stack traces are lost: {error}"),
+        }
+        Continue(())
+    }
+}
+
+impl Supervisor<Host> {
+    /// Takes the role of a child, and ends with the process. Called in the child.
+    ///
+    /// D18 depends on this function. It names every part of the arbiter, and drops the parts that a
+    /// role does not need before the role begins: above all sockets by which a child would keep a
+    /// sibling from noticing the arbiter's death, and listeners whose end a client would not
+    /// notice. The program's hooks are not dropped in a child that does not use
+    /// them, because a destructor of the program would run there.
+    pub(super) fn become_child(self, child: Child) -> ! {
+        let Self { plan, system } = self;
+        let Host { current, next, load, job, hooks, signals, children, sockets, operators, queue, identity } =
+            system;
+        drop((plan, load, job, signals));
+        match child {
+            Child::Worker(child) => {
+                let ledger = children.ledger;
+                drop((children, operators));
+                // The worker was forked for one of the two generations.
+                let (Generation { number, loaded, chosen }, other) = match next {
+                    Some(next) if next.number == child.generation => (next, Some(current)),
+                    other => (current, other),
+                };
+                drop(other);
+                // Its keeper, a copy, has its title from the beginning, and the worker takes its own
+                // afterwards: neither is ever taken for the other.
+                let role = if loaded.config.worker.rescue { "keeper" } else { "worker" };
+                let title = identity.in_child(&loaded.config.process, &format!("{role} {}", child.slot));
+                let listeners = sockets.in_worker(child.slot, &chosen);
+                let hooks = hooks.in_worker(child.slot, number);
+                become_worker(child, title, ledger, loaded, listeners, hooks, queue.in_worker())
+            }
+            Child::Helper { parent, leash } => {
+                drop((next, queue));
+                let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
+                identity.in_child(&config.process, "admin");
+                let ((board, ledger), watched) = (children.in_helper(), sockets.in_helper(&chosen));
+                let view = View::new(board, ledger, watched, config.version.clone(), parent);
+                become_helper(parent, leash, &config, operators.in_helper().into_vec(), view)
+            }
+            Child::Symbolizer(stacks) => {
+                drop((next, children, sockets, operators, queue));
+                let config = &current.loaded.config;
+                identity.in_child(&config.process, "symbolizer");
+                let _ = catch_unwind(AssertUnwindSafe(|| stacks.into_iter().for_each(Stacks::write)));
+                config.logs.flush();
+                sys::exit(Exit::Clean.status())
+            }
+            Child::BackgroundJob { parent, work, mut answer } => {
+                drop((next, children, sockets, operators, queue));
+                let config = &current.loaded.config;
+                identity.in_child(&config.process, "lookup");
+                if matches!(sys::follow(parent, process::Signal::KILL), Ok(true)) {
+                    let _ = catch_unwind(AssertUnwindSafe(|| answer.write_all(&work())));
+                }
+                config.logs.flush();
+                sys::exit(Exit::Clean.status())
+            }
         }
     }
+}
 
-    /// In a child: serves, and ends with the process. Nothing of the arbiter's survives in it but the listeners,
-    /// and above all no socket by which it would keep a sibling from seeing the arbiter die (D18).
-    pub(super) fn become_worker(self, newborn: Newborn) -> ! {
-        let Self {
-            current, next, load, plan, signals, listeners, slots, links, outbox, inbox, backlog, ..
-        } = self;
-        let Newborn { slot, generation, seat, orders, parent } = newborn;
-        // It was forked for one of the two.
-        let (born_of, other) = match next {
-            Some(next) if next.number == generation => (next, Some(current)),
-            other => (current, other),
-        };
-        let Generation { number, loaded, chosen } = born_of;
-        let hooked = self.hooked.in_worker(slot, number);
-        let listeners = slots.into_chosen(slot, listeners, &chosen);
-        drop((links, signals, plan, backlog, load, other, self.upgrade, self.manager, self.pidfile));
-        drop((self.control, self.admin, self.helpers));
-        let life = catch_unwind(AssertUnwindSafe(|| {
-            self.title.into_iter().for_each(|mut title| {
-                title.set(&loaded.config.process.title(&format!("worker {slot}")));
-            });
-            sys::remove_variables(
-                &[&activation::VARIABLES[..], &notify::VARIABLES, &[upgrade::VARIABLE]].concat(),
+/// Runs a worker.
+fn become_worker(
+    child: ForkedChild,
+    title: Option<Title>,
+    ledger: Ledger,
+    loaded: Loaded,
+    listeners: Vec<Listener>,
+    hooks: WorkerHooks,
+    (outbox, inbox): (Outbox, OwnedFd),
+) -> ! {
+    let slot = child.slot;
+    let logs = loaded.config.logs.clone();
+    let started = OnceCell::new();
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        sys::remove_variables(
+            &[&activation::VARIABLES[..], &notify::VARIABLES, &[upgrade::VARIABLE]].concat(),
+        );
+        if let Err(error) = loaded.config.process.assume() {
+            error!(
+                slot,
+                "worker cannot change its user or group: {error}; that needs CAP_SETUID and CAP_SETGID"
             );
-            if let Err(error) = loaded.config.process.assume() {
-                error!(slot, "worker could not change its user or group: {error}");
+            return Exit::BootFailed;
+        }
+        // After the change of user, which the keeper shares, and before anything else exists that
+        // it would copy.
+        let entries = start_keeper_of(&child, title, ledger, &loaded.config, &outbox);
+        let ForkedChild { generation, seat, orders, parent, .. } = child;
+        // After the change of user, which clears the setting in the kernel.
+        let link = match sys::follow(parent, process::Signal::TERM)
+            .and_then(|alive| Ok((alive, ArbiterLink::install(orders)?)))
+        {
+            Ok((true, link)) => link,
+            Ok((false, _)) => return Exit::Clean, // the arbiter died before it could be watched
+            Err(error) => {
+                error!(slot, "worker cannot read orders: {error}");
                 return Exit::BootFailed;
             }
-            // After the change of user, which makes the kernel forget it.
-            let control = match sys::follow(parent, process::Signal::TERM)
-                .and_then(|alive| Ok((alive, Control::install(orders)?)))
-            {
-                Ok((true, control)) => control,
-                Ok((false, _)) => return Exit::Clean, // the arbiter died before it could be watched
-                Err(error) => {
-                    error!(slot, "worker could not take orders: {error}");
-                    return Exit::BootFailed;
-                }
-            };
-            loaded.apply();
-            let Loaded { config, worker, app, .. } = loaded;
-            let ArbiterConfig { worker: settings, policies, logs, .. } = config;
-            let cx = WorkerCx::new(slot, number, listeners, control, seat, settings, policies)
-                .with_queue(outbox, inbox);
-            match logs.start() {
-                Ok(logs) => {
-                    let cx = cx.with_logs(&logs);
-                    let watch = cx.control.watch().clone();
-                    let exit = match hooked.forked() {
-                        Ok(()) => worker.run(cx, hooked.around(app)),
-                        Err(panicked) => cx.cannot_start(&panicked),
-                    };
-                    hooked.exiting(exit, watch.current().map(|(drain, _)| drain.reason));
-                    logs.flush();
-                    exit
-                }
-                Err(error) => cx.cannot_start(&error),
+        };
+        loaded.apply();
+        let Loaded { config, worker, app, .. } = loaded;
+        let ArbiterConfig { worker: settings, policies, logs, .. } = config;
+        let cx = WorkerCx::new(slot, generation, listeners, link, seat, settings, policies)
+            .with_queue(outbox, inbox)
+            .with_keeper(entries);
+        match logs.start() {
+            Ok(logs) => {
+                let cx = cx.with_logs(started.get_or_init(|| logs));
+                let watch = cx.link.watch().clone();
+                let exit = match hooks.forked() {
+                    Ok(()) => worker.run(cx, hooks.around(app)),
+                    Err(panicked) => cx.cannot_start(&panicked),
+                };
+                hooks.exiting(exit, watch.current().map(|(drain, _)| drain.reason));
+                exit
             }
-        }));
-        let exit = *life.as_ref().unwrap_or_else(|_| {
-            error!(slot, "worker panicked; this is a bug");
-            &Exit::BootFailed
-        });
-        sys::exit(exit.status())
-    }
-
-    /// In a child: writes `stacks`, and ends. It keeps nothing by which a worker could miss the arbiter's death (D18), or a
-    /// client the end of a listener.
-    pub(super) fn become_scribe(self, stacks: Vec<Stacks>) -> ! {
-        let Self { current, title, .. } = self;
-        drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
-        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next));
-        drop((self.listeners, self.slots, self.admin, self.helpers));
-        let config = &current.loaded.config;
-        title.into_iter().for_each(|mut title| title.set(&config.process.title("obituary")));
-        let _ = catch_unwind(AssertUnwindSafe(|| stacks.into_iter().for_each(Stacks::write)));
-        sys::exit(Exit::Clean.status())
-    }
-
-    /// In a child: serves the admin listener until it is killed, or retired by the end of its `leash`. It keeps nothing by which
-    /// a worker could miss the arbiter's death (D18).
-    pub(super) fn become_helper(self, parent: Pid, leash: PipeReader) -> ! {
-        let Self { current, listeners, slots, board, ledger, admin, .. } = self;
-        let Generation { loaded: Loaded { config, .. }, chosen, .. } = current;
-        drop((self.links, self.signals, self.plan, self.outbox, self.inbox, self.backlog));
-        drop((self.upgrade, self.manager, self.pidfile, self.control, self.load, self.next, self.helpers));
-        self.title.into_iter().for_each(|mut title| title.set(&config.process.title("admin")));
-        // The change of user makes the kernel forget what is to follow.
-        let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
-        match follows {
-            Ok(true) => {
-                let view = View { board, ledger, listeners: slots.into_all(listeners, &chosen) };
-                match admin::serve(admin.into_vec(), leash.into(), view) {
-                    Ok(()) => sys::exit(Exit::Clean.status()),
-                    Err(error) => error!("the admin helper cannot go on: {error}"),
-                }
-            }
-            Ok(false) => {} // the arbiter died before it could be watched
-            Err(error) => error!("the admin helper could not change its user or group: {error}"),
+            Err(error) => cx.cannot_start(&error),
         }
-        sys::exit(Exit::BootFailed.status())
+    }));
+    let exit = *served.as_ref().unwrap_or_else(|_| {
+        error!(slot, "worker panicked; this is a bug");
+        &Exit::BootFailed
+    });
+    match started.get() {
+        Some(logs) => WorkerLogs::flush(logs),
+        None => logs.flush(),
     }
+    if exit == Exit::CutOff {
+        answer_last();
+    }
+    sys::exit(exit.status())
+}
+
+/// Starts the keeper of a worker, if it is to have one (D20).
+fn start_keeper_of(
+    child: &ForkedChild,
+    mut title: Option<Title>,
+    ledger: Ledger,
+    config: &ArbiterConfig,
+    outbox: &Outbox,
+) -> Option<Entries> {
+    if !config.worker.rescue {
+        return without_keeper().ok();
+    }
+    let ForkedChild { slot, seat, parent, .. } = child;
+    let cx = KeeperCx { seat: *seat, ledger, arbiter: *parent, outbox, limits: &config.worker.limits };
+    let started = start_keeper(&cx);
+    title.iter_mut().for_each(|title| title.set(&config.process.title(&format!("worker {slot}"))));
+    match started {
+        Ok(entries) => Some(entries),
+        Err(error) => {
+            let limits =
+                if error.raw_os_error() == Some(libc::EAGAIN) { limits_of_tasks() } else { String::new() };
+            warn!(
+                slot,
+                "worker serves without a keeper, so its connections end with it if it dies: {error}{limits}"
+            );
+            without_keeper().ok()
+        }
+    }
+}
+
+/// Runs the helper.
+fn become_helper(
+    parent: Pid,
+    leash: PipeReader,
+    config: &ArbiterConfig,
+    listeners: Vec<Listener>,
+    view: View,
+) -> ! {
+    // In this order: the change of user clears the death signal.
+    let follows = config.process.assume().and_then(|()| sys::follow(parent, process::Signal::KILL));
+    match follows {
+        Ok(true) => match admin::serve(listeners, leash.into(), view, config.logs.clone()) {
+            Ok(()) => {
+                config.logs.flush();
+                sys::exit(Exit::Clean.status())
+            }
+            Err(error) => error!("admin helper failed: {error}"),
+        },
+        Ok(false) => {} // the arbiter died before it could be watched
+        Err(error) => error!("admin helper cannot change its user or group: {error}"),
+    }
+    config.logs.flush();
+    sys::exit(Exit::BootFailed.status())
 }

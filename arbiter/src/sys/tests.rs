@@ -6,7 +6,7 @@ use std::thread;
 use super::*;
 
 #[test]
-fn a_process_with_threads_is_refused_and_they_are_named() {
+fn a_process_with_threads_is_refused_with_their_names() {
     let (started, start) = mpsc::channel::<()>();
     let (stop, stopped) = mpsc::channel::<()>();
     let bystander = thread::Builder::new().name("bystander".into());
@@ -23,7 +23,7 @@ fn a_process_with_threads_is_refused_and_they_are_named() {
 }
 
 #[test]
-fn who_has_started_threads_is_named_if_it_is_known() {
+fn the_code_that_started_threads_is_named_if_known() {
     let refusal = ThreadsError { threads: vec!["a 1".into(), "b 2".into()], culprit: None };
     let sentence = "cannot fork a process with 2 threads (a 1, b 2); the hook on_starting has started them: threads and \
                     runtimes belong in the workers";
@@ -31,7 +31,7 @@ fn who_has_started_threads_is_named_if_it_is_known() {
 }
 
 #[test]
-fn a_descriptor_is_taken_over_if_the_check_agrees() {
+fn a_descriptor_is_adopted_if_the_check_succeeds() {
     let fd = TcpListener::bind("127.0.0.1:0").unwrap().into_raw_fd();
     let refused = adopt(fd, |_| Err(io::Error::other("no")));
     assert_eq!(refused.unwrap_err().to_string(), "no");
@@ -48,7 +48,7 @@ fn a_descriptor_that_is_not_open_is_refused() {
 }
 
 #[test]
-fn blocked_signals_arrive_on_the_descriptor_and_everything_is_put_back() {
+fn signals_arrive_on_the_descriptor_and_are_restored() {
     let mask = || {
         let mut mask = SigSet::empty();
         nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
@@ -62,12 +62,12 @@ fn blocked_signals_arrive_on_the_descriptor_and_everything_is_put_back() {
     nix::sys::signal::raise(Signal::SIGTERM).unwrap();
     assert_eq!(signals.next(), Some(libc::SIGTERM));
     nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-    signals.restore(); // swallows the late one, or this test process is gone
+    signals.restore(0); // swallows the late one, or this test process is gone
     assert_eq!(mask(), before);
 }
 
 #[test]
-fn the_queue_of_a_listener_is_counted_and_a_unix_sockets_is_not_known() {
+fn the_queue_is_counted_for_tcp_and_unknown_for_unix_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(queued(&listener), Some(0));
     let _clients = [0, 1].map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());

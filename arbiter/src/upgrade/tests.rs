@@ -5,7 +5,7 @@ use tempfile::tempdir;
 use super::*;
 
 #[test]
-fn the_variable_says_what_is_passed_on() {
+fn the_variable_lists_the_inheritance() {
     let passed = Passed::read("1 4711 2,1 9 5 6 7 8:64768:1311 + 10").unwrap();
     let listeners = vec![(7, None), (8, Some((64768, 1311)))];
     assert_eq!(
@@ -23,7 +23,7 @@ fn the_variable_says_what_is_passed_on() {
 }
 
 #[test]
-fn what_another_version_has_written_or_nobody_is_refused() {
+fn a_value_of_another_version_is_refused() {
     for value in [
         "",
         "2 4711 1 9 5 6",
@@ -39,32 +39,32 @@ fn what_another_version_has_written_or_nobody_is_refused() {
 }
 
 #[test]
-fn the_executable_is_what_its_path_leads_to_when_it_is_run() {
+fn the_executable_is_resolved_when_it_is_run() {
     let dir = tempdir().unwrap();
     let program = dir.path().join("program");
     fs::write(&program, "").unwrap();
     assert_eq!(find(Path::new("./program"), dir.path()), Some(dir.path().join("./program")));
     assert_eq!(find(&program, Path::new("/")), Some(program.clone()));
     assert_eq!(find(Path::new("gone/program"), dir.path()), None);
-    // A name alone is looked up as a shell would.
+    // A bare name is looked up as by a shell.
     let shell = find(Path::new("sh"), dir.path()).unwrap();
     assert!(shell.is_absolute() && shell.metadata().unwrap().permissions().mode() & 0o111 != 0);
     assert_eq!(find(Path::new("program"), dir.path()), None, "the directory is not searched");
 }
 
 fn alone() -> Upgrade {
-    let (upgrade, legacy) = Upgrade::of_process(Records::default()).unwrap();
-    assert!(legacy.is_none() && upgrade.is_alone());
+    let (upgrade, inheritance) = Upgrade::of_process(Records::default()).unwrap();
+    assert!(inheritance.is_none() && upgrade.is_alone());
     upgrade
 }
 
 #[test]
-fn words_are_heard_one_at_a_time_and_the_end_once() {
+fn messages_are_received_one_at_a_time_and_the_end_once() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (to_new, to_old) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let (mut old, mut new) = (alone(), alone());
-    old.heir = Some(Heir { socket: Some(elder) });
-    (new.elder, new.shares_queue) = (Some(heir), true);
+    old.new = Some(NewArbiter { socket: Some(to_new) });
+    (new.old, new.shares_queue) = (Some(to_old), true);
     assert!(old.hear().is_none() && new.hear().is_none());
     new.tell_ready(&[7, 8]);
     assert!(matches!(old.hear(), Some(Word::Ready { receives: true, kept }) if kept == [7, 8]));
@@ -74,18 +74,18 @@ fn words_are_heard_one_at_a_time_and_the_end_once() {
     assert!(old.hear().is_none() && !old.is_alone());
 
     drop(old);
-    assert!(matches!(new.hear(), Some(Word::ElderGone)));
+    assert!(matches!(new.hear(), Some(Word::OldArbiterGone)));
     assert!(new.hear().is_none() && new.is_alone());
 }
 
 #[test]
-fn an_heir_that_closes_its_end_is_not_listened_to_any_more_and_not_gone() {
+fn a_new_arbiter_that_closes_its_socket_is_not_forgotten() {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (elder, heir) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (to_new, to_old) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let mut old = alone();
-    old.heir = Some(Heir { socket: Some(elder) });
+    old.new = Some(NewArbiter { socket: Some(to_new) });
     assert_eq!(old.interests().count(), 1);
-    drop(heir);
+    drop(to_old);
     assert!(old.hear().is_none());
     assert_eq!(old.interests().count(), 0);
     assert!(!old.is_alone());

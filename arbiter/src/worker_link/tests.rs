@@ -3,6 +3,8 @@ use std::os::fd::AsFd;
 use remuda_core::shutdown::{Drain, Reason};
 use remuda_core::time::Time;
 
+use rustix::net::send;
+
 use super::*;
 
 fn drain(nanos: u64) -> Order {
@@ -10,7 +12,7 @@ fn drain(nanos: u64) -> Order {
     Order::Drain { drain, policy: remuda_core::order::PolicyId::Stop }
 }
 
-/// What a worker reads next.
+/// The next message that the worker reads.
 fn read(end: impl AsFd) -> Option<Order> {
     let mut buffer = [0; MESSAGE_MAX];
     match recv(end, &mut buffer, RecvFlags::DONTWAIT) {
@@ -27,8 +29,8 @@ fn say(end: impl AsFd, report: &Report) {
 }
 
 #[test]
-fn orders_that_do_not_fit_wait_in_order_and_hold_nobody_up() {
-    let (mut link, theirs) = Link::pair().unwrap();
+fn orders_that_do_not_fit_wait_in_order_without_blocking() {
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
     let mut sent = 0;
     while link.queue.len() < 3 {
         link.send(&drain(sent));
@@ -44,8 +46,41 @@ fn orders_that_do_not_fit_wait_in_order_and_hold_nobody_up() {
 }
 
 #[test]
+fn descriptors_are_sent_with_their_own_order() {
+    use std::io::IoSliceMut;
+
+    use remuda_core::worker::{LogFile, Logs};
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut logs = Logs::default();
+    logs.error = Some(Arc::new(LogFile::open(&dir.path().join("log")).unwrap()));
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
+    link.send(&drain(1));
+    link.send_with(&Order::ReopenLogs, logs.to_continue_in());
+    let next = || {
+        let mut buffer = [0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message =
+            recvmsg(&theirs, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::empty()).unwrap();
+        let rights = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        (Order::decode(&buffer[..message.bytes]).unwrap(), rights.flatten().collect::<Vec<OwnedFd>>())
+    };
+    let (first, none) = next();
+    assert_eq!((first, none.len()), (drain(1), 0));
+    let (second, one) = next();
+    assert_eq!((second, one.len()), (Order::ReopenLogs, 1));
+    rustix::io::write(&one[0], b"written by the worker\n").unwrap();
+    assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "written by the worker\n");
+}
+
+#[test]
 fn orders_to_a_worker_that_closed_its_end_are_dropped() {
-    let (mut link, theirs) = Link::pair().unwrap();
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
     drop(theirs);
     link.send(&drain(1));
     assert!(link.queue.is_empty());
@@ -56,8 +91,8 @@ fn orders_to_a_worker_that_closed_its_end_are_dropped() {
 }
 
 #[test]
-fn the_last_words_of_a_worker_that_left_orders_unread_are_heard() {
-    let (mut link, theirs) = Link::pair().unwrap();
+fn last_reports_of_a_worker_with_unread_orders_are_received() {
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
     let report = Report::BootFailed { status: 4, message: "no database".into() };
     link.send(&drain(1));
     say(&theirs, &report);
@@ -67,8 +102,8 @@ fn the_last_words_of_a_worker_that_left_orders_unread_are_heard() {
 }
 
 #[test]
-fn what_is_no_report_is_skipped() {
-    let (mut link, theirs) = Link::pair().unwrap();
+fn a_malformed_report_is_skipped() {
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
     send(&theirs, b"what?", SendFlags::empty()).unwrap();
     say(&theirs, &Report::Ready);
     assert_eq!(link.receive(), [Report::Ready]);
@@ -76,8 +111,8 @@ fn what_is_no_report_is_skipped() {
 }
 
 #[test]
-fn a_worker_that_never_stops_talking_gets_no_more_than_its_turn() {
-    let (mut link, theirs) = Link::pair().unwrap();
+fn a_worker_that_reports_endlessly_gets_a_bounded_turn() {
+    let (mut link, theirs) = WorkerLink::pair().unwrap();
     (0..=REPORTS_A_TURN).for_each(|_| say(&theirs, &Report::Ready));
     assert_eq!(link.receive().len(), REPORTS_A_TURN);
     assert_eq!(link.receive().len(), 1);

@@ -1,30 +1,41 @@
-//! What `status` and `top` print for people.
+//! The text that `status` and `top` print.
 
 use serde_json::Value;
 
 const HEAD: [&str; 11] =
     ["PID", "SLOT", "GEN", "PHASE", "AGE", "REQUESTS", "CONNS", "BUSY", "BEAT", "RSS", "SERVING"];
 
-/// The answer to `status` as text: the server, a line for each worker, and what it is serving.
+/// The answer to `status` as text: the server, and one line for each worker with the requests that
+/// it is serving.
 pub(super) fn status(answer: &[Value]) -> String {
     let mut text = String::new();
     for arbiter in answer.iter().filter_map(|line| line.get("arbiter")) {
         let listeners =
             arbiter["listeners"].as_array().map(|all| all.iter().map(word).collect::<Vec<_>>().join(" "));
         text += &format!(
-            "{}: pid {}, {}, up {}, generation {}, {} workers of {}, {}\n\n",
+            "{}: pid {}, {}, up {}, generation {}, {} of {}, {}\n",
             word(&arbiter["phase"]),
             word(&arbiter["pid"]),
             word(&arbiter["version"]),
             time(&arbiter["uptime"]),
             word(&arbiter["generation"]),
-            word(&arbiter["workers"]),
+            workers(arbiter["workers"].as_u64().unwrap_or_default()),
             word(&arbiter["backend"]),
             listeners.unwrap_or_default(),
         );
+        for lost in arbiter["lost"].as_array().into_iter().flatten() {
+            text += &format!("! {}; HUP creates it again, or logs why not\n", word(lost));
+        }
+        text.push('\n');
     }
-    let workers: Vec<_> = answer.iter().filter_map(|line| line.get("worker")).map(row).collect();
-    text + &aligned(&workers)
+    let rows: Vec<_> = answer.iter().filter_map(|line| line.get("worker")).map(row).collect();
+    text + &aligned(&rows)
+}
+
+/// A count of workers: `1 worker`, `2 workers`.
+pub(super) fn workers(n: u64) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} worker{plural}")
 }
 
 fn row(worker: &Value) -> [String; 11] {
@@ -33,7 +44,11 @@ fn row(worker: &Value) -> [String; 11] {
         None => word(&worker["phase"]),
     };
     let busy = worker["busy"].as_array().map_or(&[][..], Vec::as_slice).iter();
-    let serving = busy.map(|busy| format!("{} for {}", word(&busy["request"]), time(&busy["for"])));
+    let mut serving: Vec<_> = busy.map(serving).collect();
+    let unseen = worker["in_flight"].as_u64().unwrap_or_default().saturating_sub(serving.len() as u64);
+    if unseen > 0 {
+        serving.push(format!("{unseen} more"));
+    }
     [
         word(&worker["pid"]),
         word(&worker["slot"]),
@@ -45,11 +60,21 @@ fn row(worker: &Value) -> [String; 11] {
         word(&worker["busy_handlers"]),
         time(&worker["heartbeat_age"]),
         size(&worker["rss"]),
-        serving.collect::<Vec<_>>().join(", "),
+        serving.join(", "),
     ]
 }
 
-/// The rows under their heads, each column as wide as the widest of it.
+/// One exchange, as in `GET /report for 10.0s`, with its state in parentheses unless its handler is
+/// running.
+fn serving(busy: &Value) -> String {
+    let exchange = format!("{} for {}", word(&busy["request"]), time(&busy["for"]));
+    match busy["doing"].as_str() {
+        None | Some("running") => exchange,
+        Some(doing) => format!("{exchange} ({doing})"),
+    }
+}
+
+/// The rows under their headings, each column as wide as its widest cell.
 fn aligned(rows: &[[String; 11]]) -> String {
     let head = HEAD.map(str::to_owned);
     let all = || std::iter::once(&head).chain(rows);
@@ -70,7 +95,7 @@ fn word(value: &Value) -> String {
     }
 }
 
-/// Seconds as people say them: `0.4s`, `42s`, `7m03s`, `5h07m`, `3d04h`.
+/// Seconds in a readable unit: `0.4s`, `42s`, `7m03s`, `5h07m`, `3d04h`.
 fn time(value: &Value) -> String {
     let Some(seconds) = value.as_f64() else { return "-".to_owned() };
     let whole = seconds as u64;
@@ -83,7 +108,7 @@ fn time(value: &Value) -> String {
     }
 }
 
-/// Bytes as people say them: `512K`, `34M`, `1.2G`.
+/// Bytes in a readable unit: `512K`, `34M`, `1.2G`.
 fn size(value: &Value) -> String {
     let Some(bytes) = value.as_u64() else { return "-".to_owned() };
     match bytes {

@@ -1,6 +1,7 @@
-//! The demo as a blocking application: plain functions that may wait where they stand.
+//! The demo as a blocking application: plain functions that may block.
 //!
-//! Names of fields are in lower case, as [`http`] has them: what is sent is the same as by async handlers, to the byte.
+//! Field names are in lower case, as in [`http`], so that both kinds of handler send the same
+//! bytes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::thread;
@@ -40,13 +41,17 @@ impl Handler for Demo {
     fn is_short(&self, head: &Head<'_>) -> bool {
         route(head).as_ref().map_or(true, Request::is_short)
     }
+
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        route(head).as_ref().is_ok_and(Request::streams_body)
+    }
 }
 
 fn route(head: &Head<'_>) -> Result<Request, Refusal> {
     Request::of(head.method(), head.path(), head.query().unwrap_or_default())
 }
 
-/// A head for something to read.
+/// The head of a text response.
 fn text(status: u16) -> ResponseHead {
     ResponseHead::new(status).field("content-type", "text/plain")
 }
@@ -59,8 +64,8 @@ fn refuse(refusal: &Refusal, out: Responder<'_>) -> io::Result<()> {
     out.send(head, format!("{refusal}\n"))
 }
 
-/// The first bytes are awaited before the head is sent: a client that expects a 100 would take a final answer
-/// as a reason to keep its body (RFC 9110 §10.1.1).
+/// Waits for the first bytes before it sends the head: a client that expects a 100 takes a final
+/// response as a reason to withhold its body (RFC 9110 §10.1.1).
 fn echo(head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> io::Result<()> {
     let mut buf = [0; 16 * 1024];
     let mut n = read(&mut body, &mut buf)?;
@@ -77,7 +82,7 @@ fn echo(head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> io::Re
     Ok(())
 }
 
-/// A plain function may block the thread it runs on, so that this is both `/sleep` and `/block`.
+/// Serves both `/sleep` and `/block`, because a plain function may block its thread.
 fn pause(time: Duration, out: Responder<'_>) -> io::Result<()> {
     thread::sleep(time);
     out.send(text(200), format!("{} ms\n", time.as_millis()))
@@ -102,7 +107,7 @@ fn bytes(n: u64, out: Responder<'_>) -> io::Result<()> {
     fill(&mut out.stream(head)?, n)
 }
 
-/// A response without end ends itself when the worker drains.
+/// A response without end, which ends itself when the worker drains.
 fn events(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     let drain = out.drain();
     let response =
@@ -154,7 +159,7 @@ fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
                 socket.write_all(&buf[..n])?;
                 socket.flush()?;
             }
-            // The drain may be what interrupts.
+            // The drain interrupts a read; the loop condition checks for it.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -162,7 +167,7 @@ fn upgrade(head: &Head<'_>, out: Responder<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads once, however often that is interrupted.
+/// Reads once, and retries after interrupts.
 fn read(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     loop {
         match from.read(buf) {

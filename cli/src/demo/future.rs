@@ -1,4 +1,4 @@
-//! The demo as an async application: futures that never hold up their thread, but for `/block`.
+//! The demo as an async application: futures that never block their thread, except in `/block`.
 
 use std::convert::Infallible;
 use std::iter;
@@ -12,7 +12,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use remuda_core::app::{AsyncHandler, Body, Incoming, fields};
+use remuda_core::app::{AsyncHandler, Body, Handler, Incoming, fields};
+use remuda_core::http1::Head;
 use remuda_core::worker::alarm::sleep;
 
 use super::request::{Refusal, Request, UPGRADE_WANTED, preferred, required_field};
@@ -44,6 +45,10 @@ impl AsyncHandler for Demo {
             Err(refusal) => refuse(&refusal),
         }
     }
+
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        Handler::streams_body(self, head)
+    }
 }
 
 impl Demo {
@@ -62,7 +67,7 @@ fn answer(status: u16, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-/// An answer to read.
+/// A text response.
 fn text(status: u16, body: impl Into<Body>) -> Response<Body> {
     with(answer(status, body), CONTENT_TYPE, "text/plain")
 }
@@ -82,8 +87,8 @@ fn refuse(refusal: &Refusal) -> Response<Body> {
     }
 }
 
-/// The first bytes are awaited before the head is sent: a client that expects a 100 would take a final answer as a
-/// reason to keep its body (RFC 9110 §10.1.1).
+/// Waits for the first bytes before it sends the head: a client that expects a 100 takes a final
+/// response as a reason to withhold its body (RFC 9110 §10.1.1).
 async fn echo(mut request: HttpRequest<Incoming>) -> Response<Body> {
     let kind = request.headers_mut().remove(CONTENT_TYPE);
     let mut body = request.into_body();
@@ -93,7 +98,7 @@ async fn echo(mut request: HttpRequest<Incoming>) -> Response<Body> {
         None => Frame::data(Bytes::new()),
     };
     let rest = stream::unfold(body, |mut body| async { body.frame().await.map(|frame| (frame, body)) });
-    // Trailers are not of the body.
+    // Only the data is echoed, without trailers.
     let frames =
         stream::once(Ok(first)).chain(rest).filter(|frame| frame.as_ref().map_or(true, Frame::is_data));
     let response = answer(200, Body::new(StreamBody::new(frames)));
@@ -154,7 +159,7 @@ fn bytes(n: u64) -> Response<Body> {
     with(response, CONTENT_LENGTH, n)
 }
 
-/// A response without end ends itself when the worker drains.
+/// A response without end, which ends itself when the worker drains.
 fn events(request: &HttpRequest<Incoming>) -> Response<Body> {
     let drain = request.body().info().drain.clone();
     let body = match *request.method() {

@@ -1,4 +1,4 @@
-//! What a request asks of the demo: path, method and parameters, nothing of connections.
+//! Parses requests to the demo: path, method and parameters.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -13,11 +13,11 @@ const LONGEST: u64 = 1 << 30;
 /// The longest pause in milliseconds.
 const PAUSE: RangeInclusive<u64> = 0..=600_000;
 
-/// What `/upgrade` says to those who do not ask for one.
+/// The response of `/upgrade` to a request without `Upgrade`.
 pub(super) const UPGRADE_WANTED: &str =
     "send Connection: upgrade and Upgrade: with any protocol; its bytes are echoed\n";
 
-/// The protocol that the client prefers, of those that an `Upgrade` field lists (RFC 9110 §7.8).
+/// The first protocol in an `Upgrade` field, which the client prefers (RFC 9110 §7.8).
 pub(super) fn preferred(upgrade: &[u8]) -> Option<&[u8]> {
     upgrade.split(|&b| b == b',').map(<[u8]>::trim_ascii).find(|token| !token.is_empty())
 }
@@ -43,22 +43,22 @@ pub(super) enum Request {
         body: bool,
     },
     Upgrade,
-    /// What may be asked for (RFC 9110 §9.3.7).
+    /// The methods that are allowed (RFC 9110 §9.3.7).
     Options {
         allow: &'static str,
     },
 }
 
-/// One that cannot.
+/// A request that is refused.
 #[derive(PartialEq, Eq, Debug, Error)]
 pub(super) enum Refusal {
-    #[error("there is nothing here")]
+    #[error("not found")]
     Path,
-    #[error("the path has what no name of a file or a page has")]
+    #[error("the path contains a control character or is not UTF-8")]
     Text,
-    #[error("no such method is known here")]
+    #[error("unknown method")]
     Unknown,
-    #[error("allowed here: {allow}")]
+    #[error("method not allowed; allowed: {allow}")]
     Method { allow: &'static str },
     #[error("{name} is {value:?}; allowed: a whole number from {from} to {to}")]
     Parameter { name: &'static str, value: String, from: u64, to: u64 },
@@ -75,8 +75,8 @@ impl Refusal {
     }
 }
 
-/// The methods that are known everywhere, if not allowed (RFC 9110 §9.1): those of RFC 9110 §9.3 but for CONNECT, which no
-/// origin server has a use for, and of RFC 5789.
+/// The methods that every path knows, even if it does not allow them (RFC 9110 §9.1): those of RFC
+/// 9110 §9.3 except CONNECT, which an origin server does not use, and that of RFC 5789.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
 
 impl Request {
@@ -99,7 +99,7 @@ impl Request {
         }
     }
 
-    /// What is to be had at `path`, by whatever method.
+    /// The request for `path`, whatever its method.
     fn at(path: &str, query: &str) -> Result<Self, Refusal> {
         let number = |name, default, allowed| number(query, name, default, allowed);
         let pause = |default| number("ms", default, PAUSE).map(Duration::from_millis);
@@ -126,13 +126,19 @@ impl Request {
         })
     }
 
-    /// Whether the answer is computed at once and small.
+    /// Whether the response begins before the request's body has ended.
+    pub(super) fn streams_body(&self) -> bool {
+        matches!(self, Self::Echo)
+    }
+
+    /// Whether the response is small and computed at once.
     pub(super) fn is_short(&self) -> bool {
         matches!(self, Self::Hello | Self::Info | Self::Headers | Self::Status { .. } | Self::Options { .. })
     }
 }
 
-/// A field without which a response with status `code` is none (RFC 9110 §11.6.1, §11.7.1, §15.5.6, §15.5.22).
+/// The field that a response with status `code` must have (RFC 9110 §11.6.1, §11.7.1, §15.5.6,
+/// §15.5.22).
 pub(super) fn required_field(code: u16) -> Option<(&'static str, &'static str)> {
     Some(match code {
         401 => ("www-authenticate", "Basic realm=\"demo\""),
@@ -143,7 +149,7 @@ pub(super) fn required_field(code: u16) -> Option<(&'static str, &'static str)> 
     })
 }
 
-/// What `text` says without escapes (RFC 3986 §2.1). No name has control characters, or bytes that are not UTF-8.
+/// Decodes the escapes in `text` (RFC 3986 §2.1). Refuses control characters and invalid UTF-8.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     let text = match text.contains('%') {
         true => percent_decode_str(text).decode_utf8().map_err(|_| Refusal::Text)?,

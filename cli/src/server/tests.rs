@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use remuda_arbiter::ArbiterConfig;
-use remuda_core::app::{BodyReader, Responder, Short};
+use remuda_core::app::{App, BodyReader, Responder, Short};
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::shutdown::{CloseIdle, Grace};
 use remuda_core::worker::Policies;
@@ -23,7 +23,7 @@ fn app(_: &Boot) -> Result<App, AppError> {
     Ok(App::blocking(handler))
 }
 
-/// Takes the application that is called "site", and none that is not.
+/// Accepts the application name "site" only.
 fn site(name: Option<&str>) -> Result<AppFactory, AppError> {
     match name {
         Some("site") => Ok(AppFactory::new(app)),
@@ -59,7 +59,7 @@ fn a_command_line_may_be_given() {
     assert_eq!(Server::new(app).args(["hello", "--check-config", "-w0"]).prepare().err(), Some(2));
 }
 
-/// A backend of somebody else's.
+/// A custom backend.
 #[derive(Debug)]
 struct Steam(&'static str);
 
@@ -93,12 +93,12 @@ fn a_backend_that_is_added_can_be_chosen() {
         (format!("{:?}", ready.settings.backend.unwrap()), ready.settings.arbiter.worker.threads)
     };
     assert_eq!(chosen("steam"), ("Steam(\"steam\")".to_owned(), 2));
-    // Before what is built in under that name.
+    // It overrides the built-in backend of that name.
     assert_eq!(chosen("mio"), ("Steam(\"mio\")".to_owned(), 2));
 }
 
 #[test]
-fn a_program_s_own_policy_has_a_name_in_its_settings_alone() {
+fn a_custom_policy_has_a_name_in_its_own_server_only() {
     let server =
         || Server::new(app).policy("mine", Grace(Duration::from_secs(7))).policy("finish", CloseIdle);
     let ready = server().args(["hello", "--drain=mine", "--drain-reload=finish"]).prepare().ok().unwrap();
@@ -109,7 +109,7 @@ fn a_program_s_own_policy_has_a_name_in_its_settings_alone() {
 }
 
 #[test]
-fn what_awaits_is_not_preloaded() {
+fn an_async_factory_is_not_preloaded() {
     let awaits = || Server::from_async(async |boot| app(&boot));
     assert_eq!(awaits().args(["hello", "--check-config", "--preload"]).prepare().err(), Some(2));
     assert!(awaits().args(["hello"]).prepare().is_ok());
@@ -120,7 +120,7 @@ fn what_awaits_is_not_preloaded() {
 }
 
 #[test]
-fn a_policy_that_the_program_has_decided_on_counts_before_the_settings() {
+fn a_policy_fixed_by_the_program_overrides_the_settings() {
     let server = || Server::new(app).drain(PolicyId::Recycle, CloseIdle);
     let told = server().args(["hello", "--drain-recycle=spread:1s", "--drain=grace:1s"]);
     let given = server().settings(Settings::default());
@@ -140,7 +140,7 @@ fn only_a_server_that_chooses_takes_the_name_of_an_application() {
 }
 
 #[test]
-fn a_reload_reads_the_file_again_and_says_all_that_is_wrong_with_it() {
+fn a_reload_reads_the_file_again_and_reports_all_problems() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("hello.toml");
     let write = |text: &str| fs::write(&path, text).unwrap();
@@ -157,11 +157,53 @@ fn a_reload_reads_the_file_again_and_says_all_that_is_wrong_with_it() {
     assert_eq!(format!("{:?} {:?}", policies.stop, policies.recycle), "Grace(7s) CloseIdle");
 
     write("workers = 0\nthreads = 'x'\n");
-    let why = source.again(&origins).unwrap_err();
+    let why = refusal(&source, &origins);
     let (first, second) = why.split_once("; threads is").unwrap_or_else(|| panic!("{why}"));
     assert!(first.starts_with("workers is") && second.contains("line 2"), "{why}");
     fs::remove_file(&path).unwrap();
-    assert!(source.again(&origins).unwrap_err().contains("no such file"));
+    assert!(refusal(&source, &origins).contains("no such file"));
+}
+
+#[test]
+fn a_reload_requests_the_lookup_of_host_names_first() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("hello.toml");
+    let write = |text: &str| fs::write(&path, text).unwrap();
+    write("bind = '127.0.0.1:80'\n");
+    let chosen = Rc::new(Cell::new(0));
+    let choose = {
+        let chosen = chosen.clone();
+        move |_: Option<&str>| {
+            chosen.set(chosen.get() + 1);
+            Ok(AppFactory::new(app))
+        }
+    };
+    let ready =
+        Server::choosing(choose).args(["hello", "-c", path.to_str().unwrap()]).prepare().ok().unwrap();
+    let (source, origins) = ready.again.expect("it has read its settings");
+    assert_eq!(chosen.take(), 1);
+    let job = || match source.again(&origins) {
+        Err(Unloaded::Awaits(job)) => job,
+        other => panic!("{:?}", other.err()),
+    };
+
+    write("bind = ['127.0.0.1:80', 'localhost:81']\n");
+    let answer = job().run();
+    job().finish(&answer).unwrap();
+    let (settings, _) = source.again(&origins).unwrap();
+    let binds: Vec<_> = settings.arbiter.binds.iter().map(ToString::to_string).collect();
+    assert_eq!((&*binds.join(" "), chosen.take()), ("127.0.0.1:80 127.0.0.1:81", 1));
+    let _ = job(); // the next reload starts a new lookup
+
+    job().finish(br#"{"localhost":{"Err":"it is unknown"}}"#).unwrap();
+    assert!(refusal(&source, &origins).contains("it is unknown"));
+}
+
+fn refusal(source: &Source, origins: &[Origin]) -> String {
+    match source.again(origins) {
+        Err(Unloaded::Refused(why)) => why,
+        other => panic!("{:?}", other.err()),
+    }
 }
 
 #[test]
@@ -178,11 +220,11 @@ fn a_reload_chooses_the_application_again() {
     let (source, origins) = ready.again.unwrap();
     assert!(source.again(&origins).is_ok());
     there.set(false);
-    assert_eq!(source.again(&origins).unwrap_err(), "it is gone");
+    assert_eq!(refusal(&source, &origins), "it is gone");
 }
 
 #[test]
-fn a_program_is_called_what_its_user_calls_it() {
+fn the_name_of_the_program_is_its_first_argument() {
     assert_eq!(name(&["/usr/bin/hello".into()]), "hello");
     assert_eq!(name(&[]), "remuda");
 }

@@ -1,27 +1,32 @@
-//! What can be wrong with settings: each sentence names the setting, where it was written, the value and what
-//! is allowed.
+//! Errors in settings. Each message names the setting, its source, the value and the allowed
+//! values.
 
+use std::ffi::OsString;
 use std::ops::Range;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use thiserror::Error;
 
-/// Why nothing was started.
+use super::elsewhere;
+use super::setting::Setting;
+
+/// All problems for which the server was not started.
 #[derive(Debug, Error, Diagnostic)]
-#[error("nothing was started, because of its settings")]
+#[error("the server was not started because of its settings")]
 #[non_exhaustive]
 pub struct Rejected {
-    /// Everything that is wrong, not only the first of it.
+    /// Every problem, not only the first.
     #[related]
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong, and its place if that is in a file.
+/// One problem, with its place if that is in a file.
 #[derive(Debug, Error, Diagnostic)]
 #[error("{cause}")]
 #[non_exhaustive]
 pub struct Problem {
-    /// What is wrong.
+    /// The fault.
     pub cause: Cause,
     #[source_code]
     file: Option<NamedSource<String>>,
@@ -30,7 +35,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Shows where in the file called `name` it is.
+    /// Adds the place `at` in the file `name`.
     pub(super) fn in_file(cause: Cause, name: &str, text: &str, at: Range<usize>) -> Self {
         let file = NamedSource::new(name, text.to_owned()).with_language("TOML");
         Self { cause, file: Some(file), at: Some(at.into()) }
@@ -43,7 +48,7 @@ impl From<Cause> for Problem {
     }
 }
 
-/// What is wrong.
+/// The fault of a problem.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum Cause {
@@ -52,31 +57,51 @@ pub enum Cause {
     Value {
         /// The setting.
         key: String,
-        /// What was written.
+        /// As it was written.
         value: String,
-        /// Where: a flag, a variable, or a file and line.
+        /// Its source: a flag, a variable, or a file and line.
         whence: String,
-        /// More about it.
+        /// A more precise reason.
         why: Option<String>,
-        /// What is allowed.
+        /// The allowed values, and a suggestion.
         allowed: String,
     },
-    /// A key in the file that is no setting.
-    #[error("unknown setting {key:?} ({whence}); {}", hint(.similar))]
+    /// A flag of another server, or an unknown command.
+    #[error("unknown {what} {name:?}; {hint}")]
+    UnknownWord {
+        /// `flag` or `command`.
+        what: &'static str,
+        /// As it was written.
+        name: String,
+        /// A suggestion, or the counterpart here.
+        hint: String,
+    },
+    /// A section in the file, which is flat.
+    #[error(
+        "[{name}] ({whence}) is a section, and a settings file has no sections; write its settings at the top of the file"
+    )]
+    Section {
+        /// Its name.
+        name: String,
+        /// File and line.
+        whence: String,
+    },
+    /// A key in the file that is not a setting.
+    #[error("unknown setting {key:?} ({whence}); {}", hint(key, |setting| setting.name.to_owned(), .similar))]
     UnknownKey {
         /// The key.
         key: String,
         /// File and line.
         whence: String,
-        /// A setting that is written similarly.
+        /// A setting with a similar name.
         similar: Option<String>,
     },
-    /// A variable that looks like ours and is no setting.
-    #[error("unknown variable {name}; {}", hint(.similar))]
+    /// A variable `REMUDA_*` that is not a setting.
+    #[error("unknown variable {name}; {}", hint(name.trim_start_matches("REMUDA_"), Setting::variable, .similar))]
     UnknownVariable {
         /// Its name.
         name: String,
-        /// A variable that is written similarly.
+        /// A variable with a similar name.
         similar: Option<String>,
     },
     /// A variable's value is not text.
@@ -85,9 +110,9 @@ pub enum Cause {
     /// `REMUDA_ARGS` is not a command line.
     #[error("REMUDA_ARGS is {value:?}: {why}")]
     Arguments {
-        /// What was written.
+        /// As it was written.
         value: String,
-        /// What is wrong with it.
+        /// The fault in it.
         why: String,
     },
     /// The file cannot be read.
@@ -95,7 +120,7 @@ pub enum Cause {
     Unreadable {
         /// Its path.
         path: String,
-        /// What the system says.
+        /// The error of the system.
         why: String,
     },
     /// The file is not TOML.
@@ -103,7 +128,7 @@ pub enum Cause {
     Syntax {
         /// File and line.
         whence: String,
-        /// What the parser says.
+        /// The error of the parser.
         why: String,
     },
     /// A log cannot be opened.
@@ -111,12 +136,12 @@ pub enum Cause {
     Log {
         /// The setting.
         key: String,
-        /// What was written.
+        /// As it was written.
         path: String,
-        /// What the system says.
+        /// The error of the system.
         why: String,
     },
-    /// The application that was asked for cannot be served.
+    /// The application cannot be served.
     #[error("{0}")]
     App(String),
 }
@@ -125,16 +150,46 @@ fn clause(why: &Option<String>) -> String {
     why.as_ref().map(|why| format!(", {why}")).unwrap_or_default()
 }
 
-fn hint(similar: &Option<String>) -> String {
-    match similar {
-        Some(name) => format!("did you mean {name}?"),
-        None => "--help lists the settings there are".into(),
+/// A counterpart of another server's name takes precedence over a similar name.
+fn hint(unknown: &str, call: fn(&Setting) -> String, similar: &Option<String>) -> String {
+    match (elsewhere::advice(unknown, call), similar) {
+        (Some(advice), _) => advice,
+        (None, Some(name)) => format!("did you mean {name}?"),
+        (None, None) => "--help lists all settings".into(),
     }
 }
 
-/// The one of `names` that `written` was probably meant to be.
+/// Improves two of clap's errors about unknown arguments: for a flag of another server, and for a
+/// misspelt command in front of it.
+pub(crate) fn unknown_on_the_line(
+    error: &clap::Error,
+    command: &clap::Command,
+    words: &[OsString],
+) -> Option<Problem> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let ContextValue::String(flag) = error.get(ContextKind::InvalidArg)? else { return None };
+    let flag = flag.split('=').next().unwrap_or(flag);
+    if let Some(hint) = elsewhere::advice(flag, elsewhere::as_flag) {
+        return Some(Cause::UnknownWord { what: "flag", name: flag.to_owned(), hint }.into());
+    }
+    let first = words.get(1)?.to_str().filter(|word| !word.starts_with('-'))?;
+    let similar = nearly_a_command(first, command)?;
+    let hint = format!("did you mean {similar}?");
+    Some(Cause::UnknownWord { what: "command", name: first.to_owned(), hint }.into())
+}
+
+/// The sub-command that resembles `word`. None if `word` is one.
+pub(crate) fn nearly_a_command(word: &str, command: &clap::Command) -> Option<String> {
+    let names = || command.get_subcommands().map(|sub| sub.get_name().to_owned());
+    similar(word, names()).filter(|_| !names().any(|name| name == word))
+}
+
+/// The most similar of `names`, if it is similar enough.
 pub(super) fn similar(written: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    /// Where two names are alike enough to be one and the same, misspelt: what clap uses for flags.
+    /// The similarity above which one name counts as a misspelling of the other; clap uses it for
+    /// flags.
     const ALIKE: f64 = 0.7;
     names
         .map(|name| (strsim::jaro(written, &name), name))

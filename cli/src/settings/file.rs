@@ -1,8 +1,7 @@
-//! The settings file: flat TOML, with the place of each value kept for messages.
+//! Reads the settings file: flat TOML. The place of each value is kept for messages.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,19 +9,21 @@ use figment::Source;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::entry::Entry;
 use super::error::{Cause, Problem, similar};
-use super::layers::Entry;
 use super::table::{find, table};
+use super::value::reason;
 
-/// A settings file that was read.
+/// The text of a settings file, and the places of its values.
 pub(super) struct File {
     name: String,
     text: String,
     places: BTreeMap<&'static str, Range<usize>>,
 }
 
-/// Reads the file at `path`, which messages call `name`, and gives its settings.
+/// Reads the file at `path` and returns its settings. Messages call it `name`.
 pub(super) fn read(path: &Path, name: String, problems: &mut Vec<Problem>) -> (File, Vec<Entry>) {
+    // An unreadable file counts as empty, so that problems of other sources are reported as well.
     let text = fs::read_to_string(path).unwrap_or_else(|error| {
         problems.push(Cause::Unreadable { path: name.clone(), why: reason(&error) }.into());
         String::new()
@@ -32,6 +33,7 @@ pub(super) fn read(path: &Path, name: String, problems: &mut Vec<Problem>) -> (F
     match DeTable::parse(&text) {
         Ok(table) => {
             let mut pairs: Vec<_> = table.into_inner().into_iter().collect();
+            // Problems are reported in the order of the file.
             pairs.sort_by_key(|(key, _)| key.span().start);
             for (key, value) in pairs {
                 match find(key.get_ref()) {
@@ -41,6 +43,9 @@ pub(super) fn read(path: &Path, name: String, problems: &mut Vec<Problem>) -> (F
                         let whence = file.line_of(key.span().start);
                         let source = Some(Source::File(path.to_owned()));
                         entries.push(Entry { setting, texts, whence, source });
+                    }
+                    None if matches!(value.get_ref(), DeValue::Table(_)) => {
+                        problems.push(file.section(&key));
                     }
                     None => problems.push(file.unknown(&key)),
                 }
@@ -57,7 +62,7 @@ pub(super) fn read(path: &Path, name: String, problems: &mut Vec<Problem>) -> (F
 }
 
 impl File {
-    /// The value of `setting`, which is in this file, has something wrong.
+    /// Makes a problem of `cause`, placed at the value of `setting`.
     pub(super) fn problem_with(&self, setting: &str, cause: Cause) -> Problem {
         self.problem(cause, self.places.get(setting).cloned().unwrap_or_default())
     }
@@ -75,12 +80,17 @@ impl File {
         self.problem(cause, key.span())
     }
 
+    fn section(&self, key: &Spanned<impl AsRef<str>>) -> Problem {
+        let (name, whence) = (key.get_ref().as_ref().to_owned(), self.line_of(key.span().start));
+        self.problem(Cause::Section { name, whence }, key.span())
+    }
+
     fn line_of(&self, offset: usize) -> String {
         let line = 1 + self.text.bytes().take(offset).filter(|&b| b == b'\n').count();
         format!("{} line {line}", self.name)
     }
 
-    /// A value as the texts that a flag would have been given.
+    /// Converts a value to the texts that a flag would take.
     fn texts(&self, value: &Spanned<DeValue<'_>>) -> Vec<String> {
         match value.get_ref() {
             DeValue::Array(values) => values.iter().map(|value| self.text(value)).collect(),
@@ -94,14 +104,8 @@ impl File {
             DeValue::Integer(n) => n.to_string(),
             DeValue::Float(n) => n.to_string(),
             DeValue::Boolean(on) => on.to_string(),
-            // No setting takes one: whatever refuses it shows it as it stands there.
+            // No setting takes a value of these types, and the refusal quotes the text of the file.
             _ => self.text[value.span()].to_owned(),
         }
     }
-}
-
-/// What the system says, without the number of the error.
-pub(super) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -1,7 +1,7 @@
-//! Kinds of values: how each is read, what is allowed, how it is printed and where it goes.
+//! Kinds of values: how each is parsed, what is allowed, how it is printed and where it is stored.
 //!
-//! A kind holds the function that stores its value, so that a setting cannot be read as one type and stored as
-//! another.
+//! A kind contains the function that stores its value, so a setting cannot be parsed as one type
+//! and stored as another.
 
 use std::env;
 use std::fmt;
@@ -14,86 +14,87 @@ use remuda_core::config::Jitter;
 use remuda_core::shutdown::ShutdownPolicy;
 use remuda_core::trust::Trusted;
 use remuda_core::worker::Format;
-use serde::Serialize;
 
-use super::{LogTarget, Settings, bind, policy, system};
+use super::value::{Refusal, nanos, quoted, size, time, whole};
+use super::{LogTarget, Settings, bind, policy, variables};
 
-/// What a setting may be.
+/// The type of a setting's value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A whole number of something.
+    /// A whole number.
     Count {
-        /// Least and most.
+        /// Minimum and maximum.
         allowed: RangeInclusive<u64>,
         /// Stores it.
         set: fn(&mut Settings, u64),
     },
     /// Bytes: `8190`, or with a unit of 1024: `64K`, `16M`, `1G`.
     Size {
-        /// Least and most, in bytes.
+        /// Minimum and maximum, in bytes.
         allowed: RangeInclusive<u64>,
         /// Stores it.
         set: fn(&mut Settings, u64),
     },
     /// Seconds, `0.5`, or with another unit: `500ms`, `30s`, `2m`, `1h`.
     Time {
-        /// Least and most.
+        /// Minimum and maximum.
         allowed: RangeInclusive<Duration>,
         /// Stores it.
         set: fn(&mut Settings, Duration),
     },
-    /// Yes or no: `true`, `false`; the flag alone is yes.
+    /// `true` or `false`; the flag alone is `true`.
     Switch {
         /// Stores it.
         set: fn(&mut Settings, bool),
     },
     /// One of several words.
     Choice {
-        /// The words, those of features that are not built in among them.
+        /// The words, including those of features that are not built in.
         among: &'static [Choice],
     },
-    /// What is added to another setting by chance: as much as that is measured in, or a part of it: `10%`.
+    /// A random addition to another setting: an amount in its unit, or a percentage of it: `10%`.
     Jitter {
-        /// What the other one is measured in.
+        /// The unit of the other setting.
         of: Measure,
-        /// The most that it is.
+        /// The maximum of an amount.
         most: u64,
         /// Stores it.
         set: fn(&mut Settings, Jitter),
     },
-    /// What a drain does to connections.
+    /// The policy of a drain.
     Policy {
         /// Stores it.
         set: fn(&mut Settings, Arc<dyn ShutdownPolicy>),
     },
-    /// The name of a backend: a word, or that of one of [`Settings::backends`], which counts first.
+    /// The name of a backend: of one in [`Settings::backends`], which takes precedence, or one of
+    /// the words.
     Backend {
         /// The words.
         among: &'static [Choice],
     },
-    /// A text that means something to its setting alone; an empty one means that there is none.
+    /// A text that the setting parses itself. An empty text means none.
     Text {
-        /// What stands for it in `--help`.
+        /// The placeholder in `--help`.
         placeholder: &'static str,
-        /// What is allowed.
+        /// The description of the allowed values.
         allowed: &'static str,
-        /// Reads and stores it.
+        /// Parses and stores it.
         set: fn(&mut Settings, Option<&str>) -> Result<(), Refusal>,
     },
-    /// Variables of the environment; a list.
+    /// Environment variables; a list.
     Variables {
         /// Stores them: name and value of each.
         set: fn(&mut Settings, Vec<(String, String)>),
     },
-    /// A log: a path, `-` for the stream that is usual for it, and for some `off`.
+    /// A log: a path, `-` for its usual stream, and for some logs `off`.
     Log {
-        /// Whether there may be none.
+        /// Whether `off` is allowed.
         may_be_off: bool,
         /// Stores it.
         set: fn(&mut Settings, Option<LogTarget>),
     },
-    /// How the access log is written.
+    /// The format of the access log.
     AccessFormat {
         /// Stores it.
         set: fn(&mut Settings, Format),
@@ -103,22 +104,22 @@ pub enum Kind {
         /// Stores them.
         set: fn(&mut Settings, Vec<Bind>),
     },
-    /// Peers to believe; a list.
+    /// Trusted peers; a list.
     Peers {
         /// Stores them.
         set: fn(&mut Settings, Trusted),
     },
 }
 
-/// What a number is of.
+/// The unit of a number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Measure {
-    /// Things that are counted.
+    /// A count.
     Count,
-    /// Memory; with a unit, or in bytes.
+    /// Memory: with a unit, or in bytes.
     Bytes,
-    /// Time; with a unit, or in seconds, and counted in nanoseconds.
+    /// Time: with a unit, or in seconds; stored in nanoseconds.
     Nanoseconds,
 }
 
@@ -131,7 +132,7 @@ impl Measure {
         }
     }
 
-    /// What is allowed.
+    /// The description of the allowed values.
     fn range(self, allowed: &RangeInclusive<u64>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (allowed.start(), allowed.end());
         match self {
@@ -145,13 +146,13 @@ impl Measure {
     }
 }
 
-/// One word of a choice, and what choosing it does.
+/// One word of a choice.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Choice {
     /// The word.
     pub name: &'static str,
-    /// Does it; or names the feature that would have to be built in.
+    /// Applies the choice, or names the feature that is not built in.
     choose: Result<fn(&mut Settings), &'static str>,
 }
 
@@ -160,7 +161,7 @@ impl Choice {
         Self { name, choose: Ok(choose) }
     }
 
-    /// A word that can be chosen where `feature` is built in.
+    /// A word that is available if `feature` is built in.
     pub(crate) const fn of_feature(
         name: &'static str,
         feature: &'static str,
@@ -174,18 +175,15 @@ impl Choice {
     }
 }
 
-/// Why a value is not allowed, if more can be said than what would be.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "a sentence and nothing else")]
-pub struct Refusal(pub Option<String>);
-
 impl Kind {
-    /// Reads what was written, stores it if it is allowed, and says how it is written in a file (TOML).
+    /// Parses `written`, stores it in `settings`, and returns it as it is written in a file (TOML).
     ///
     /// # Errors
     ///
-    /// It is not a value of this kind, or not an allowed one.
+    /// The text is not a value of this kind, or the value is not allowed.
     pub fn apply(&self, written: &[String], settings: &mut Settings) -> Result<String, Refusal> {
+        // The returned text is made from the value where the same value has several spellings: a
+        // reload compares these texts, and `1m` instead of `60` is no change.
         match self {
             Self::Count { allowed, set } => {
                 let n = whole(one(written)?).filter(|n| allowed.contains(n)).ok_or(Refusal(None))?;
@@ -241,7 +239,7 @@ impl Kind {
                 Ok(quoted(&text))
             }
             Self::Variables { set } => {
-                let variables = system::variables(written)?;
+                let variables = variables::parse(written)?;
                 let texts: Vec<_> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 set(settings, variables);
                 Ok(quoted(&texts))
@@ -264,14 +262,15 @@ impl Kind {
                 Ok(quoted(&text))
             }
             Self::Addresses { set } => {
-                let binds = bind::parse_all(written)?;
+                let binds = bind::parse_all(written, &mut settings.names)?;
                 let texts: Vec<_> = binds.iter().map(Bind::to_string).collect();
                 set(settings, binds);
                 Ok(quoted(&texts))
             }
             Self::Peers { set } => {
                 let peers = Trusted::parse(written.iter().flat_map(|items| items.split(',')));
-                let peers = peers.map_err(|item| Refusal(Some(format!("but {} is none", quoted(&item)))))?;
+                let peers =
+                    peers.map_err(|item| Refusal(Some(format!("but {} is invalid", quoted(&item)))))?;
                 let texts = quoted(&peers.items());
                 set(settings, peers);
                 Ok(texts)
@@ -279,7 +278,7 @@ impl Kind {
         }
     }
 
-    /// What is allowed where `settings` says more about it.
+    /// The allowed values, including the backends in `settings`.
     pub fn allowed(&self, settings: &Settings) -> String {
         let registered = settings.backends.iter().map(|backend| backend.name());
         match self {
@@ -288,17 +287,32 @@ impl Kind {
         }
     }
 
+    /// The allowed words, without parameters that may follow them.
+    pub(super) fn words(&self, settings: &Settings) -> impl Iterator<Item = String> {
+        let registered = settings.backends.iter().map(|backend| backend.name());
+        let words: Vec<String> = match self {
+            Self::Backend { among } => registered.chain(built_in(among)).map(str::to_owned).collect(),
+            Self::Choice { among } => built_in(among).map(str::to_owned).collect(),
+            Self::Policy { .. } => {
+                let own = settings.custom_policies.keys().cloned();
+                policy::NAMES.into_iter().map(str::to_owned).chain(own).collect()
+            }
+            _ => Vec::new(),
+        };
+        words.into_iter()
+    }
+
     /// Whether it takes more than one value.
     pub fn is_list(&self) -> bool {
         matches!(self, Self::Addresses { .. } | Self::Variables { .. } | Self::Peers { .. })
     }
 
-    /// Whether its flag stands for a value without one.
+    /// Whether its flag needs no value.
     pub fn is_switch(&self) -> bool {
         matches!(self, Self::Switch { .. })
     }
 
-    /// What stands for the value in `--help`.
+    /// The placeholder of the value in `--help`.
     pub fn placeholder(&self) -> &'static str {
         match self {
             Self::Count { .. } => "N",
@@ -321,7 +335,7 @@ impl Kind {
 }
 
 impl fmt::Display for Kind {
-    /// What is allowed.
+    /// The description of the allowed values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count { allowed, .. } => Measure::Count.range(allowed, f),
@@ -333,7 +347,7 @@ impl fmt::Display for Kind {
             Self::Choice { among } | Self::Backend { among } => f.write_str(&names(built_in(among))),
             Self::Jitter { of, most, .. } => {
                 of.range(&(0..=*most), f)?;
-                f.write_str(", or a part as in 10%")
+                f.write_str(", or a percentage as in 10%")
             }
             Self::Policy { .. } => f.write_str(policy::ALLOWED),
             Self::Text { allowed, .. } => f.write_str(allowed),
@@ -342,22 +356,22 @@ impl fmt::Display for Kind {
             Self::Log { .. } => f.write_str("a path, - for standard error"),
             Self::AccessFormat { .. } => f.write_str(Format::ALLOWED),
             Self::Addresses { .. } => {
-                f.write_str("HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd")
+                f.write_str("HOST:PORT, [V6]:PORT, [V6%INTERFACE]:PORT, unix:PATH, unix:@NAME, fd://N, fd://NAME, systemd")
             }
             Self::Peers { .. } => f.write_str(Trusted::ALLOWED),
         }
     }
 }
 
-/// What choosing `word` does.
+/// Returns the function that applies the choice `word`.
 fn chosen(among: &[Choice], word: &str) -> Result<fn(&mut Settings), Refusal> {
     let choice = among.iter().find(|choice| choice.name == word).ok_or(Refusal(None))?;
     choice.choose.map_err(|feature| {
-        Refusal(Some(format!("which is not built in (it is with the feature {feature} of remuda)")))
+        Refusal(Some(format!("which is not built in (it needs the feature {feature} of remuda)")))
     })
 }
 
-/// The words that can be chosen in this build.
+/// The words that this build has.
 fn built_in(among: &'static [Choice]) -> impl Iterator<Item = &'static str> {
     among.iter().filter(|choice| choice.choose.is_ok()).map(|choice| choice.name)
 }
@@ -367,58 +381,12 @@ fn names(names: impl Iterator<Item = &'static str>) -> String {
     if names.is_empty() { "nothing in this build".to_owned() } else { names.join(", ") }
 }
 
-/// The value of a setting that is not a list.
+/// The single value of a setting that is not a list.
 fn one(written: &[String]) -> Result<&str, Refusal> {
     match written {
         [text] => Ok(text),
-        _ => Err(Refusal(Some("one value is wanted".into()))),
+        _ => Err(Refusal(Some("but it takes one value".into()))),
     }
-}
-
-/// Digits and nothing else: no sign, which `parse` would take.
-fn whole(text: &str) -> Option<u64> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-fn size(text: &str) -> Option<u64> {
-    let (number, unit) = split_unit(text);
-    let unit = match unit {
-        "" => 1,
-        "K" | "k" => 1 << 10,
-        "M" | "m" => 1 << 20,
-        "G" | "g" => 1 << 30,
-        _ => return None,
-    };
-    whole(number)?.checked_mul(unit)
-}
-
-pub(super) fn time(text: &str) -> Option<Duration> {
-    let (number, unit) = split_unit(text);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    // Only digits and dots are left in `number`: no sign, exponent or infinity.
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
-}
-
-/// As many as there are, or as a number has room for.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The number at the beginning, and what stands behind it.
-fn split_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    text.split_at(end)
-}
-
-/// As a string or a list of strings in TOML; JSON's are valid there.
-pub(super) fn quoted(text: &impl Serialize) -> String {
-    serde_json::to_string(text).expect("strings always have a form in JSON")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is written to the logs, and where.
+//! Logs: levels, formats and destinations.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use remuda_core::worker::Format;
 use tracing::Level;
 
 use super::kind::{Choice, Kind};
-use super::table::{Category, Setting};
+use super::setting::{Category, Setting};
 use super::{LogFormat, LogTarget};
 
 pub(super) const SETTINGS: &[Setting] = &[
@@ -18,8 +18,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "info",
         platform: None,
         reload: true,
-        help: "The least severe events to log",
-        about: "REMUDA_LOG, if set, counts instead: it names levels by part, such as info,remuda_core=debug.",
+        help: "Least severe events to log",
+        about: "REMUDA_LOG, if set, is used instead: it gives levels by module, such as \
+                info,remuda_core=debug.",
     },
     Setting {
         name: "log-format",
@@ -29,9 +30,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "text",
         platform: None,
         reload: true,
-        help: "How to write log lines",
-        about: "text is for people, and coloured on a terminal; json is one object a line. Both say which process has \
-                written the line.",
+        help: "Format of log lines",
+        about: "text is for reading, and coloured on a terminal; json is one object a line. Both \
+                contain the id of the process that has written the line.",
     },
     Setting {
         name: "error-logfile",
@@ -45,8 +46,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: false,
         help: "Where to write the log; -: standard error",
-        about: "The arbiter and all workers append to it. USR1 makes them go on in the file that is at the path then. It \
-                is everything but the access log, not only what went wrong.",
+        about: "The arbiter and all workers append to it. USR1 makes them reopen the path. It is \
+                everything but the access log, not only errors. No process waits for a reader: \
+                lines for which a full pipe, a stopped terminal or a stalled socket has no room are \
+                kept, and beyond 64 KiB dropped and counted. A write to a regular file may wait for \
+                its disk.",
     },
     Setting {
         name: "access-logfile",
@@ -56,11 +60,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "off",
         platform: None,
         reload: false,
-        help: "Where to note each request; -: standard output, off: nowhere",
-        about: "All workers append to it, each from a thread of its own that no request waits for: lines that a slow disk \
-                or a full pipe has no room for are dropped, and the log says how many. With off there is no such thread; sync \
-                then has none but its loop's. \
-                USR1 makes them go on in the file that is at the path then.",
+        help: "Where to log each request; -: standard output, off: nowhere",
+        about: "All workers append to it, each from a thread of its own that no request waits for: \
+                lines for which a slow disk or a full pipe has no room are dropped, and the log \
+                says how many. With off there is no such thread; a sync worker then has only its \
+                loop's. USR1 makes them reopen the path.",
     },
     Setting {
         name: "access-logformat",
@@ -70,13 +74,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: Format::DEFAULT,
         platform: None,
         reload: false,
-        help: "How to note a request",
-        about: "A text in which gunicorn's atoms are replaced, or json for one object a line. Whatever comes from a client \
-                is escaped.",
+        help: "Format of the access log",
+        about: "A text in which gunicorn's atoms are replaced, or json for one object a line. \
+                Values from clients are escaped.",
     },
 ];
 
-const LEVELS: &[Choice] = &[
+pub(crate) const LEVELS: &[Choice] = &[
     Choice::new("error", |s| s.log_level = Level::ERROR),
     Choice::new("warn", |s| s.log_level = Level::WARN),
     Choice::new("info", |s| s.log_level = Level::INFO),

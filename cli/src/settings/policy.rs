@@ -1,27 +1,29 @@
-//! Policies as they are written: a name, and for some a time behind it.
+//! Parses policies: a name, for some with a time or a fallback behind it.
 
 use std::sync::Arc;
 
 use remuda_core::shutdown::{CloseIdle, Finish, Grace, Handoff, ShutdownPolicy, Spread};
 
 use super::Settings;
-use super::kind::{Refusal, time};
-use super::timeouts::ANY_TIME;
+use super::value::{ANY_TIME, Refusal, time};
 
-/// What is allowed, besides the names of policies that the program brings.
+/// The allowed values, besides the names of the program's own policies.
 pub(super) const ALLOWED: &str =
     "finish, close-idle, grace:TIME, spread:TIME with a time as in 500ms, 30s, 2m, handoff, handoff,ANOTHER";
 
 const HANDOFF: &str = "handoff";
 
-/// The policy that `text` stands for.
+/// The names of the built-in policies.
+pub(super) const NAMES: [&str; 5] = ["finish", "close-idle", "grace", "spread", HANDOFF];
+
+/// Parses a policy.
 pub(super) fn parse(text: &str, settings: &Settings) -> Result<Arc<dyn ShutdownPolicy>, Refusal> {
     if text == HANDOFF {
         return Ok(Arc::new(Handoff::default()));
     }
     if let Some(fallback) = text.strip_prefix(HANDOFF).and_then(|rest| rest.strip_prefix(',')) {
         return match fallback.starts_with(HANDOFF) {
-            true => Err(Refusal(Some(format!("but {HANDOFF} takes another policy to fall back to")))),
+            true => Err(Refusal(Some(format!("but {HANDOFF} needs another policy as its fallback")))),
             false => Ok(Arc::new(Handoff(parse(fallback, settings)?))),
         };
     }
@@ -42,7 +44,7 @@ fn length(name: &str, text: Option<&str>) -> Result<std::time::Duration, Refusal
 
 fn unknown(settings: &Settings) -> Refusal {
     let names: Vec<_> = settings.custom_policies.keys().map(String::as_str).collect();
-    Refusal((!names.is_empty()).then(|| format!("nor is it one of this program's: {}", names.join(", "))))
+    Refusal((!names.is_empty()).then(|| format!("and not a policy of this program: {}", names.join(", "))))
 }
 
 #[cfg(test)]

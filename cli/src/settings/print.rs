@@ -1,8 +1,8 @@
-//! `--print-config`: the settings as a settings file, with the source of each behind it.
+//! `--print-config`: prints the settings as a settings file, with their sources as comments.
 
 use super::layers::Origin;
 
-/// The file's text.
+/// Formats the settings as a file.
 pub(crate) fn printed(origins: &[Origin]) -> String {
     let lines: Vec<_> = origins.iter().map(|o| format!("{} = {}", o.setting.name, o.value)).collect();
     let width = lines.iter().map(String::len).max().unwrap_or_default();
@@ -13,7 +13,7 @@ pub(crate) fn printed(origins: &[Origin]) -> String {
             let gap = if text.is_empty() { "" } else { "\n" };
             text += &format!("{gap}# {}\n", origin.setting.category);
         }
-        // A file's name may have a line break in it; a comment ends there.
+        // A file name may contain a line break, which would end the comment.
         text += &format!("{line:width$}  # {}\n", origin.whence.replace(char::is_control, "?"));
     }
     text

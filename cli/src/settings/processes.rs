@@ -1,9 +1,9 @@
-//! Workers and their threads.
+//! Workers, their threads, and when they are replaced.
 
 use super::Settings;
 use super::kind::{Choice, Kind, Measure};
-use super::table::{Category, Platform, Setting};
-use super::timeouts::{ANY_TIME, LONGEST};
+use super::setting::{Category, Platform, Setting};
+use super::value::{ANY_TIME, LONGEST, whole};
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -14,21 +14,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "tokio",
         platform: None,
         reload: true,
-        help: "The backend: how a worker waits for its connections",
-        about: "All backends keep the same drain contract; they differ in what they cost and in which handlers \
-                they suit. tokio: async handlers and clients in any number, none that block. mio: many \
-                connections and short handlers, no more slow ones than threads. threaded: blocking handlers, as \
-                many at a time as threads. sync: handlers that compute, one at a time, none that wait for others.",
+        help: "Backend of the workers: how a worker waits for its connections",
+        about: "All backends keep the same drain contract. They differ in cost and in the handlers \
+                that suit them. tokio: async handlers and clients in any number, as long as no \
+                handler blocks. mio: many connections and short handlers, with at most as many slow \
+                handlers as threads. threaded: blocking handlers, as many at a time as threads. \
+                sync: handlers that compute, one at a time, and never wait for another server.",
     },
     Setting {
         name: "workers",
         short: Some('w'),
         category: Category::Processes,
-        kind: Kind::Count { allowed: 1..=1024, set: |s, n| s.arbiter.workers = n as u16 },
+        kind: Kind::Count { allowed: 1..=MOST_WORKERS, set: |s, n| s.arbiter.workers = n as u16 },
         default: "1",
         platform: Some(Platform::new("WEB_CONCURRENCY", "")),
         reload: true,
-        help: "Worker processes",
+        help: "Number of worker processes",
         about: "Start with one for each processor that the server may use.",
     },
     Setting {
@@ -40,8 +41,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Handler threads of each worker",
-        about: "So many blocking handlers run at once in one worker; further requests wait for a free thread. The \
-                backend sync has 1 and allows no more; threaded is the one to choose for several.",
+        about: "This many blocking handlers run at once in one worker; further requests wait for a \
+                free thread. The backend sync has 1 and allows no more; for several, choose \
+                threaded.",
     },
     Setting {
         name: "preload",
@@ -51,10 +53,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "false",
         platform: None,
         reload: false,
-        help: "Builds the application once, before the fork, instead of in each worker",
-        about: "Workers then share its memory until they write there. It is built as the user who starts the server, before \
-                the server listens, and must start no thread. A reload keeps it; an upgrade builds it anew. An application \
-                that is built by an async function cannot be preloaded.",
+        help: "Build the application once, before the fork, instead of in each worker",
+        about: "Workers then share its memory until they write to it. It is built as the user that \
+                starts the server, before the server listens, and must start no thread. A reload \
+                keeps it; an upgrade builds it anew. An application built by an async function \
+                cannot be preloaded.",
     },
     Setting {
         name: "timeout",
@@ -64,12 +67,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "30",
         platform: None,
         reload: true,
-        help: "Seconds that a worker may be silent before it is replaced; 0: for ever",
-        about: "A worker is silent while a handler blocks the loop that serves all its connections; one of the \
-                backend threaded, while all of its threads are busy with the same requests. Otherwise it is no limit \
-                for requests: those on handler threads, and drains, may take longer. The backend sync has no thread \
-                but its loop, so that every request has to be answered within this time. The log says what a worker \
-                was serving when it was ended.",
+        help: "Seconds that a worker may be silent before it is replaced; 0: no limit",
+        about: "A worker is silent while a handler blocks the loop that serves all its connections; \
+                on the backend threaded, while all threads of the worker are busy with the same \
+                requests. The setting is no limit for requests otherwise: requests on handler \
+                threads, and drains, may take longer. The backend sync has no thread but its loop, \
+                so every request has to be answered within this time. The log says which requests a \
+                worker was serving when it was ended.",
+    },
+    Setting {
+        name: "rescue",
+        short: None,
+        category: Category::Processes,
+        kind: Kind::Switch { set: |s, on| s.arbiter.worker.rescue = on },
+        default: "true",
+        platform: None,
+        reload: true,
+        help: "Keep the connections of a worker that dies, by a second small process beside each worker",
+        about: "The process, called keeper, hands connections between requests to other workers, and \
+                answers requests in flight with 500, or 503 after the deadline of a drain, unless a \
+                response has begun. Without it a worker that dies ends all its connections.",
     },
     Setting {
         name: "boot-timeout",
@@ -79,8 +96,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "60",
         platform: None,
         reload: true,
-        help: "Seconds until a worker must be ready before it is replaced; 0: no limit",
-        about: "Longer than the application ever takes to load.",
+        help: "Seconds until a new worker must be ready before it is replaced; 0: no limit",
+        about: "Set it above the longest time that the application takes to load.",
     },
     Setting {
         name: "max-boot-failures",
@@ -90,11 +107,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "0",
         platform: None,
         reload: true,
-        help: "Failed boots after which a server that never was ready gives up; 0: the first that says why",
-        about: "While no worker was ever ready, each that dies, is too slow or says that it cannot start is tried again \
-                after growing pauses, and so many in all are enough: the server ends with status 3, or 4 where the \
-                application could not be built. With 0 it ends at the first worker that says why it cannot start, and \
-                those that die without a word are tried again for ever.",
+        help: "Failed boots after which a server that never was ready gives up; 0: the first with a reason",
+        about: "While no worker was ever ready, a worker that dies, is too slow or reports that it \
+                cannot start is started again after growing pauses. At this number of failures the \
+                server ends with status 3, or 4 if the application could not be built. With 0 the \
+                server ends at the first worker that reports why it cannot start, and workers that \
+                die without a report are started again for ever.",
     },
     Setting {
         name: "max-requests",
@@ -105,8 +123,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Requests after which a worker is replaced; 0: never",
-        about: "Counted over all its connections. It serves on until its replacement is ready, and only then \
-                drains, as drain-recycle says. For applications that grow with time.",
+        about: "Counted over all connections of the worker. The worker serves on until its \
+                replacement is ready, and only then drains, as drain-recycle says. For applications \
+                whose memory grows with time.",
     },
     Setting {
         name: "max-requests-jitter",
@@ -120,9 +139,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "10%",
         platform: None,
         reload: true,
-        help: "How many more requests than max-requests that is at most, by chance; 0: none",
-        about: "A number, or a part of max-requests. Each worker draws its own, so that they are not all replaced \
-                at once.",
+        help: "Largest random addition to max-requests; 0: none",
+        about: "A number, or a percentage of max-requests. Each worker draws its own, so that \
+                workers are not all replaced at once.",
     },
     Setting {
         name: "max-lifetime",
@@ -133,7 +152,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Seconds after which a worker is replaced; 0: never",
-        about: "Counted from when it was ready. As for max-requests, it serves on until its replacement is ready.",
+        about: "Counted from the moment when the worker was ready. As with max-requests, the worker \
+                serves on until its replacement is ready.",
     },
     Setting {
         name: "max-lifetime-jitter",
@@ -147,8 +167,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "10%",
         platform: None,
         reload: true,
-        help: "How many more seconds than max-lifetime that is at most, by chance; 0: none",
-        about: "A time, or a part of max-lifetime. Workers that were started together are not replaced together.",
+        help: "Largest random addition to max-lifetime, in seconds; 0: none",
+        about: "A time, or a percentage of max-lifetime. Workers that were started together are \
+                then not replaced together.",
     },
     Setting {
         name: "max-rss",
@@ -158,11 +179,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "0",
         platform: None,
         reload: true,
-        help: "Bytes of memory at which a worker is replaced; 0: never",
-        about: "What it has resident, which includes what it shares with others. The arbiter looks once a second, so \
-                that it may be more for a moment; it is no limit that the kernel holds. As for max-requests, the worker \
-                serves on until its replacement is ready. One that is as large as soon as it is ready is not replaced \
-                for that, and the log says so.",
+        help: "Bytes of resident memory at which a worker is replaced; 0: never",
+        about: "Resident memory includes pages that are shared with other processes. The arbiter \
+                reads it once a second, so a worker may exceed the limit for a moment; the kernel \
+                does not enforce it. As with max-requests, the worker serves on until its \
+                replacement is ready. A worker that is above the limit as soon as it is ready is \
+                not replaced for that, and the log says so.",
     },
     Setting {
         name: "max-rss-jitter",
@@ -176,8 +198,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "10%",
         platform: None,
         reload: true,
-        help: "How many more bytes than max-rss that is at most, by chance; 0: none",
-        about: "A number of bytes, or a part of max-rss. Workers that grow alike are not replaced together.",
+        help: "Largest random addition to max-rss, in bytes; 0: none",
+        about: "A number of bytes, or a percentage of max-rss. Workers that grow alike are then not \
+                replaced together.",
     },
     Setting {
         name: "recycle-concurrency",
@@ -187,8 +210,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "1",
         platform: None,
         reload: true,
-        help: "Workers that are replaced at a time because they have served enough",
-        about: "So many more than asked for there are at most; the others wait.",
+        help: "Workers that are recycled at a time",
+        about: "A recycle (max-requests, max-lifetime, max-rss, request-timeout, the command) starts the replacement \
+                first, so at most this many workers run in addition; further replacements wait.",
     },
     Setting {
         name: "reload-concurrency",
@@ -199,18 +223,34 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Workers that are replaced at a time in a reload",
-        about: "As for recycle-concurrency: each is one more until the old worker has drained. As many as there are \
-                workers makes a reload as quick as possible, and takes twice the memory meanwhile.",
+        about: "As with recycle-concurrency, each replacement runs in addition until the old worker \
+                has drained. A value equal to workers makes a reload as quick as possible, and \
+                takes twice the memory meanwhile.",
     },
 ];
 
-/// As many as anybody might mean.
+const MOST_WORKERS: u64 = 1024;
+
+/// Checks a number of workers of the command `scale`: `+1`, `-1`, `4`. Returns the text unchanged.
+///
+/// # Errors
+///
+/// The text is not such a number, or out of range. The error is the sentence to print.
+pub(crate) fn workers(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    match whole(digits) {
+        Some(1..=MOST_WORKERS) => Ok(text.to_owned()),
+        _ => Err(format!("allowed: from 1 to {MOST_WORKERS}, with a + or - in front for more or fewer")),
+    }
+}
+
+/// The limit of `max-requests`, large enough for any use.
 const MOST_REQUESTS: u64 = 1_000_000_000;
 
-/// More than any machine has: a pebibyte.
+/// The limit of sizes of memory, a pebibyte: more than any machine has.
 const MOST_MEMORY: u64 = 1 << 50;
 
-/// A backend, by one of its names, that is built in with a feature.
+/// A choice of a backend by one of its names, available if its feature is built in.
 macro_rules! backend {
     ($name:literal, $feature:literal, $backend:path) => {{
         #[cfg(feature = $feature)]

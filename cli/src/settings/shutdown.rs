@@ -1,4 +1,4 @@
-//! How the server ends.
+//! Stops, drains and upgrades.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use remuda_core::shutdown::ShutdownPolicy;
 
 use super::Settings;
 use super::kind::{Choice, Kind};
-use super::table::{Category, Setting};
-use super::timeouts::ANY_TIME;
+use super::setting::{Category, Setting};
+use super::value::ANY_TIME;
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -19,9 +19,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "30",
         platform: None,
         reload: true,
-        help: "Seconds that a stop may take before what is left is cut off",
-        about: "A stop is over as soon as no connection is left, however long it might take. 0 cuts everything \
-                off at once.",
+        help: "Seconds that a stop may take before remaining connections are cut",
+        about: "A stop is over as soon as no connection is left, however long it might take. 0 cuts \
+                all connections at once.",
     },
     Setting {
         name: "lameduck",
@@ -32,28 +32,29 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Seconds that the server serves on after TERM before it stops; 0: none",
-        about: "For whoever sends connections to notice that the server is to stop, and to send them elsewhere. \
-                Everything is as usual meanwhile, but for what the server says of itself. It is no part of the \
-                graceful timeout; another TERM, or INT, ends it.",
+        about: "Gives load balancers time to notice the stop and to send connections elsewhere. \
+                Requests are served as usual meanwhile; only what the server reports of itself \
+                changes. The time is no part of graceful-timeout; another TERM, or INT, ends it.",
     },
     Setting {
-        help: "What a stop does to idle connections",
-        about: "finish: each is kept until its client speaks, its keep-alive time runs out or the stop is over; \
-                the response to what the client says announces the close. close-idle: each is closed at once. \
-                grace:1s: each is closed once it has been idle for so long. spread:10s: each is closed at a moment \
-                of its own within that time. handoff: where another worker goes on, each moves there and its client \
-                notices nothing; that is so when a worker is replaced, and not at a stop. What cannot move, finish \
-                decides about, or the policy that is named behind a comma: handoff,grace:1s. A program may have \
-                policies of its own, by their names.",
+        help: "Policy for idle connections at a stop",
+        about: "finish: an idle connection is kept until its client sends a request, its keep-alive \
+                time runs out or the stop is over; the response to that request announces the \
+                close. close-idle: each is closed at once. grace:1s: each is closed once it has \
+                been idle for that long. spread:10s: each is closed at a moment of its own within \
+                that time. handoff: each moves to another worker that serves on, and its client \
+                notices nothing; this is possible when a worker is replaced, and not at a stop. \
+                Connections that cannot move follow finish, or the policy after a comma: \
+                handoff,grace:1s. A program may have policies of its own, by their names.",
         ..policy("drain", "finish", |s, policy| s.arbiter.policies.stop = policy)
     },
     Setting {
-        help: "What a worker that leaves does to idle connections, in a reload or when there are to be fewer",
+        help: "Policy for idle connections of a worker that leaves in a reload or when workers are scaled down",
         about: "As for drain.",
         ..policy("drain-reload", "handoff", |s, policy| s.arbiter.policies.reload = policy)
     },
     Setting {
-        help: "What a worker that is recycled does to idle connections",
+        help: "Policy for idle connections of a worker that is recycled",
         about: "As for drain.",
         ..policy("drain-recycle", "handoff", |s, policy| s.arbiter.policies.recycle = policy)
     },
@@ -66,9 +67,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         platform: None,
         reload: true,
         help: "Whether the old arbiter of an upgrade drains once the new one is ready",
-        about: "automatic: it drains its workers, as drain-reload says, and ends. manual: it serves on beside the new \
-                one until it is told: WINCH drains its workers, HUP has them come back, TERM or QUIT ends it; and TERM \
-                or QUIT to the new one takes the upgrade back.",
+        about: "automatic: it drains its workers, as drain-reload says, and ends. manual: it serves \
+                on beside the new arbiter until a signal: WINCH drains its workers, HUP brings them \
+                back, TERM or QUIT ends it. TERM or QUIT to the new arbiter takes the upgrade back.",
     },
 ];
 
@@ -77,7 +78,7 @@ const UPGRADE_DRAINS: &[Choice] = &[
     Choice::new("manual", |s| s.arbiter.upgrade_drain = UpgradeDrain::Manual),
 ];
 
-/// What the policies have in common; the texts are theirs to give.
+/// The common part of the settings of policies, without texts.
 const fn policy(
     name: &'static str,
     default: &'static str,

@@ -1,4 +1,4 @@
-//! What the processes are to the system that they run on.
+//! Directory, files, user and names of the processes.
 
 use std::fs;
 use std::io;
@@ -7,59 +7,60 @@ use std::path::{Path, PathBuf};
 use remuda_arbiter::{Group, User};
 
 use super::Settings;
-use super::file::reason;
-use super::kind::{Kind, Refusal, quoted};
-use super::table::{Category, Setting};
+use super::kind::Kind;
+use super::setting::{Category, Setting};
+use super::value::{Refusal, because, reason};
 
-/// In the order in which they are read: paths start in `chdir`, and a user may need a group.
+/// In the order of evaluation: relative paths start in `chdir`, and a user may need a group.
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
-        help: "The directory that the server changes to before anything else",
-        about: "Relative paths of pidfile and unix sockets start there; those of the settings file do not. Empty: it stays \
-                where it was started.",
+        help: "Directory that the server changes to before anything else",
+        about: "Relative paths of pid and of unix sockets start there; the path of the settings \
+                file does not. Empty: the directory in which the server was started.",
         ..text("chdir", None, "PATH", "a directory", directory)
     },
     Setting {
         short: Some('p'),
-        help: "A file to write the arbiter's process id to",
-        about: "It is removed at the end. A server that finds another one running that holds the file does not start; what a \
-                dead one left there is replaced. Empty: none.",
+        help: "File that holds the arbiter's process id",
+        about: "It is removed at the end. A server does not start while another running server \
+                holds the file; the file of a dead server is replaced. Empty: none.",
         ..text("pid", None, "PATH", "a file in a directory that exists", pidfile)
     },
     Setting {
-        help: "The group that workers run as, by name or number",
-        about: "Only root may name another than its own. Empty: the first group of user if that is set, else the one that \
-                the server was started with.",
+        help: "Group that workers run as, by name or number",
+        about: "Only root may name a group other than its own. Empty: the first group of user if \
+                that is set, else the group that the server was started with.",
         ..text("group", Some('g'), "GROUP", "the name or number of a group", group)
     },
     Setting {
-        help: "The user that workers run as, by name or number",
-        about: "A worker has all groups of that user. The arbiter stays who it is; only root may name another than itself. \
-                Unix sockets are given to that user. Empty: the one that the server was started as.",
+        help: "User that workers run as, by name or number",
+        about: "A worker has all groups of that user. The arbiter keeps its own user; only root may \
+                name another user. Unix sockets are given to that user. Empty: the user that \
+                started the server.",
         ..text("user", Some('u'), "USER", "the name or number of a user", user)
     },
     Setting {
         help: "Permissions that files and unix sockets do not get, in octal",
-        about: "0 lets everybody connect to a unix socket, 007 its user and group, 077 its user alone. Empty: as it was when \
-                the server was started.",
+        about: "0 lets every user connect to a unix socket, 007 its user and group, 077 its user \
+                alone. Empty: the umask that the server was started with.",
         ..text("umask", Some('m'), "MODE", "three octal digits or fewer", umask)
     },
     Setting {
         short: Some('e'),
         kind: Kind::Variables { set: |s, variables| s.arbiter.process.variables = variables },
-        help: "An environment variable of the server, as NAME=VALUE",
-        about: "May be given several times; in a variable, they are separated by commas. It does not count as a source of \
-                settings.",
+        help: "Environment variable of the server, as NAME=VALUE",
+        about: "May be given several times; in a variable, entries are separated by commas. It does \
+                not count as a source of settings.",
         ..text("env", None, "", "", |_, _| Ok(()))
     },
     Setting {
-        help: "What ps(1) shows behind the role of each process, in brackets",
+        help: "Text in brackets behind the role of each process in ps(1)",
         about: "As in remuda: worker 0 [NAME]. Empty: the role alone.",
         ..text("name", Some('n'), "NAME", "a text of one line", name)
     },
 ];
 
-/// What the settings here have in common; the texts are theirs to give.
+/// The common part of these settings, without texts.
 const fn text(
     name: &'static str,
     short: Option<char>,
@@ -118,10 +119,10 @@ fn user(settings: &mut Settings, text: Option<&str>) -> Result<(), Refusal> {
     let user = text.map(|text| known(User::find(text), "user")).transpose()?;
     match &user {
         Some(user) if !user.is_allowed() => {
-            return Err(because("and only root may name another user than itself"));
+            return Err(because("and only root may name another user than its own"));
         }
         Some(user) if user.lacks_group() && settings.arbiter.process.group.is_none() => {
-            return Err(because("which no user has, so that group has to be set, too"));
+            return Err(because("which is not in the user database, so group has to be set as well"));
         }
         _ => settings.arbiter.process.user = user,
     }
@@ -139,7 +140,7 @@ fn group(settings: &mut Settings, text: Option<&str>) -> Result<(), Refusal> {
 
 fn known<T>(found: io::Result<Option<T>>, what: &str) -> Result<T, Refusal> {
     match found {
-        Ok(found) => found.ok_or_else(|| because(format!("and there is no such {what}"))),
+        Ok(found) => found.ok_or_else(|| because(format!("and no such {what} exists"))),
         Err(error) => Err(because(format!("which cannot be looked up: {}", reason(&error)))),
     }
 }
@@ -160,22 +161,6 @@ fn name(settings: &mut Settings, text: Option<&str>) -> Result<(), Refusal> {
     }
     settings.arbiter.process.name = text.map(str::to_owned);
     Ok(())
-}
-
-/// Reads variables, `NAME=VALUE` each. One that is there twice has its last value, as in a shell.
-pub(super) fn variables(written: &[String]) -> Result<Vec<(String, String)>, Refusal> {
-    let written = written.iter().filter(|text| !text.is_empty());
-    let pairs = written.map(|text| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
-            Ok((name.to_owned(), value.to_owned()))
-        }
-        _ => Err(because(format!("{} is not NAME=VALUE", quoted(text)))),
-    });
-    pairs.collect()
-}
-
-fn because(why: impl Into<String>) -> Refusal {
-    Refusal(Some(why.into()))
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use remuda_core::trust::Trusted;
 use remuda_core::worker::Policies;
 
 use super::*;
+use crate::client::command_line;
 
-/// The settings, with `name` set to `text`.
+/// The default settings, with `name` set to `text`.
 fn with(name: &str, text: &str) -> Settings {
     let mut settings = Settings::default();
     let setting = find(name).expect("a setting of the table");
@@ -31,8 +32,8 @@ fn names_flags_and_variables_are_unique() {
             assert!(shorts.insert(short), "-{short} is there twice");
         }
     }
-    // What clap itself says of a command line: among other things, that no flag is another's.
-    command("remuda".into(), "1".into(), true, &[]).debug_assert();
+    // clap's own checks, among them that flags are unique.
+    command_line("remuda".into(), "1".into(), true, &[]).debug_assert();
 }
 
 #[test]
@@ -74,9 +75,9 @@ fn every_default_is_allowed_and_printed_as_itself() {
         let before = format!("{settings:?}");
         let printed = setting.kind.apply(&[setting.default.to_owned()], &mut settings);
         let bare = printed.unwrap_or_else(|_| panic!("the default of {} is not allowed", setting.name));
-        // The default of a list may be that nothing is in it.
+        // The default of a list may be empty.
         let words: Vec<_> = setting.default.split(',').filter(|word| !word.is_empty()).collect();
-        let (text, list) = (kind::quoted(&setting.default), kind::quoted(&words));
+        let (text, list) = (value::quoted(&setting.default), value::quoted(&words));
         assert!([setting.default, &text, &list].contains(&&*bare), "{}: {bare}", setting.name);
         assert_eq!(format!("{settings:?}"), before, "the default of {} is not the default", setting.name);
     }
@@ -89,18 +90,18 @@ fn defaults_are_those_of_the_crates_below() {
 }
 
 #[test]
-fn each_setting_sets_what_it_says() {
+fn each_setting_sets_its_field() {
     assert_eq!(with("workers", "7").arbiter.workers, 7);
     assert_eq!(with("workers", "1024").arbiter.workers, 1024);
     assert!(with("preload", "true").arbiter.preload);
     assert_eq!(with("backlog", "2147483647").arbiter.backlog, 2_147_483_647);
-    assert_eq!(with("bind", "fd://3").arbiter.binds, [remuda_arbiter::Bind::Fd(3)]);
+    assert_eq!(with("bind", "fd://3").arbiter.binds, [Bind::Fd(3)]);
     assert_eq!(with("log-level", "trace").log_level, Level::TRACE);
+    let abstract_name =
+        find("control-socket").unwrap().kind.apply(&["@control".into()], &mut Settings::default());
+    assert!(abstract_name.unwrap_err().0.is_some_and(|why| why.contains("./ in front")));
     assert_eq!(with("control-socket", "run/control").arbiter.control_socket, Some("run/control".into()));
-    assert_eq!(
-        with("admin-bind", "unix:admin").arbiter.admin,
-        Some(remuda_arbiter::Bind::Unix("admin".into()))
-    );
+    assert_eq!(with("admin-bind", "unix:admin").arbiter.admin, Some(Bind::Unix("admin".into())));
     assert_eq!(with("admin-bind", "").arbiter.admin, None);
     assert_eq!(with("log-format", "json").log_format, LogFormat::Json);
 
@@ -148,6 +149,7 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(limits("write-timeout", "3").write_timeout, Duration::from_secs(3));
     assert_eq!(limits("min-body-rate", "1K").body_rate, 1024);
     assert_eq!(limits("min-write-rate", "0").write_rate, 0);
+    assert!(limits("cancel-on-half-close", "true").cancel_on_half_close);
     assert_eq!(limits("request-timeout", "3").request_timeout, Duration::from_secs(3));
     assert_eq!(limits("linger", "4").linger, Duration::from_secs(4));
     assert_eq!(limits("limit-request-head", "8K").head, 8192);
@@ -157,10 +159,11 @@ fn each_setting_sets_what_it_says() {
     assert_eq!(limits("limit-request-body", "1G").body, 1 << 30);
     assert_eq!(limits("limit-request-framing", "1G").framing, 1 << 30);
     assert_eq!(limits("limit-unread-body", "1M").unread_body, 1 << 20);
-    assert_eq!(limits("limit-linger", "0").linger_size, 0);
+    assert_eq!(limits("limit-linger", "4M").linger_size, 4 << 20);
+    assert!(limits("interim-responses", "true").interim_responses);
     assert_eq!(limits("pipeline-budget", "1").pipeline_budget, 1);
 
-    let front = |name, text| limits(name, text).front;
+    let front = |name, text| limits(name, text).proxies;
     assert_eq!(front("proxy-protocol", "v1").proxy_protocol, ProxyProtocol::V1);
     assert_eq!(front("proxy-protocol", "v2").proxy_protocol, ProxyProtocol::V2);
     assert_eq!(front("proxy-protocol", "auto").proxy_protocol, ProxyProtocol::Auto);

@@ -1,8 +1,9 @@
-//! Blocking applications: `Read` and `Write` over a connection that somebody else moves bytes for.
+//! Blocking applications: `Read` and `Write` over an exchange that the handler holds by a lease.
 //!
-//! The handler borrows the connection through one cell, for its body and its response at once. Each read or
-//! write asks the connection first; only when that cannot go on is the [`Turn`] asked to move bytes or to wait. Between
-//! them the connection lies in its [`Place`], where somebody else may take it away.
+//! The handler borrows its [`LeasedExchange`] through one cell, for its body and its response at
+//! the same time. Each read or write asks the exchange first. Only if the exchange cannot continue
+//! is the lease asked to move bytes or to wait. A lease may expire: from then on all reads and
+//! writes of the handler fail.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,38 +18,182 @@ use http::HeaderMap;
 use super::overtime::Limit;
 use super::{AppError, ConnectionInfo, DrainSignal, Handler, Service, internal_error, passed_on};
 use crate::config::HIGH_WATER;
-use crate::conn::{BodyRead, Connection, RespondError};
+use crate::conn::{Connection, Http1Exchange};
+use crate::exchange::{Abort, Answer, BodyRead, Exchange, ExchangeState, RespondError, Upgrade};
 use crate::http1::{BodyError, BodyLen, RequestHead, ResponseHead};
 use crate::machine::{CloseReason, Cx};
-use crate::shutdown::ConnState;
 use crate::time::Time;
 
-/// How the thread that runs a blocking handler moves bytes and waits.
-pub trait Turn {
-    /// What is known of the world now.
+/// The exchange of a handler that runs where it may block, and how that place moves bytes and
+/// waits.
+///
+/// Without an expiry the handler [holds](HeldExchange) its exchange until it returns. With one it
+/// holds the exchange for one read or write at a time, so that another thread can take the exchange
+/// back when the timeout of the handler has passed.
+///
+/// ```
+/// use remuda_core::app::LeasedExchange;
+/// use remuda_core::exchange::Exchange;
+///
+/// /// Bytes of the response that the peer has not taken. None if the lease has expired.
+/// fn unsent(leased: &mut impl LeasedExchange) -> Option<usize> {
+///     leased.with(|exchange| exchange.state().unsent)
+/// }
+/// ```
+pub trait LeasedExchange {
+    /// The exchange while it is held.
+    type Exchange<'e>: Exchange;
+
+    /// Does `work` on the exchange, at the present time. None if the lease has expired.
+    fn with<R>(&mut self, work: impl for<'e> FnOnce(&mut Self::Exchange<'e>) -> R) -> Option<R>;
+
+    /// Moves some bytes, or waits until some can be moved or a deadline passes.
+    ///
+    /// # Errors
+    ///
+    /// The exchange has ended, the lease has expired, or this place cannot wait (`WouldBlock`).
+    fn advance(&mut self) -> io::Result<()>;
+
+    /// Whether [`advance`](Self::advance) can wait.
+    fn can_wait(&self) -> bool;
+
+    /// Sends the bytes that fit into the kernel's buffer, of a response that is complete or has
+    /// waited: the handler may run on for long without another call.
+    fn push(&mut self);
+
+    /// Asks the transport whether the peer has ended its side, and informs the exchange.
+    fn look_for_end(&mut self);
+
+    /// Asks the transport whether the peer is gone in both directions, and informs the exchange.
+    fn look_for_reset(&mut self);
+}
+
+/// How the thread that runs a blocking handler moves the bytes of an HTTP/1 connection, and waits.
+///
+/// ```
+/// use std::io;
+///
+/// use remuda_core::app::BlockingIo;
+/// use remuda_core::conn::Connection;
+/// use remuda_core::machine::Cx;
+///
+/// /// For handlers that never wait.
+/// struct Never<'a>(Cx<'a>);
+///
+/// impl BlockingIo for Never<'_> {
+///     fn cx(&mut self) -> Cx<'_> {
+///         self.0
+///     }
+///
+///     fn advance(&mut self, _: &mut Connection) -> io::Result<()> {
+///         Err(io::ErrorKind::WouldBlock.into())
+///     }
+///
+///     fn can_wait(&self) -> bool {
+///         false
+///     }
+/// }
+/// ```
+pub trait BlockingIo {
+    /// The present context.
     fn cx(&mut self) -> Cx<'_>;
 
     /// Moves some bytes of the connection, or waits until some can be moved or a deadline passes.
     ///
     /// # Errors
     ///
-    /// The connection has ended, or this turn cannot wait (`WouldBlock`).
+    /// The connection has ended, or this thread cannot wait (`WouldBlock`).
     fn advance(&mut self, connection: &mut Connection) -> io::Result<()>;
 
     /// Whether [`advance`](Self::advance) can wait.
     fn can_wait(&self) -> bool;
 
-    /// Whether the transport says that the peer is gone in both directions. A turn that cannot wait is over before that
-    /// would matter.
+    /// As [`LeasedExchange::push`]. Default: does nothing, because a handler that cannot wait
+    /// returns at once.
+    fn push(&mut self, _: &mut Connection) {}
+
+    /// Whether the transport reports that the peer has ended its side. Default: false, because a
+    /// handler that cannot wait need not know.
+    fn has_peer_ended(&self) -> bool {
+        false
+    }
+
+    /// Whether the transport reports that the peer is gone in both directions. Default: false,
+    /// because a handler that cannot wait returns before that would matter.
     fn is_gone(&self) -> bool {
         false
     }
 }
 
-/// The body of a request, as it arrives. A read of 0 bytes is its end; a body that the client did not complete is an
-/// error, never a short success.
+/// A lease without expiry: an HTTP/1 connection that is held until its handler returns.
+pub struct HeldExchange<'a, I: ?Sized> {
+    connection: &'a mut Connection,
+    io: &'a mut I,
+}
+
+impl<'a, I: BlockingIo + ?Sized> HeldExchange<'a, I> {
+    /// Holds `connection`, whose bytes `io` moves.
+    pub fn new(connection: &'a mut Connection, io: &'a mut I) -> Self {
+        Self { connection, io }
+    }
+}
+
+impl<I: BlockingIo + ?Sized> LeasedExchange for HeldExchange<'_, I> {
+    type Exchange<'e> = Http1Exchange<'e>;
+
+    #[inline]
+    fn with<R>(&mut self, work: impl for<'e> FnOnce(&mut Http1Exchange<'e>) -> R) -> Option<R> {
+        Some(work(&mut self.connection.exchange(&self.io.cx())))
+    }
+
+    fn advance(&mut self) -> io::Result<()> {
+        self.io.advance(self.connection)
+    }
+
+    fn can_wait(&self) -> bool {
+        self.io.can_wait()
+    }
+
+    fn push(&mut self) {
+        self.io.push(self.connection);
+    }
+
+    fn look_for_end(&mut self) {
+        if !self.connection.has_peer_ended() && self.io.has_peer_ended() {
+            self.connection.note_peer_end();
+        }
+    }
+
+    fn look_for_reset(&mut self) {
+        if self.io.is_gone() {
+            self.connection.end(CloseReason::TransportFailed);
+        }
+    }
+}
+
+/// The body of a request, as it arrives. A read of 0 bytes is its end. A body that the client did
+/// not complete is an error, never a short success.
 ///
-/// The first read asks a client that waits for it to go on (100, RFC 9110 §10.1.1).
+/// The first read sends a 100 to a client that waits for it (RFC 9110 §10.1.1).
+///
+/// ```
+/// use std::io::Read;
+///
+/// use remuda_core::app::{AppError, BodyReader, Responder};
+/// use remuda_core::http1::{Head, ResponseHead};
+///
+/// /// Answers with the number of bytes that the client sent.
+/// fn count(_: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+///     let (mut bytes, mut piece) = (0, [0; 4096]);
+///     loop {
+///         match body.read(&mut piece)? {
+///             0 => break,
+///             n => bytes += n,
+///         }
+///     }
+///     Ok(out.send(ResponseHead::new(200), format!("{bytes} bytes\n"))?)
+/// }
+/// ```
 pub struct BodyReader<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,
 }
@@ -60,34 +205,63 @@ impl Read for BodyReader<'_> {
 }
 
 impl BodyReader<'_> {
-    /// The trailer fields that the client has sent behind a chunked body, without those that must not be there (RFC 9110
-    /// §6.5.1): once a read has given the end, and then once. They are never among the fields of the head.
+    /// The trailer fields that the client has sent after a chunked body, without those that must
+    /// not be trailers (RFC 9110 §6.5.1): once a read has returned the end, and then once. They are
+    /// never among the fields of the head.
     pub fn trailers(&mut self) -> HeaderMap {
         self.exchange.borrow_mut().trailers()
     }
 }
 
 /// Answers a request, once.
+///
+/// ```
+/// use std::io::Write;
+///
+/// use remuda_core::app::{AppError, BodyReader, Responder};
+/// use remuda_core::http1::{Head, ResponseHead};
+///
+/// fn answer(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+///     match head.path() {
+///         // The whole response at once, with its Content-Length.
+///         "/" => out.send(ResponseHead::new(200), "Hello, World!\n")?,
+///         // The head now, the body as it is written.
+///         "/numbers" => {
+///             let mut body = out.stream(ResponseHead::new(200))?;
+///             for n in 0..1000 {
+///                 writeln!(body, "{n}")?;
+///             }
+///         }
+///         _ => out.send(ResponseHead::new(404), "")?,
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct Responder<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,
 }
 
 impl<'a> Responder<'a> {
-    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), at once. There may be any number before the
-    /// answer. A client of HTTP/1.0 knows none and is sent nothing.
+    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), at once. There may be
+    /// any number before the final response. A client of HTTP/1.0 gets none. No client does unless
+    /// the setting `interim-responses` is on: many clients take one for the final response.
     ///
     /// # Errors
     ///
-    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is first read), or the connection
-    /// has ended.
+    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is
+    /// first read), or the connection has ended.
     pub fn interim(&self, head: &ResponseHead) -> io::Result<()> {
         let mut exchange = self.exchange.borrow_mut();
         exchange.interim(head)?;
         exchange.flush()
     }
 
-    /// Sends the whole response, with its Content-Length. Large bodies are not copied. What has not been read of
-    /// the request body by now is not read any more.
+    /// Sends the whole response, with its Content-Length, at once: a handler that runs on after it
+    /// does not delay it. A rest that does not fit into the kernel's buffer (of a body of more than
+    /// some 100 KiB that the client does not read as fast) follows when the handler returns. Large
+    /// bodies are not copied. The unread rest of the request body is not read any more.
+    ///
+    /// A drain waits for the handler to return, up to its deadline.
     ///
     /// # Errors
     ///
@@ -96,8 +270,8 @@ impl<'a> Responder<'a> {
         self.exchange.borrow_mut().send(&head, body.into())
     }
 
-    /// Sends the head now and the body as it is written: with the length that a Content-Length field gives, or
-    /// chunked without one.
+    /// Sends the head now and the body as it is written: with the length of a Content-Length field,
+    /// or chunked without one.
     ///
     /// # Errors
     ///
@@ -107,11 +281,13 @@ impl<'a> Responder<'a> {
         Ok(BodyWriter { exchange: self.exchange })
     }
 
-    /// Answers 101 and takes the connection over (RFC 9110 §7.8). The head's Upgrade field names the protocol.
+    /// Answers 101 and takes the connection over (RFC 9110 §7.8). The head's Upgrade field names
+    /// the protocol.
     ///
     /// # Errors
     ///
-    /// The head is invalid or not a 101, the request has a body that was not read, or the connection has ended.
+    /// The head is invalid or not a 101, the request has an unread body, or the connection has
+    /// ended.
     pub fn upgrade(self, head: ResponseHead) -> io::Result<Upgraded<'a>> {
         self.exchange.borrow_mut().upgrade(&head)?;
         Ok(Upgraded {
@@ -120,45 +296,83 @@ impl<'a> Responder<'a> {
         })
     }
 
-    /// What is known of the connection.
+    /// Facts about the connection.
     pub fn connection(&self) -> ConnectionInfo {
         self.exchange.borrow().info()
     }
 
-    /// Tells when the worker drains, or this handler has had its time.
+    /// Signals the drain of the worker, and that the timeout of this handler has passed.
     pub fn drain(&self) -> DrainSignal {
         self.exchange.borrow_mut().drain()
     }
 
-    /// Whether nobody waits for the answer any more: the client has reset the connection, or has closed the whole of its end
-    /// where that can be seen, or the connection has ended otherwise. What a handler asks now and then that computes for
-    /// long; one that reads or writes need not, for that fails then.
+    /// Whether the client does not wait for the response any more: it has reset the connection, or
+    /// has closed both directions if that can be seen, or the connection has ended otherwise. For a
+    /// handler that computes for long, to be called at intervals. One that reads or writes need not
+    /// call it, because those calls fail then.
     ///
-    /// A client that has merely ended its sending side waits for its answer, and TCP says the same of one that has
-    /// closed its socket: it answers what is sent to it with a reset, which is when this becomes true.
+    /// A client that has only ended its sending side waits for its response, and TCP shows the same
+    /// for one that has closed its socket: it answers the next bytes with a reset, and only then is
+    /// this true. [`has_client_ended`](Self::has_client_ended) is true for both at once. If
+    /// [`cancel_on_half_close`](crate::config::Limits::cancel_on_half_close) is set, so is this.
     pub fn is_gone(&self) -> bool {
         self.exchange.borrow_mut().is_gone()
     }
+
+    /// Whether the client will send nothing more: it has ended its sending side, closed its socket,
+    /// or is [gone](Self::is_gone) in another way. The response can still be sent, and may be read:
+    /// on TCP a closed socket and one that only waits for the response look alike. The call costs a
+    /// system call, so make it between pieces of work of a millisecond or more.
+    ///
+    /// ```
+    /// use remuda_core::app::{AppError, BodyReader, Responder};
+    /// use remuda_core::http1::{Head, ResponseHead};
+    ///
+    /// /// Adds up what takes long, while there is a client on the other side.
+    /// fn sum(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+    ///     let mut sum = 0_u64;
+    ///     for piece in 0..1000 {
+    ///         if out.has_client_ended() {
+    ///             return Ok(out.send(ResponseHead::new(503), "you seem to have gone\n")?);
+    ///         }
+    ///         sum += piece; // in truth, a second of work
+    ///     }
+    ///     Ok(out.send(ResponseHead::new(200), format!("{sum}\n"))?)
+    /// }
+    /// ```
+    pub fn has_client_ended(&self) -> bool {
+        self.exchange.borrow_mut().has_client_ended()
+    }
 }
 
-/// The body of a response. What is written is queued up to [`HIGH_WATER`]; `flush` waits
-/// until the kernel has all of it. The body ends when the handler returns `Ok`.
+/// The body of a response. Written bytes are queued up to [`HIGH_WATER`]. `flush` waits until the
+/// kernel has all of them. The body ends when the handler returns `Ok`.
+///
+/// Without `flush`, queued bytes are sent when they complete the response (by its Content-Length,
+/// or by [`finish`](Self::finish)), when a write finds that they have waited for 20 ms, and when
+/// the handler returns.
 pub struct BodyWriter<'a> {
     exchange: &'a RefCell<dyn Operations + 'a>,
 }
 
 impl BodyWriter<'_> {
-    /// Whether nobody reads the response any more, as [`Responder::is_gone`] says it.
+    /// Whether the client does not read the response any more, see [`Responder::is_gone`].
     pub fn is_gone(&self) -> bool {
         self.exchange.borrow_mut().is_gone()
     }
 
-    /// Writes nothing more, and has `trailers` follow the body (RFC 9110 §6.5). They are sent where the response is chunked, and
-    /// dropped for HTTP/1.0, for HEAD and where there is a Content-Length; so are fields that must not be trailers,
-    /// such as those that frame, route, authenticate or describe the content (§6.5.1). A `Trailer` field in the head
-    /// announces them. A client that will not lose them on the way says `TE: trailers` (§10.1.4).
+    /// Whether the client will send nothing more, see [`Responder::has_client_ended`].
+    pub fn has_client_ended(&self) -> bool {
+        self.exchange.borrow_mut().has_client_ended()
+    }
+
+    /// Ends the body and sends the queued bytes at once. `trailers` follow it (RFC 9110 §6.5). They
+    /// are sent if the response is chunked, and dropped for HTTP/1.0, for HEAD and with a
+    /// Content-Length. Fields that must not be trailers are dropped too, such as those for framing,
+    /// routing, authentication or the description of the content (§6.5.1). A `Trailer` field in the
+    /// head announces them. A client that requires trailers sends `TE: trailers` (§10.1.4).
     pub fn finish(self, trailers: HeaderMap) {
-        self.exchange.borrow_mut().end_with(trailers);
+        self.exchange.borrow_mut().end_with(&trailers);
     }
 }
 
@@ -172,11 +386,12 @@ impl Write for BodyWriter<'_> {
     }
 }
 
-/// A connection that the application has taken over: raw bytes both ways, ended when the handler returns.
+/// A connection that the application has taken over: raw bytes in both directions, until the
+/// handler returns.
 ///
-/// A read of 0 bytes means that the client has ended its side. A read that waits when a drain begins fails once with
-/// [`Interrupted`](io::ErrorKind::Interrupted), so that the handler can say goodbye (D13); reading on is allowed until
-/// the drain's deadline.
+/// A read of 0 bytes means that the client has ended its side. A read that waits when a drain
+/// begins fails once with [`Interrupted`](io::ErrorKind::Interrupted), so that the handler can end
+/// its protocol (D13). Further reads are allowed until the drain's deadline.
 pub struct Upgraded<'a> {
     body: BodyReader<'a>,
     out: BodyWriter<'a>,
@@ -198,81 +413,69 @@ impl Write for Upgraded<'_> {
     }
 }
 
-/// Where a handler that runs finds its connection, and how it moves bytes and waits.
-pub trait Place {
-    /// Does `work` on the connection; none if that was taken away, because the handler has had its time.
-    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R>;
-}
-
-/// A connection that nobody takes away.
-pub(crate) struct Unshared<'a>(pub(crate) &'a mut Connection, pub(crate) &'a mut dyn Turn);
-
-impl Place for Unshared<'_> {
-    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R> {
-        Some(work(self.0, self.1))
-    }
-}
-
-/// Lets a handler answer the request that `head` began, and ends the exchange whatever the handler did. Gives the time of
-/// that; none if the connection was taken away, and all that the handler did since is thrown away.
+/// Runs a handler for the request of `head` on the connection that `info` describes, and ends its
+/// response in any case. Returns the time of that. None if the lease has expired: then everything
+/// the handler did since is dropped.
 pub(crate) fn answer(
     handler: &dyn Handler,
     head: &RequestHead,
+    info: ConnectionInfo,
     service: &Service,
-    place: &mut impl Place,
+    lease: &mut impl LeasedExchange,
 ) -> Option<Time> {
-    let info = place.with(|connection, _| connection.info())?;
-    let exchange =
-        RefCell::new(Exchange { place, service, info, told: false, limit: None, trailers: HeaderMap::new() });
+    let handles = RefCell::new(Handles { lease, service, info, told: false, limit: None });
     let result = catch_unwind(AssertUnwindSafe(|| {
-        handler.call(&head.view(), BodyReader { exchange: &exchange }, Responder { exchange: &exchange })
+        handler.call(&head.view(), BodyReader { exchange: &handles }, Responder { exchange: &handles })
     }));
-    let Exchange { place, limit, trailers, .. } = exchange.into_inner();
+    let Handles { lease, limit, .. } = handles.into_inner();
     if let Err(panic) = &result {
         service.note_panic(&**panic);
     }
-    let ended = place.with(|connection, turn| {
-        let cx = turn.cx();
-        connection.expire(&cx);
-        end(result, head, connection, &trailers, &cx);
-        if connection.overdue().is_none() {
+    let ended = lease.with(|exchange| {
+        expire(exchange);
+        end(result, head, exchange);
+        let state = exchange.state();
+        if !state.is_overdue {
             limit.iter().for_each(|limit| limit.lift());
         }
-        cx.now
+        state.now
     });
     if ended.is_none() {
-        tracing::info!(request = ?head.view(), "a handler that had taken too long has returned");
+        tracing::info!(request = ?head.view(), "handler beyond request-timeout has returned");
     }
     ended
 }
 
-/// Ends an exchange as its handler has.
-fn end(
-    result: thread::Result<Result<(), AppError>>,
-    head: &RequestHead,
-    connection: &mut Connection,
-    trailers: &HeaderMap,
-    cx: &Cx<'_>,
-) {
+/// Ends the response according to the handler's result.
+fn end(result: thread::Result<Result<(), AppError>>, head: &RequestHead, exchange: &mut impl Exchange) {
     match result {
-        Ok(Ok(())) if connection.awaits_response() => {
-            tracing::error!(request = ?head.view(), "the handler returned without answering");
-            internal_error(connection, false, cx);
+        Ok(Ok(())) if exchange.state().answer == Answer::Awaited => {
+            tracing::error!(request = ?head.view(), "handler returned without a response");
+            internal_error(exchange, false);
         }
-        // What may be wrong with that, the connection remembers.
-        Ok(Ok(())) => drop(connection.finish_with(trailers, cx.now)),
-        Ok(Err(error)) if passed_on(connection, cx) => {
+        // The exchange remembers an error in the response.
+        Ok(Ok(())) => drop(exchange.finish(None)),
+        Ok(Err(error)) if passed_on(exchange) => {
             tracing::debug!(request = ?head.view(), "{error}");
         }
         Ok(Err(error)) => {
-            tracing::error!(request = ?head.view(), "the handler failed: {error}");
-            internal_error(connection, false, cx);
+            tracing::error!(request = ?head.view(), "handler failed: {error}");
+            internal_error(exchange, false);
         }
-        Err(_) => internal_error(connection, true, cx),
+        Err(_) => internal_error(exchange, true),
     }
 }
 
-/// What handles do, behind one cell, whatever the lifetimes inside.
+/// Ends the exchange of a handler that exceeded its timeout.
+#[inline]
+fn expire(exchange: &mut impl Exchange) {
+    let state = exchange.state();
+    if state.due.is_some_and(|due| due <= state.now) {
+        exchange.abort(Abort::Overdue);
+    }
+}
+
+/// The operations of the handler's handles, behind one cell, without the lifetimes inside.
 trait Operations {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     fn trailers(&mut self) -> HeaderMap;
@@ -282,129 +485,136 @@ trait Operations {
     fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()>;
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     fn flush(&mut self) -> io::Result<()>;
-    fn end_with(&mut self, trailers: HeaderMap);
+    fn end_with(&mut self, trailers: &HeaderMap);
     fn info(&self) -> ConnectionInfo;
     fn drain(&mut self) -> DrainSignal;
     fn is_gone(&mut self) -> bool;
+    fn has_client_ended(&mut self) -> bool;
 }
 
-struct Exchange<'a, P> {
-    place: &'a mut P,
+struct Handles<'a, L> {
+    lease: &'a mut L,
     service: &'a Service,
     info: ConnectionInfo,
-    /// The application that has taken the connection over has been told of the drain.
+    /// Whether the application that has taken the connection over was told of the drain.
     told: bool,
-    /// What tells the handler that it has had its time, once it has asked for that.
+    /// Shows the handler that its timeout has passed, once it has asked for it.
     limit: Option<Arc<Limit>>,
-    /// What follows the response's body.
-    trailers: HeaderMap,
 }
 
-impl<P: Place> Exchange<'_, P> {
-    /// Does `work` on the connection. A handler that has had its time is told so, whatever came of it.
-    fn with<R>(
-        &mut self,
-        work: impl FnOnce(&mut Connection, &mut dyn Turn) -> io::Result<R>,
-    ) -> io::Result<R> {
-        let done = self.place.with(|connection, turn| {
-            if connection.due().is_some() {
-                connection.expire(&turn.cx());
-            }
-            work(connection, turn).map_err(|error| match connection.overdue() {
-                Some(_) => too_late(),
-                None => error,
-            })
+impl<L: LeasedExchange> Handles<'_, L> {
+    /// Does `work` on the exchange. A handler that exceeded its timeout gets that error, whatever
+    /// the result of `work`.
+    fn with<R>(&mut self, work: impl for<'e> FnOnce(&mut L::Exchange<'e>) -> io::Result<R>) -> io::Result<R> {
+        let done = self.lease.with(|exchange| {
+            expire(exchange);
+            work(exchange).map_err(|error| if exchange.state().is_overdue { too_late() } else { error })
         });
         done.unwrap_or_else(|| Err(too_late()))
     }
+
+    /// Waits until the exchange may continue.
+    fn wait(&mut self) -> io::Result<()> {
+        self.lease.advance().map_err(|error| match self.lease.with(|exchange| exchange.state().is_overdue) {
+            Some(false) => error,
+            Some(true) | None => too_late(),
+        })
+    }
+
+    /// The state of the exchange. None if the lease has expired.
+    fn state(&mut self) -> Option<ExchangeState> {
+        self.lease.with(|exchange| exchange.state())
+    }
 }
 
-impl<P: Place> Operations for Exchange<'_, P> {
+impl<L: LeasedExchange> Operations for Handles<'_, L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let mut told = self.told;
-        let read = self.with(|connection, turn| {
-            loop {
-                match connection.read_body(buffer, &turn.cx()) {
-                    BodyRead::Data(n) => return Ok(n),
-                    BodyRead::End => return Ok(0),
-                    // The application that has taken the connection over learns of a drain.
-                    BodyRead::NeedInput
-                        if !told
-                            && connection.state() == ConnState::Upgraded
-                            && turn.cx().drain.is_some() =>
-                    {
-                        told = true;
+        loop {
+            let told = self.told;
+            let read = self.with(|exchange| match exchange.read_body(buffer) {
+                BodyRead::Data(n) => Ok(Some(n)),
+                BodyRead::End => Ok(Some(0)),
+                BodyRead::NeedInput => {
+                    let state = exchange.state();
+                    // The application that has taken the connection over learns of a drain (D13).
+                    if !told && state.upgrade == Upgrade::Done && state.is_draining {
                         return Err(io::ErrorKind::Interrupted.into());
                     }
-                    BodyRead::NeedInput => turn.advance(connection)?,
-                    BodyRead::Aborted(error) => return Err(body_error(error)),
+                    Ok(None)
+                }
+                BodyRead::Aborted(error) => Err(body_error(error)),
+            });
+            match read {
+                Ok(Some(n)) => return Ok(n),
+                Ok(None) => self.wait()?,
+                Err(error) => {
+                    self.told |= error.kind() == io::ErrorKind::Interrupted;
+                    return Err(error);
                 }
             }
-        });
-        self.told = told;
-        read
+        }
     }
 
     fn trailers(&mut self) -> HeaderMap {
-        self.place.with(|connection, _| connection.take_trailers()).unwrap_or_default()
+        self.lease.with(|exchange| exchange.trailers()).unwrap_or_default()
     }
 
     fn interim(&mut self, head: &ResponseHead) -> io::Result<()> {
-        self.with(|connection, turn| {
-            while connection.unsent() >= HIGH_WATER {
-                turn.advance(connection)?;
-            }
-            connection.interim(head, &turn.cx()).map_err(respond_error)
-        })
+        while self.with(|exchange| Ok(exchange.state().unsent))? >= HIGH_WATER {
+            self.wait()?;
+        }
+        self.with(|exchange| exchange.interim(head).map_err(respond_error))
     }
 
     fn send(&mut self, head: &ResponseHead, body: Bytes) -> io::Result<()> {
-        self.with(|connection, turn| {
-            let cx = turn.cx();
-            connection.discard_body();
-            connection.respond(head, BodyLen::Exact(body.len() as u64), &cx).map_err(respond_error)?;
-            connection.write_shared(body, cx.now).map_err(respond_error)
-        })
+        self.with(|exchange| {
+            exchange.discard_body();
+            exchange.respond(head, BodyLen::Exact(body.len() as u64)).map_err(respond_error)?;
+            exchange.write_shared(body).map_err(respond_error)
+        })?;
+        self.lease.push();
+        Ok(())
     }
 
     fn begin(&mut self, head: &ResponseHead) -> io::Result<()> {
         let len = head.content_length().map_or(BodyLen::Unknown, BodyLen::Exact);
-        self.with(|connection, turn| connection.respond(head, len, &turn.cx()).map_err(respond_error))
+        self.with(|exchange| exchange.respond(head, len).map_err(respond_error))?;
+        self.lease.push();
+        Ok(())
     }
 
     fn upgrade(&mut self, head: &ResponseHead) -> io::Result<()> {
-        self.with(|connection, turn| connection.upgrade(head, &turn.cx()).map_err(respond_error))?;
+        self.with(|exchange| exchange.upgrade(head).map_err(respond_error))?;
         self.limit.iter().for_each(|limit| limit.lift());
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.with(|connection, turn| {
-            loop {
-                let now = turn.cx().now;
-                let n = connection.write(bytes, now).map_err(respond_error)?;
-                if n > 0 || bytes.is_empty() {
-                    return Ok(n);
-                }
-                turn.advance(connection)?;
+        loop {
+            let n = self.with(|exchange| exchange.write(bytes).map_err(respond_error))?;
+            if n > 0 || bytes.is_empty() {
+                self.lease.push();
+                return Ok(n);
             }
-        })
+            self.wait()?;
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.with(|connection, turn| {
-            while turn.can_wait() && connection.unsent() > 0 {
-                turn.advance(connection)?;
-            }
-            Ok(())
-        })
+        while self.with(|exchange| Ok(exchange.state().unsent))? > 0 && self.lease.can_wait() {
+            self.wait()?;
+        }
+        Ok(())
     }
 
-    fn end_with(&mut self, trailers: HeaderMap) {
-        self.trailers = trailers;
+    fn end_with(&mut self, trailers: &HeaderMap) {
+        // The end of the exchange finds an error as well.
+        if self.with(|exchange| exchange.finish(Some(trailers)).map_err(respond_error)).is_ok() {
+            self.lease.push();
+        }
     }
 
     fn info(&self) -> ConnectionInfo {
@@ -414,7 +624,7 @@ impl<P: Place> Operations for Exchange<'_, P> {
     fn drain(&mut self) -> DrainSignal {
         let signal = self.service.drain.clone();
         if self.limit.is_none() {
-            let due = self.place.with(|connection, _| connection.due()).flatten();
+            let due = self.state().and_then(|state| state.due);
             self.limit = due.map(|at| Arc::new(Limit::new(at)));
         }
         match &self.limit {
@@ -424,19 +634,31 @@ impl<P: Place> Operations for Exchange<'_, P> {
     }
 
     fn is_gone(&mut self) -> bool {
-        let is_gone = self.place.with(|connection, turn| {
-            if turn.is_gone() {
-                connection.end(CloseReason::TransportFailed);
+        self.lease.look_for_reset();
+        let Some(state) = self.state() else { return true };
+        if state.answer == Answer::Over || !state.cancels_on_end {
+            return state.answer == Answer::Over;
+        }
+        self.lease.look_for_end();
+        let is_cancelled = self.lease.with(|exchange| {
+            let is_cancelled = exchange.state().has_peer_ended;
+            if is_cancelled {
+                exchange.abort(Abort::Peer);
             }
-            connection.is_ending()
+            is_cancelled
         });
-        is_gone.unwrap_or(true)
+        is_cancelled.unwrap_or(true)
+    }
+
+    fn has_client_ended(&mut self) -> bool {
+        self.lease.look_for_end();
+        self.state().is_none_or(|state| state.has_peer_ended)
     }
 }
 
-/// What a handler meets that has had its time.
+/// The error of a handler that exceeded its timeout.
 fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the handler has taken longer than request-timeout allows")
+    io::Error::new(io::ErrorKind::TimedOut, "the handler exceeded request-timeout")
 }
 
 fn body_error(error: BodyError) -> io::Error {
@@ -457,11 +679,11 @@ fn respond_error(error: RespondError) -> io::Error {
     io::Error::new(kind, error)
 }
 
-/// The turn of a handler that runs inline: it must not wait.
+/// The place of a handler that runs inside a step: it must not wait.
 #[derive(Debug)]
 pub(crate) struct Inline<'a>(pub(crate) Cx<'a>);
 
-impl Turn for Inline<'_> {
+impl BlockingIo for Inline<'_> {
     fn cx(&mut self) -> Cx<'_> {
         self.0
     }
@@ -469,7 +691,7 @@ impl Turn for Inline<'_> {
     fn advance(&mut self, _: &mut Connection) -> io::Result<()> {
         Err(io::Error::new(
             io::ErrorKind::WouldBlock,
-            "a handler that said it was short wrote more than fits without waiting",
+            "a handler declared short wrote more than fits without waiting",
         ))
     }
 
@@ -489,3 +711,9 @@ macro_rules! opaque_debug {
 }
 
 opaque_debug!(BodyReader, Responder, BodyWriter, Upgraded);
+
+impl<I: ?Sized> fmt::Debug for HeldExchange<'_, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldExchange").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}

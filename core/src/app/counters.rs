@@ -1,16 +1,15 @@
-//! What a worker counts (D10): numbers of its own, or a place in memory that outlives it.
+//! The counters of a worker (D10): in its own memory, or in memory that outlives it.
 
 use std::array;
 use std::ops::{AddAssign, Deref};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::conn::Overdue;
 use crate::machine::CloseReason;
 
-/// What a worker counts, readable from any of its threads. In a server it is in memory that the worker shares with
-/// the arbiter, which knows the numbers also when the worker has ended without a word.
+/// The counters of a worker, readable from any of its threads. In a server they are in memory
+/// shared with the arbiter, which can read them after any end of the worker.
 #[derive(Debug)]
 pub struct Counters(Place);
 
@@ -18,17 +17,18 @@ pub struct Counters(Place);
 enum Place {
     Own(Box<Counts>),
     Shared(&'static Counts),
-    /// Those of a worker, once this process is one; its own until then.
+    /// Those of the worker that this process becomes, and its own until then.
     Later(Box<Counts>, OnceLock<Arc<Counters>>),
 }
 
 impl Counters {
-    /// Counts in `counts`.
+    /// Counters in `counts`.
     pub fn shared(counts: &'static Counts) -> Self {
         Self(Place::Shared(counts))
     }
 
-    /// Those of the worker that this process becomes, which [`become_those_of`](Self::become_those_of) says.
+    /// Counters of the worker that this process will become, see
+    /// [`become_those_of`](Self::become_those_of).
     pub(super) fn later() -> Self {
         Self(Place::Later(Box::default(), OnceLock::new()))
     }
@@ -40,7 +40,7 @@ impl Counters {
     }
 }
 
-/// Numbers that nobody else sees.
+/// Counters in memory of this process only.
 impl Default for Counters {
     fn default() -> Self {
         Self(Place::Own(Box::default()))
@@ -61,7 +61,7 @@ impl Deref for Counters {
 
 macro_rules! counts {
     ($($(#[$doc:meta])+ $name:ident,)+; $($(#[$list_doc:meta])+ $list:ident: $len:expr,)+) => {
-        /// The numbers.
+        /// The counters.
         #[derive(Debug, Default)]
         #[repr(C)]
         #[non_exhaustive]
@@ -70,7 +70,7 @@ macro_rules! counts {
             $($(#[$list_doc])+ pub $list: [Counter; $len],)+
         }
 
-        /// How far the numbers have come.
+        /// A snapshot of the counters.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
         #[non_exhaustive]
         pub struct Tally {
@@ -79,22 +79,26 @@ macro_rules! counts {
         }
 
         impl Counts {
-            /// How far all of them have come.
+            /// A snapshot of all counters.
             pub fn tally(&self) -> Tally {
-                Tally {
+                let tally = Tally {
                     $($name: self.$name.get(),)+
                     $($list: array::from_fn(|i| self.$list[i].get()),)+
-                }
+                };
+                // Read last, so that a concurrent count never shows more answered requests than
+                // requests.
+                fence(Ordering::Acquire);
+                Tally { requests: self.requests.get(), ..tally }
             }
 
-            /// Counts on from what others have counted.
+            /// Adds the counts of another worker.
             #[cfg(feature = "worker")]
             pub(crate) fn add(&self, tally: &Tally) {
                 $(self.$name.add(tally.$name);)+
                 $(self.$list.iter().zip(tally.$list).for_each(|(counter, n)| counter.add(n));)+
             }
 
-            /// Begins anew.
+            /// Resets all counters.
             #[cfg(feature = "worker")]
             pub(crate) fn clear(&self) {
                 $(self.$name.0.store(0, Ordering::Relaxed);)+
@@ -112,15 +116,16 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Connections accepted, or passed on by who accepts for others.
+    /// Connections accepted, or passed on by the arbiter, which accepted them.
     accepted,
-    /// Connections that came from another worker.
+    /// Connections received from another worker.
     adopted,
-    /// Connections that have ended here, in whatever way but by moving.
+    /// Connections that ended here, except by moving.
     ended,
-    /// Requests whose head was complete.
+    /// Requests with a complete, valid head. Each is in flight until it is one of the
+    /// [answered](Tally::answered) ones, or one of `aborted`.
     requests,
-    /// Requests answered to the last byte.
+    /// Requests that the application has answered, and whose response was sent completely.
     finished,
     /// Responses that announced close because of a drain.
     announced,
@@ -128,55 +133,67 @@ counts! {
     idle_closed,
     /// Connections that moved to another worker.
     handed,
-    /// Requests that got no complete answer, whoever was to blame.
+    /// Requests without a complete response, for any reason, or with only the 503 of a drain's
+    /// deadline.
     aborted,
-    /// Those of them that a drain's deadline cut.
+    /// Those of `aborted` that a drain's deadline has cut, or answered.
     cut,
     /// Handlers that panicked.
     panics,
-    /// Those of `requests` whose handler took longer than it may: answered 503, or cut.
+    /// Requests whose handler exceeded its timeout: answered with 503, or cut.
     timed_out,
-    /// Connections that ended because a request was refused, with a response that says why.
+    /// Connections that ended because a request was refused, with a response that gives the reason.
     refused,
-    /// Those of `requests` that were refused: the head was complete, and what came after it was not right.
+    /// Requests that were refused after a valid head, with a response that gives the reason.
     rejected,
-    /// Nanoseconds that all of the finished ones took together.
+    /// The sum of the durations of finished requests, in nanoseconds.
     took,
-    /// Messages of the hand-off queue that were no connection, or none that this program knows how to go on with.
+    /// Messages of the hand-off queue without a connection, or with one that this program cannot
+    /// resume.
     unusable,
-    /// Nanoseconds that the adopted ones spent in the hand-off queue together.
+    /// The sum of the times that adopted connections spent in the hand-off queue, in nanoseconds.
     queued,
+    /// Connections that the worker's keeper has handed to other workers, after the worker's sudden
+    /// end.
+    rescued,
+    /// Those of `aborted` whose client the keeper has answered, with 500 or 503.
+    rescue_answered,
+    /// Those of `aborted` whose response had begun, and which the keeper has cut.
+    rescue_cut,
+    /// Connections that the keeper has not found.
+    rescue_lost,
     ;
-    /// Hand-offs that did not come about, by [`Held`].
+    /// Hand-offs that failed, by [`Held`].
     held: HELD.len(),
-    /// Finished and rejected requests, and those answered 503 because they took too long, by the class of their status:
-    /// 1xx first, 5xx last.
-    statuses: 5,
-    /// Finished requests by the time that they took: each is counted in the first bucket of [`BUCKETS`] that it is not
-    /// longer than, or behind them all.
+    /// Answered requests by the class of their status: 1xx first, 5xx, then all others. Answered
+    /// are `finished` and `rejected` ones, and those with 503 for a timeout.
+    statuses: 6,
+    /// Finished requests by their duration: each is counted in the first bucket of [`BUCKETS`] that
+    /// is not shorter, or after the last.
     times: BUCKETS.len() + 1,
 }
 
-/// Why a connection was not handed off when it was to be.
+/// Why a connection was not handed off when the policy wanted it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "what sendmsg(2) may say, and for how long")]
 pub enum Held {
-    /// The queue was full, and was tried again.
+    /// The queue was full. The hand-off is tried again.
     Full = 0,
-    /// Too many descriptors were on their way, or memory was short; it was tried again.
+    /// Too many descriptors were in flight, or memory was short. The hand-off is tried again.
     Exhausted = 1,
-    /// One of these for so long that the connection has stayed.
+    /// One of these lasted so long that the connection stays.
     Late = 2,
-    /// It could not be sent at all, and has stayed.
+    /// It could not be sent at all, and stays.
     Failed = 3,
 }
 
-/// All of them.
+/// All reasons.
 pub const HELD: [Held; 4] = [Held::Full, Held::Exhausted, Held::Late, Held::Failed];
 
-/// The upper bounds of the buckets that requests are counted in by the time they took. That is the time from the end of
-/// the head to the end of the response being queued, as the clock of the loop has it, which is read once a turn.
+/// The upper bounds of the buckets of request durations: from the end of the head, by the clock of
+/// the loop, which is read once a turn, until the last byte of the response was given to the
+/// kernel.
 pub const BUCKETS: [Duration; 13] = [
     Duration::from_micros(1_000),
     Duration::from_micros(2_500),
@@ -194,21 +211,31 @@ pub const BUCKETS: [Duration; 13] = [
 ];
 
 impl Tally {
-    /// Connections that have left workers through the hand-off queue, less those that have come out of it: those that are on
-    /// their way, as long as only these workers use it.
+    /// Connections that workers have put into the hand-off queue, less those received from it: the
+    /// connections in the queue, as long as only these workers use it.
     pub fn in_queue(&self) -> i64 {
         self.handed.wrapping_sub(self.adopted + self.unusable).cast_signed()
     }
 
-    /// Connections that workers have taken on, and that have neither ended nor left: those that are open.
+    /// Open connections: accepted or received by workers, and neither ended nor moved.
     pub fn in_hand(&self) -> i64 {
         (self.accepted + self.adopted).wrapping_sub(self.ended + self.handed).cast_signed()
     }
 
-    /// The worker has been ended: what it had neither finished nor aborted was aborted by that, or cut if it was
+    /// Requests that were answered, and whose response was sent completely.
+    pub fn answered(&self) -> u64 {
+        self.statuses.iter().sum()
+    }
+
+    /// Requests in flight: neither answered nor aborted.
+    pub fn in_flight(&self) -> u64 {
+        self.requests.saturating_sub(self.answered() + self.aborted)
+    }
+
+    /// Accounts for the worker's end: its requests in flight count as aborted, and as cut if it was
     /// draining.
     pub fn end(&mut self, draining: bool) {
-        let lost = self.requests.saturating_sub(self.finished + self.aborted);
+        let lost = self.in_flight();
         self.aborted += lost;
         self.cut += if draining { lost } else { 0 };
         self.ended = (self.accepted + self.adopted).saturating_sub(self.handed);
@@ -216,7 +243,7 @@ impl Tally {
 }
 
 impl Counts {
-    /// Counts a request that was answered to the last byte.
+    /// Counts a request that the application has answered.
     pub(crate) fn finished(&self, status: u16, took: Duration) {
         self.finished.increment();
         self.took.add(took.as_nanos() as u64);
@@ -230,50 +257,44 @@ impl Counts {
         self.answered(status);
     }
 
-    /// Counts a request whose handler took longer than it may.
-    pub(crate) fn timed_out(&self, how: Overdue) {
-        self.timed_out.increment();
-        if how == Overdue::Told {
-            self.answered(503);
+    /// Counts a request without a complete response, and whether a drain's deadline is the reason.
+    pub(crate) fn aborted(&self, by_drain: bool) {
+        // A reader that sees this count also sees the request's.
+        fence(Ordering::Release);
+        self.aborted.increment();
+        if by_drain {
+            self.cut.increment();
         }
     }
 
-    fn answered(&self, status: u16) {
-        if let Some(counter) =
-            usize::from(status / 100).checked_sub(1).and_then(|class| self.statuses.get(class))
-        {
-            counter.increment();
-        }
+    /// Counts a request by the status of its response.
+    pub(crate) fn answered(&self, status: u16) {
+        let others = self.statuses.len() - 1;
+        let class = usize::from(status / 100).checked_sub(1).filter(|class| *class < others);
+        fence(Ordering::Release);
+        self.statuses[class.unwrap_or(others)].increment();
     }
 
-    /// Counts a hand-off that did not come about.
+    /// Counts a hand-off that failed.
     #[cfg(feature = "worker")]
     pub(crate) fn held(&self, why: Held) {
         self.held[why as usize].increment();
     }
 
-    /// Counts a connection that has ended, or moved.
+    /// Counts a connection that has ended, or moved. The session counts its requests.
     pub fn closed(&self, reason: CloseReason) {
         match reason {
             CloseReason::HandedOff => return self.handed.increment(),
             CloseReason::Drained => self.announced.increment(),
             CloseReason::Refused => self.refused.increment(),
             CloseReason::DrainIdle | CloseReason::DeadlineIdle => self.idle_closed.increment(),
-            CloseReason::DeadlineCut => {
-                self.aborted.increment();
-                self.cut.increment();
-            }
-            CloseReason::PeerAborted
-            | CloseReason::TransportFailed
-            | CloseReason::TimedOut(_)
-            | CloseReason::ApplicationFailed => self.aborted.increment(),
             _ => {}
         }
         self.ended.increment();
     }
 }
 
-/// A number that only grows.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct Counter(AtomicU64);
@@ -284,7 +305,7 @@ impl Counter {
         self.next();
     }
 
-    /// Adds one, and says how far that has brought it: each number is said once.
+    /// Adds one, and returns the new value. Each value is returned once.
     pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -294,7 +315,7 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// How far it has come.
+    /// Its value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

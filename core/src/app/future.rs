@@ -1,8 +1,8 @@
 //! Async applications: a future polled inside the step, and bodies as streams of frames.
 //!
-//! The future is made, polled and dropped on the thread of its connection, so it need not be `Send`; the request
-//! and its body are, because frameworks ask for that. The body travels through a pipe of one piece: nothing is read
-//! from the client before the application asks.
+//! The future is created, polled and dropped on the thread of its connection, so it need not be
+//! `Send`. The request and its body are, because frameworks require it. The body passes through a
+//! pipe of one piece: nothing is read from the client before the application asks.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -22,11 +22,10 @@ use http_body_util::BodyExt;
 use self::incoming::Pipe;
 pub use self::incoming::{Incoming, RequestInfo};
 use self::interim::Interim;
-use super::{AppError, Service, internal_error, passed_on};
+use super::{AppError, ClientEnd, Service, internal_error, passed_on};
 use crate::config::HIGH_WATER;
-use crate::conn::{BodyRead, Connection};
-use crate::http1::{BodyError, BodyLen, Refusal, RequestHead, ResponseHead, Version};
-use crate::machine::{CloseReason, Cx};
+use crate::exchange::{Abort, Answer, BodyRead, BodyState, Exchange, Upgrade};
+use crate::http1::{BodyLen, Head, Refusal, RequestHead, ResponseHead, Version};
 
 mod incoming;
 mod interim;
@@ -36,33 +35,96 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// An async application.
 ///
-/// 1. The future of `call` is polled on one thread and may hold what is not `Send` across its awaits. It is polled
-///    when it has been woken, and besides whenever its connection has a turn for another reason.
-/// 2. It is dropped, wherever it is, when its client has gone, when it has taken longer than
-///    [`request_timeout`](crate::config::Limits::request_timeout), unless it has changed the protocol, or when the drain's
-///    deadline has passed (D10); before its response has begun, that client is told 503.
+/// 1. The future of `call` is polled on one thread and may hold values that are not `Send` across
+///    its awaits. It is polled when it has been woken, and also whenever its connection has a turn
+///    for another reason.
+/// 2. It is dropped, at any await, when its client has gone, when it has exceeded
+///    [`request_timeout`](crate::config::Limits::request_timeout), unless it has changed the
+///    protocol, or when the drain's deadline has passed (D10). If its response has not begun, the
+///    client gets 503 in the latter two cases.
 /// 3. A panic is answered with 500 and ends the connection.
-/// 4. The drain, and what is known of the connection, come with the request's body: [`Incoming::info`].
+/// 4. A client that has only ended its sending side gets its response. The handler is
+///    [told](RequestInfo::client_end), and cancelled if
+///    [`cancel_on_half_close`](crate::config::Limits::cancel_on_half_close) is set, which cuts the
+///    response.
+/// 5. The drain, the end of the client's side, and facts about the connection come with the
+///    request's body: [`Incoming::info`].
+///
+/// ```
+/// use async_trait::async_trait;
+/// use http::{Request, Response};
+/// use remuda_core::app::{App, AsyncHandler, Body, Incoming};
+///
+/// struct Hello;
+///
+/// #[async_trait(?Send)]
+/// impl AsyncHandler for Hello {
+///     async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+///         Response::new(Body::from(format!("You asked for {}.\n", request.uri().path())))
+///     }
+/// }
+///
+/// let app = App::future(Hello);
+/// assert!(app.is_future());
+/// ```
 #[async_trait(?Send)]
 pub trait AsyncHandler: Send + Sync + 'static {
     /// Answers one request.
     async fn call(&self, request: Request<Incoming>) -> Response<Body>;
+
+    /// Whether this request is handled before its body has arrived, see
+    /// [`Handler::streams_body`](super::Handler::streams_body). Default: no.
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        let _ = head;
+        false
+    }
 }
 
-/// What the machine calls: an async application without the lifetime of a borrow. One that passes the request on without
-/// its body, as tower services do, puts [`Incoming::info`] into the extensions first.
+/// The interface that the machine calls: an async application without the lifetime of a borrow. An
+/// implementation that passes the request on without its body, as tower services do, puts
+/// [`Incoming::info`] into the extensions first.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use http::{Request, Response};
+/// use remuda_core::app::{App, Body, Call, Incoming, LocalFuture};
+///
+/// /// Adapts a function of the request's parts.
+/// struct Adapter<F>(F);
+///
+/// impl<F: Fn(http::request::Parts) -> String + Send + Sync + 'static> Call for Adapter<F> {
+///     fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+///         Box::pin(async move { Response::new(Body::from((self.0)(request.into_parts().0))) })
+///     }
+/// }
+///
+/// let app = App::call(Adapter(|parts: http::request::Parts| parts.uri.to_string()));
+/// # let _ = app;
+/// ```
 pub trait Call: Send + Sync + 'static {
     /// Begins to answer a request.
     fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
+
+    /// Whether this request is handled before its body has arrived, see
+    /// [`Handler::streams_body`](super::Handler::streams_body). Default: no.
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        let _ = head;
+        false
+    }
 }
 
 impl<H: AsyncHandler> Call for H {
     fn call(self: Arc<Self>, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
         Box::pin(async move { AsyncHandler::call(&*self, request).await })
     }
+
+    fn streams_body(&self, head: &Head<'_>) -> bool {
+        AsyncHandler::streams_body(self, head)
+    }
 }
 
-/// The fields of a request in the order they were sent, in which equal names need not stand together.
+/// The fields of a request in the order they were sent, in which equal names need not be adjacent.
 pub fn fields<B>(request: &Request<B>) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let fields = request.headers();
     let order: Vec<_> = match request.extensions().get::<Order>() {
@@ -76,11 +138,20 @@ pub fn fields<B>(request: &Request<B>) -> impl Iterator<Item = (&HeaderName, &He
     })
 }
 
-/// The names of all fields of a request that repeats one. Any other's stand in [`HeaderMap`] as they were sent.
+/// The names of all fields of a request that repeats one. In all other requests [`HeaderMap`] has
+/// the order in which they were sent.
 #[derive(Clone)]
 struct Order(Vec<HeaderName>);
 
 /// The body of a response.
+///
+/// ```
+/// use http::Response;
+/// use remuda_core::app::Body;
+///
+/// let response = Response::new(Body::from("Hello, World!\n"));
+/// # let _ = response;
+/// ```
 #[derive(Default)]
 pub struct Body {
     kind: BodyKind,
@@ -100,12 +171,13 @@ impl Body {
         Self::default()
     }
 
-    /// A body that is produced as it is sent. An error ends the connection without a proper end of the body.
+    /// A body that is produced as it is sent. An error ends the connection without a proper end of
+    /// the body.
     ///
-    /// Trailer fields end it. They are sent where the response is chunked, which one with a `Trailer` field is rather than have
-    /// the length that its body tells, and dropped for HTTP/1.0, for HEAD and where there is a Content-Length; so are
-    /// fields that must not be trailers (RFC 9110 §6.5.1). A client that will not lose them on the way says `TE: trailers`
-    /// (§10.1.4).
+    /// Trailer fields end it. They are sent if the response is chunked, and dropped for HTTP/1.0,
+    /// for HEAD and with a Content-Length. With a `Trailer` field a response is chunked even if its
+    /// body has a known length. Fields that must not be trailers are dropped (RFC 9110 §6.5.1). A
+    /// client that requires trailers sends `TE: trailers` (§10.1.4).
     pub fn new<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes> + 'static,
@@ -161,25 +233,28 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Storage that goes from one exchange of a connection to the next.
+/// Storage that one exchange of a connection leaves to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
     /// The heads of requests, for as long as applications keep parts of them.
     room: BytesMut,
-    /// The fields of the last response, for the next request.
+    /// The fields of the last response, reused for the next request.
     fields: HeaderMap,
-    /// The encoded fields of the last response, for the next.
+    /// The encoded fields of the last response, reused for the next.
     head: Vec<u8>,
-    /// What the last application may have sent before its response, for the next unless that still has it.
+    /// The queue of interim responses of the last exchange, reused for the next unless the
+    /// application still has it.
     interim: Arc<Interim>,
+    /// Signals the end of the peer's side to applications, once one has asked for it.
+    client_end: Option<ClientEnd>,
 }
 
-/// One exchange with an async application.
-pub(crate) struct Exchange {
+/// The call of an async handler, from its request to the end of its response.
+pub(crate) struct AsyncCall {
     stage: Stage,
     interim: Arc<Interim>,
     pipe: Option<Arc<Pipe>>,
-    /// The pipe in its place once the protocol has changed, while that may still happen.
+    /// The pipe for the bytes after an upgrade, while there may be one.
     upgrade: Option<Arc<Pipe>>,
 }
 
@@ -193,28 +268,35 @@ enum Polled {
     Frame(Option<Result<Frame<Bytes>, AppError>>),
 }
 
-impl Exchange {
-    /// Begins to answer the request that `head` began.
+impl AsyncCall {
+    /// Begins to answer the request of `head`.
     ///
     /// # Errors
     ///
-    /// It is none that [`http::Request`] can say.
+    /// [`http::Request`] cannot represent it.
     pub(crate) fn begin(
         call: &Arc<dyn Call>,
         head: &RequestHead,
-        connection: &Connection,
+        exchange: &impl Exchange,
         service: &Service,
         storage: &mut Storage,
-        cx: &Cx<'_>,
+        waker: &Waker,
     ) -> Result<Self, Refusal> {
-        let pipe = connection.expects_body().then(|| Arc::new(Pipe::new(connection.body_len())));
-        let polling = pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
+        let state = exchange.state();
+        let pipe = match state.body {
+            BodyState::Coming(len) => Some(Arc::new(Pipe::new(len))),
+            // The application reads the error: without a pipe it would see an empty body.
+            BodyState::Failed(_) => Some(Arc::new(Pipe::new(None))),
+            BodyState::Ended => None,
+        };
+        let polling = pipe.as_deref().map(|pipe| pipe.polling(waker));
         let bytes = head.copy_into(&mut storage.room);
-        let upgrade = connection.offers_upgrade().then(|| Arc::new(Pipe::new(None)));
+        let upgrade = (state.upgrade == Upgrade::Offered).then(|| Arc::new(Pipe::new(None)));
         let interim = storage.interim();
         let info = RequestInfo {
             drain: service.drain.clone(),
-            connection: connection.info(),
+            client_end: storage.client_end(state.has_peer_ended),
+            connection: exchange.info(),
             client: head.client,
             forwarded_host: head.forwarded_host_range().map(|host| bytes.slice(host)),
             interim: interim.clone(),
@@ -223,7 +305,7 @@ impl Exchange {
         let mut request = Request::new(Incoming::new(pipe.clone(), info));
         tell(&mut request, head, &bytes, storage)?;
         let call = call.clone();
-        // The application may panic before there is a future.
+        // The application may panic before it returns a future.
         let future: LocalFuture<Response<Body>> = match catch_unwind(AssertUnwindSafe(|| call.call(request)))
         {
             Ok(future) => future,
@@ -233,24 +315,24 @@ impl Exchange {
         Ok(Self { stage: Stage::Calling(future), interim, pipe, upgrade })
     }
 
-    /// Goes on as far as possible without waiting; `true` once the exchange is over.
+    /// Continues as far as possible without waiting. `true` once the exchange is over.
     pub(crate) fn poll(
         &mut self,
-        connection: &mut Connection,
+        exchange: &mut impl Exchange,
         service: &Service,
         storage: &mut Storage,
-        cx: &Cx<'_>,
+        waker: &Waker,
     ) -> bool {
-        self.feed(connection, cx);
-        while !connection.is_ending() {
-            match self.poll_once(connection, service, storage, cx) {
+        self.feed(exchange);
+        while exchange.state().answer != Answer::Over {
+            match self.poll_once(exchange, service, storage, waker) {
                 Poll::Ready(true) => return true,
                 Poll::Ready(false) => {}
-                // What the application has just asked for may be here already.
-                Poll::Pending if self.feed(connection, cx) => {}
+                // The bytes that the application has just asked for may have arrived.
+                Poll::Pending if self.feed(exchange) => {}
                 Poll::Pending => {
-                    if connection.unsent() < HIGH_WATER {
-                        self.send_interim(connection, cx);
+                    if exchange.state().unsent < HIGH_WATER {
+                        self.send_interim(exchange);
                     }
                     return false;
                 }
@@ -259,23 +341,26 @@ impl Exchange {
         true
     }
 
-    /// Queues what the application has sent before its response.
-    fn send_interim(&self, connection: &mut Connection, cx: &Cx<'_>) {
-        if let Some(heads) = self.interim.take() {
-            connection.queue_interim(&heads, cx.now);
+    /// Queues the interim responses of the application.
+    fn send_interim(&self, exchange: &mut impl Exchange) {
+        let Some(heads) = self.interim.take() else { return };
+        for head in heads {
+            // Each is valid. A late one is not sent.
+            let _ = exchange.interim(&head);
         }
     }
 
-    /// Polls what the exchange waits for; ready with whether it is over.
+    /// Polls the future or body that the exchange waits for. Ready with whether the exchange is
+    /// over.
     fn poll_once(
         &mut self,
-        connection: &mut Connection,
+        exchange: &mut impl Exchange,
         service: &Service,
         storage: &mut Storage,
-        cx: &Cx<'_>,
+        waker: &Waker,
     ) -> Poll<bool> {
-        let mut context = Context::from_waker(cx.waker);
-        let polling = self.pipe.as_deref().map(|pipe| pipe.polling(cx.waker));
+        let mut context = Context::from_waker(waker);
+        let polling = self.pipe.as_deref().map(|pipe| pipe.polling(waker));
         // A size hint and the destructor of the future are the application's code as well.
         let result = catch_unwind(AssertUnwindSafe(|| match &mut self.stage {
             Stage::Calling(future) => future.as_mut().poll(&mut context).map(|response| {
@@ -284,37 +369,37 @@ impl Exchange {
                 self.stage = Stage::Sending(body);
                 Polled::Head(parts, len)
             }),
-            Stage::Sending(_) if connection.unsent() >= HIGH_WATER => Poll::Pending,
+            Stage::Sending(_) if exchange.state().unsent >= HIGH_WATER => Poll::Pending,
             Stage::Sending(body) => Pin::new(body).poll_frame(&mut context).map(Polled::Frame),
         }));
         drop(polling);
         match result {
             Ok(Poll::Pending) => {
                 if let Stage::Calling(_) = self.stage {
-                    self.interim.wait(cx.waker);
+                    self.interim.wait(waker);
                 }
                 Poll::Pending
             }
-            Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(connection, frame, cx)),
+            Ok(Poll::Ready(Polled::Frame(frame))) => Poll::Ready(send(exchange, frame)),
             Ok(Poll::Ready(Polled::Head(parts, len))) => {
-                // A handler that has returned has dropped what it did not keep for the response.
-                self.is_abandoned(connection);
+                // A handler that has returned has dropped everything that the response does not
+                // need.
+                self.is_abandoned(exchange);
                 self.interim.close();
-                self.send_interim(connection, cx);
+                self.send_interim(exchange);
                 let upgrade = self.settle_upgrade(parts.status == StatusCode::SWITCHING_PROTOCOLS);
-                let over = respond(connection, parts, len, upgrade, storage, cx)
-                    || self.send_at_once(connection, cx);
+                let over = respond(exchange, parts, len, upgrade, storage) || self.send_at_once(exchange);
                 Poll::Ready(over)
             }
             Err(panic) => {
-                service.panicked(connection, &*panic, cx);
+                service.panicked(exchange, &*panic);
                 Poll::Ready(true)
             }
         }
     }
 
-    /// Whether the protocol changes with the response whose status is known by now. If it does, what follows the request
-    /// is read from here on; otherwise there is nothing to wait for.
+    /// Whether the protocol changes with the response, whose status is now known. If it does, the
+    /// bytes after the request are read from now on. Otherwise there is nothing to wait for.
     fn settle_upgrade(&mut self, switching: bool) -> bool {
         let Some(upgrade) = self.upgrade.take() else { return false };
         if switching {
@@ -325,14 +410,12 @@ impl Exchange {
         switching
     }
 
-    /// Sends a body that is here already; `false` if there is more to wait for.
-    fn send_at_once(&mut self, connection: &mut Connection, cx: &Cx<'_>) -> bool {
+    /// Sends a body that is ready. `false` if there is more to wait for.
+    fn send_at_once(&mut self, exchange: &mut impl Exchange) -> bool {
         let Stage::Sending(body) = &mut self.stage else { return false };
         match mem::take(&mut body.kind) {
-            BodyKind::Empty => send(connection, None, cx),
-            BodyKind::Full(bytes) => {
-                send(connection, Some(Ok(Frame::data(bytes))), cx) || send(connection, None, cx)
-            }
+            BodyKind::Empty => send(exchange, None),
+            BodyKind::Full(bytes) => send(exchange, Some(Ok(Frame::data(bytes)))) || send(exchange, None),
             stream => {
                 body.kind = stream;
                 false
@@ -340,55 +423,71 @@ impl Exchange {
         }
     }
 
-    /// Passes on what has arrived of the request body, if the application wants it; whether anything was passed.
-    fn feed(&self, connection: &mut Connection, cx: &Cx<'_>) -> bool {
+    /// Passes arrived bytes of the request body to the application, if it reads. Returns whether
+    /// there were any.
+    fn feed(&self, exchange: &mut impl Exchange) -> bool {
         let Some(pipe) = &self.pipe else { return false };
-        if self.is_abandoned(connection) || !pipe.is_wanted() {
+        if self.is_abandoned(exchange) || !pipe.is_wanted() {
             return false;
         }
         let mut piece = [0; PIECE];
-        match connection.read_body(&mut piece, cx) {
+        match exchange.read_body(&mut piece) {
             BodyRead::Data(n) => {
-                let last = (!connection.expects_body()).then(|| connection.take_trailers());
+                let goes_on = matches!(exchange.state().body, BodyState::Coming(_));
+                let last = (!goes_on).then(|| exchange.trailers());
                 pipe.give(Bytes::copy_from_slice(&piece[..n]), last);
             }
-            BodyRead::End => pipe.end(Ok(connection.take_trailers())),
+            BodyRead::End => pipe.end(Ok(exchange.trailers())),
             BodyRead::Aborted(error) => pipe.end(Err(error)),
             BodyRead::NeedInput => return false,
         }
         true
     }
 
-    /// Whether nobody will read the rest of the request body; the connection is told.
-    fn is_abandoned(&self, connection: &mut Connection) -> bool {
+    /// Whether the application has dropped the request body. Informs the exchange.
+    fn is_abandoned(&self, exchange: &mut impl Exchange) -> bool {
         let abandoned = self.pipe.as_ref().is_some_and(|pipe| pipe.is_abandoned());
         if abandoned {
-            connection.discard_body();
+            exchange.discard_body();
         }
         abandoned
     }
 }
 
-/// Bytes that a piece of a request body has at most.
+/// The maximum size of a piece of a request body, in bytes.
 const PIECE: usize = 16 * 1024;
 
-impl Drop for Exchange {
+impl Drop for AsyncCall {
     fn drop(&mut self) {
         self.interim.close();
-        // First, so that a reader that is dropped with the rest wakes nobody.
+        // First, so that a reader that is dropped with the rest wakes no task.
         for pipe in [&self.pipe, &self.upgrade].into_iter().flatten() {
             pipe.close();
         }
         let stage = mem::replace(&mut self.stage, Stage::Sending(Body::empty()));
-        // A destructor that panics costs its own exchange and not the worker.
+        // A destructor that panics ends its own exchange, and not the worker.
         if catch_unwind(AssertUnwindSafe(|| drop(stage))).is_err() {
-            tracing::error!("a handler panicked while it was dropped");
+            tracing::error!("async handler panicked while it was dropped");
         }
     }
 }
 
 impl Storage {
-    /// A place for interim responses that no other exchange has to do with.
+    /// The peer has ended its side, or the connection has ended.
+    pub(crate) fn end_client(&self) {
+        self.client_end.iter().for_each(ClientEnd::set);
+    }
+
+    /// Signals the end of the peer's side to the applications of this connection.
+    fn client_end(&mut self, has_peer_ended: bool) -> ClientEnd {
+        let end = self.client_end.get_or_insert_default();
+        if has_peer_ended {
+            end.set();
+        }
+        end.clone()
+    }
+
+    /// A queue for interim responses that no other exchange uses.
     fn interim(&mut self) -> Arc<Interim> {
         match Arc::get_mut(&mut self.interim) {
             Some(former) => *former = Interim::default(),
@@ -398,7 +497,7 @@ impl Storage {
     }
 }
 
-impl fmt::Debug for Exchange {
+impl fmt::Debug for AsyncCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
             Stage::Calling(_) => "Calling",
@@ -407,74 +506,77 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// Begins the response; `true` if it is over with that, because it has no content or has failed.
+/// Begins the response. `true` if that ends the exchange, because there is no content or an error.
 ///
-/// A peer whose body was at fault is told so, whatever the application made of that.
+/// A peer whose body was at fault gets a refusal, whatever the application answered.
 fn respond(
-    connection: &mut Connection,
+    exchange: &mut impl Exchange,
     mut parts: response::Parts,
     mut len: BodyLen,
     upgrade: bool,
     storage: &mut Storage,
-    cx: &Cx<'_>,
 ) -> bool {
-    if let Some(refusal) = connection.body_fault().and_then(BodyError::refusal) {
-        connection.refuse(refusal, cx);
+    let state = exchange.state();
+    if let BodyState::Failed(error) = state.body
+        && let Some(refusal) = error.refusal()
+    {
+        exchange.abort(Abort::Refused(refusal));
         return true;
     }
     let mut head = ResponseHead::within(parts.status, mem::take(&mut storage.head));
     for (name, value) in &parts.headers {
         head.push_valid(name.as_str(), value.as_bytes());
     }
-    if head.announces_trailers() && connection.sends_trailers() {
+    if head.announces_trailers() && state.sends_trailers {
         len = BodyLen::Unknown;
     }
     parts.headers.clear();
     storage.fields = parts.headers;
-    let responded = if upgrade { connection.upgrade(&head, cx) } else { connection.respond(&head, len, cx) };
+    let responded = if upgrade { exchange.upgrade(&head) } else { exchange.respond(&head, len) };
     storage.head = head.into_storage();
     match responded {
-        // A body that nobody will see is not made: it may be without end.
-        Ok(()) if connection.swallows_body() => send(connection, None, cx),
+        // A body that is not sent is not polled: it may be endless.
+        Ok(()) if !exchange.state().sends_content => send(exchange, None),
         Ok(()) => false,
-        // The peer's fault, which it has been told.
-        Err(_) if connection.is_ending() => true,
+        // The peer's fault. It has got a refusal.
+        Err(_) if exchange.state().answer == Answer::Over => true,
         Err(error) => {
-            tracing::error!("the application's response cannot be sent: {error}");
-            internal_error(connection, false, cx);
+            tracing::error!("cannot send the application's response: {error}");
+            internal_error(exchange, false);
             true
         }
     }
 }
 
-/// Queues a frame of the response body; `true` once the response is over.
-fn send(connection: &mut Connection, frame: Option<Result<Frame<Bytes>, AppError>>, cx: &Cx<'_>) -> bool {
+/// Queues a frame of the response body. `true` once the response is over.
+fn send(exchange: &mut impl Exchange, frame: Option<Result<Frame<Bytes>, AppError>>) -> bool {
     let result = match frame {
         Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
-            Ok(data) => connection.write_shared(data, cx.now).map(|()| false),
-            Err(Ok(trailers)) => connection.finish_with(&trailers, cx.now).map(|()| true),
-            // A frame of a kind that HTTP/1.1 does not have.
+            Ok(data) => exchange.write_shared(data).map(|()| false),
+            Err(Ok(trailers)) => exchange.finish(Some(&trailers)).map(|()| true),
+            // A kind of frame that HTTP/1.1 does not have.
             Err(Err(_)) => Ok(false),
         },
-        None => connection.finish(cx.now).map(|()| true),
-        Some(Err(error)) if passed_on(connection, cx) => {
-            tracing::debug!("the response body failed: {error}");
+        None => exchange.finish(None).map(|()| true),
+        Some(Err(error)) if passed_on(exchange) => {
+            tracing::debug!("response body failed: {error}");
             return true;
         }
         Some(Err(error)) => {
-            tracing::error!("the response body failed: {error}");
-            connection.abort(CloseReason::ApplicationFailed);
+            tracing::error!("response body failed: {error}");
+            exchange.abort(Abort::Application);
             return true;
         }
     };
-    // What is wrong with its length, the connection remembers.
+    // The connection remembers an error in the length.
     result.unwrap_or_else(|_| {
-        connection.abort(CloseReason::ApplicationFailed);
+        exchange.abort(Abort::Application);
         true
     })
 }
 
-/// Tells `request` what is in the head, or why that cannot be told. All of it shares `bytes`, one copy of the head.
+/// Fills `request` from the head. All parts share `bytes`, one copy of the head. The error is the
+/// reason why [`http::Request`] cannot represent it.
 fn tell(
     request: &mut Request<Incoming>,
     head: &RequestHead,
@@ -504,7 +606,7 @@ fn tell(
     Ok(())
 }
 
-/// A target longer than this is none for [`Uri`].
+/// [`Uri`] accepts no longer target.
 const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 
 fn target(bytes: Bytes) -> Result<Uri, Refusal> {

@@ -1,4 +1,5 @@
-//! What follows when a blocking handler takes longer than it may: it cannot be cancelled, so that its worker has to go.
+//! Blocking handlers that exceed their timeout. They cannot be cancelled, so their worker has to be
+//! replaced.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::time::Time;
 
-/// What is done when a blocking handler has had its time: anything that does not block, on whichever thread that is. The
-/// worker serves on.
+/// The action when a blocking handler has exceeded its timeout. It must not block, and may run on
+/// any thread. The worker serves on.
 #[derive(Clone)]
 pub struct Overtime(Arc<dyn Fn() + Send + Sync>);
 
 impl Overtime {
-    /// `found` is called for each such handler.
+    /// Calls `found` for each such handler.
     pub fn new(found: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(found))
     }
@@ -22,7 +23,7 @@ impl Overtime {
     }
 }
 
-/// Nothing.
+/// No action.
 impl Default for Overtime {
     fn default() -> Self {
         Self::new(|| ())
@@ -35,7 +36,7 @@ impl fmt::Debug for Overtime {
     }
 }
 
-/// When a handler has had its time, as the handler itself can see it.
+/// The timeout of a handler, as the handler itself can see it.
 #[derive(Debug)]
 pub(crate) struct Limit {
     at: Time,
@@ -47,12 +48,12 @@ impl Limit {
         Self { at, lifted: AtomicBool::new(false) }
     }
 
-    /// When that is, unless it does not count any more.
+    /// When it ends, unless it was lifted.
     pub(crate) fn at(&self) -> Option<Time> {
         (!self.lifted.load(Ordering::Relaxed)).then_some(self.at)
     }
 
-    /// It was done in time, or has none any more.
+    /// Lifts it: the handler was done in time, or has no timeout any more.
     pub(crate) fn lift(&self) {
         self.lifted.store(true, Ordering::Relaxed);
     }

@@ -1,23 +1,24 @@
-//! An application that is built before there are workers, and is then that of all of them.
+//! An application that is built once, in the arbiter, before any fork.
 //!
-//! What it was given of a worker when it was built is that of the worker it finds itself in: memory that a fork copies, in
-//! which each worker writes down once who it is.
+//! The drain signal and the counters that it is built with are placeholders. Each forked worker
+//! fills them in once, in its own copy of the memory.
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{AppError, AppFactory, Boot, Build, Counters, DrainSignal, DrainWatch};
+use super::{AppError, AppFactory, Boot, Build, Counters, DrainSignal, DrainWatch, Holds};
 use crate::shutdown::Drain;
 use crate::time::Time;
 
 impl AppFactory {
-    /// Builds the application now, for every worker of `backend` that is forked from this process: what it gives is a
-    /// factory of that one.
+    /// Builds the application now, for every worker of `backend` that is forked from this process.
+    /// Returns a factory of that application.
     ///
     /// # Errors
     ///
-    /// Those of the factory; or it [awaits](Self::awaits), and there is no runtime before the fork.
+    /// The error of the factory, or the factory [awaits](Self::awaits), and there is no runtime
+    /// before the fork.
     pub fn preload(&self, backend: &'static str) -> Result<Self, AppError> {
         let Build::AtOnce(build) = &self.build else { return Err(AppError::msg(AWAITS)) };
         let worker = Arc::new(Worker::default());
@@ -34,9 +35,9 @@ impl AppFactory {
 }
 
 const AWAITS: &str =
-    "it is built by an async function, which takes a runtime, and there is none before the fork";
+    "it is built by an async function, which needs a runtime, and there is none before the fork";
 
-/// The drain of the worker that this process has become, if it has.
+/// The drain of the worker that this process has become, if it has become one.
 #[derive(Default)]
 struct Worker(OnceLock<DrainSignal>);
 
@@ -46,7 +47,7 @@ impl Worker {
     }
 }
 
-/// Before there is a worker nothing drains, and nobody is there to wait for that.
+/// Without a worker there is no drain, and no task waits for one.
 impl DrainWatch for Worker {
     fn drain(&self) -> Option<Drain> {
         self.watch()?.drain()
@@ -67,13 +68,17 @@ impl DrainWatch for Worker {
         }
     }
 
-    /// Nothing has a limit before there is a worker.
+    fn holds(&self) -> Option<Arc<Holds>> {
+        self.watch()?.holds()
+    }
+
+    /// Without a worker nothing has a timeout.
     fn now(&self) -> Time {
         self.watch().map_or(Time::ZERO, DrainWatch::now)
     }
 }
 
-/// The place of a waker that was not kept.
+/// The place of a waker that was not registered.
 const NOWHERE: usize = usize::MAX;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! How many requests a worker is meant to serve (D15): whoever counts them says once that it has.
+//! The number of requests after which a worker is replaced (D15).
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A number of requests, and what is done when the last of them begins: anything that does not block, on whichever thread
-/// that is. The worker serves on.
+/// A number of requests, and the action when the last of them begins. The action must not block,
+/// and may run on any thread. The worker serves on.
 #[derive(Clone)]
 pub struct Quota {
     requests: u64,
@@ -12,12 +12,12 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `spent` is called when the `requests`-th request has begun. 0: never.
+    /// Calls `spent` when the `requests`-th request has begun. 0: never.
     pub fn new(requests: u64, spent: impl Fn() + Send + Sync + 'static) -> Self {
         Self { requests, spent: Arc::new(spent) }
     }
 
-    /// The `number`-th request has begun.
+    /// Counts the `number`-th request, which has begun.
     pub(crate) fn count(&self, number: u64) {
         if number == self.requests {
             (self.spent)();

@@ -1,4 +1,4 @@
-//! The two buffers of a connection: what was read and not used, and what waits to be sent.
+//! The two buffers of a connection: bytes read and not processed, and bytes to be sent.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,8 +9,8 @@ use bytes::Bytes;
 use crate::config::{READ_BUFFER, READ_BUFFER_MAX};
 use crate::machine::IoSlices;
 
-/// Bytes read and not used yet. The storage stays initialised, and the filled part is remembered: filling it with
-/// zeros before each read would cost more than parsing does.
+/// Bytes read and not processed. The storage stays initialised, and the filled part is remembered:
+/// zeroing it before each read would cost more than parsing.
 #[derive(Debug, Default)]
 pub(super) struct ReadBuffer {
     storage: Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// A buffer that holds `bytes` already.
+    /// A buffer that already has `bytes`.
     pub(super) fn holding(bytes: &[u8]) -> Self {
         let mut buffer = Self::default();
         buffer.fill(bytes);
@@ -34,12 +34,12 @@ impl ReadBuffer {
         self.start == self.end
     }
 
-    /// Whether it holds as much as it ever may.
+    /// Whether it has reached its maximum size.
     pub(super) fn is_full(&self) -> bool {
         self.end - self.start >= READ_BUFFER_MAX
     }
 
-    /// Room for more, made by moving or growing where there is none.
+    /// Free space, made by moving or growing if there is none.
     pub(super) fn space(&mut self) -> &mut [u8] {
         if self.end == self.storage.len() {
             self.align();
@@ -58,7 +58,7 @@ impl ReadBuffer {
         debug_assert!(self.end <= self.storage.len());
     }
 
-    /// `n` bytes have been used.
+    /// `n` bytes have been processed.
     pub(super) fn consume(&mut self, n: usize) {
         self.start += n;
         debug_assert!(self.start <= self.end);
@@ -72,7 +72,7 @@ impl ReadBuffer {
         self.end = 0;
     }
 
-    /// Moves what is filled to the beginning of the storage.
+    /// Moves the filled part to the beginning of the storage.
     pub(super) fn align(&mut self) {
         if self.start > 0 {
             self.storage.copy_within(self.start..self.end, 0);
@@ -81,8 +81,8 @@ impl ReadBuffer {
         }
     }
 
-    /// Gives the storage away, of which the first `used` filled bytes stay with the taker; what is filled behind
-    /// them moves into `spare`, which becomes the new storage.
+    /// Gives the storage away, with its first `used` filled bytes. The filled bytes after them move
+    /// into `spare`, which becomes the new storage.
     pub(super) fn split_storage(&mut self, used: usize, spare: &mut Vec<u8>) {
         debug_assert_eq!(self.start, 0, "aligned first");
         let rest = used..self.end;
@@ -93,21 +93,21 @@ impl ReadBuffer {
         }
     }
 
-    /// Takes storage back that was given away, unless it has got other storage since.
+    /// Takes back storage that was given away, unless there is new storage by now.
     pub(super) fn return_storage(&mut self, storage: &mut Vec<u8>) {
         if self.storage.is_empty() && storage.len() <= READ_BUFFER {
             mem::swap(&mut self.storage, storage);
         }
     }
 
-    /// Leaves storage that holds nothing to the next connection of this thread that reads.
+    /// Leaves empty storage to the next connection that reads on this thread.
     pub(super) fn rest(&mut self) {
         if self.is_empty() && self.storage.len() == READ_BUFFER {
             lend(mem::take(&mut self.storage));
         }
     }
 
-    /// Gives memory back that only a large head or body needed.
+    /// Frees memory that only a large head or body needed.
     pub(super) fn shrink(&mut self) {
         if self.is_empty() && self.storage.len() > READ_BUFFER {
             self.storage = Vec::new();
@@ -132,21 +132,21 @@ impl ReadBuffer {
 }
 
 thread_local! {
-    /// Storage of connections that have nothing to read: most wait, and few of them at a time need any.
+    /// Storage for all connections of a thread: most of them wait, and few need any at a time.
     static LENT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Storage that a thread keeps, at most.
+/// The maximum number of storages that a thread keeps.
 const LENT_MAX: usize = 32;
 
-/// Storage for a read buffer: initialised, of any content.
+/// Storage for a read buffer: initialised, with any content.
 fn borrowed() -> Vec<u8> {
     let lent = LENT.try_with(|lent| lent.borrow_mut().pop()).ok().flatten();
     lent.unwrap_or_else(|| vec![0; READ_BUFFER])
 }
 
 fn lend(storage: Vec<u8>) {
-    // A thread that is ending has no use for it.
+    // The thread may be ending.
     let _ = LENT.try_with(|lent| {
         let mut lent = lent.borrow_mut();
         if lent.len() < LENT_MAX {
@@ -155,23 +155,23 @@ fn lend(storage: Vec<u8>) {
     });
 }
 
-/// Bytes that are shared instead of copied only from this size on; below it a copy is cheaper.
+/// The size in bytes from which pieces are shared. Below it a copy is cheaper.
 const SHARE_FROM: usize = 4 * 1024;
 
-/// Bytes of storage that an empty queue keeps for the next response.
+/// How many bytes of storage an empty queue keeps for the next response.
 const KEEP: usize = 4 * 1024;
 
-/// Bytes at the front of a queue that may be sent and still be stored.
+/// How many sent bytes at the front of a queue may remain stored.
 const COMPACT_FROM: usize = 32 * 1024;
 
-/// Bytes that wait to be sent, in order: copies of what is small, and large pieces as they were given.
+/// Bytes to be sent, in order: small pieces copied, and large pieces shared.
 #[derive(Debug, Default)]
 pub(super) struct OutQueue {
-    /// The copies. Emptied only when all of the queue is sent.
+    /// The copies. Emptied only when the whole queue is sent.
     copied: Vec<u8>,
-    /// How much of `copied` is sent.
+    /// How many bytes of `copied` are sent.
     sent: usize,
-    /// Pieces that are not copies, with the offset in `copied` that they stand before.
+    /// Shared pieces, each with the offset in `copied` that it precedes.
     shared: VecDeque<(usize, Bytes)>,
     len: usize,
 }
@@ -198,7 +198,7 @@ impl OutQueue {
         self.shared.push_back((self.copied.len(), bytes));
     }
 
-    /// Appends what `write` appends to the vector it is given.
+    /// Appends the bytes that `write` appends to its vector.
     pub(super) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.copied.len();
         write(&mut self.copied);
@@ -240,14 +240,14 @@ impl OutQueue {
         if self.len == 0 {
             self.clear();
         } else if self.sent >= COMPACT_FROM {
-            // A stream that is never quite sent would otherwise grow without end.
+            // A stream whose queue is never empty would otherwise grow without end.
             self.copied.drain(..self.sent);
             self.shared.iter_mut().for_each(|(before, _)| *before -= self.sent);
             self.sent = 0;
         }
     }
 
-    /// Forgets what is queued.
+    /// Drops the queued bytes.
     pub(super) fn clear(&mut self) {
         self.copied.clear();
         self.copied.shrink_to(KEEP);

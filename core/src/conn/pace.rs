@@ -1,36 +1,38 @@
-//! How fast a transfer is, measured while its peer is waited for and at no other time.
+//! The pace of a transfer, measured only while its peer is waited for.
 //!
-//! Whoever sends or takes a byte every now and then makes progress, and could hold a connection and a handler for as
-//! long as it likes. So each transfer has the timeout of its kind and what its bytes have bought it at the least rate that
-//! is accepted: one of `n` bytes is waited for no longer than timeout + `n` / rate in all.
+//! A peer that sends or reads single bytes at intervals makes progress, and could hold a connection
+//! and a handler without end. So each transfer has the timeout of its kind, plus the time that its
+//! bytes need at the minimum rate: a transfer of `n` bytes is waited for no longer than timeout +
+//! `n` / rate in all.
 //!
-//! A wait is never charged with more than was left to it. A worker that was frozen, or is busy, finds bytes later than they came,
-//! and nobody knows when that was: these and what they have bought count, whatever the time.
+//! A wait never counts for more than its remaining time. A worker that was frozen or busy finds
+//! bytes later than they arrived, and the time of arrival is unknown: these bytes count, and so
+//! does the time they bring, whatever the clock says.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// One transfer.
+/// The pace of one transfer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
-    /// What the peer has sent or taken.
+    /// How many bytes the peer has sent or read.
     bytes: u64,
-    /// How long it was waited for, up to the wait under way.
+    /// How long the peer was waited for, up to the current wait.
     waited: Duration,
-    /// When that began, if there is one.
+    /// When the current wait began, if there is one.
     since: Option<Time>,
-    /// When it has used up what the transfer has, if that is limited.
+    /// When the current wait has used up the transfer's time, if that is limited.
     until: Option<Time>,
 }
 
 impl Pace {
-    /// A transfer of which so many bytes have arrived already.
+    /// A transfer whose first `bytes` have arrived already.
     pub(super) fn with(bytes: usize) -> Self {
         Self { bytes: bytes as u64, ..Self::default() }
     }
 
-    /// There is nothing to do but wait for the peer: for `timeout`, and a second for each `rate` bytes that there were. If
+    /// Begins a wait for the peer: for `timeout`, and a second for each `rate` bytes so far. If
     /// either is zero there is no limit.
     pub(super) fn wait(&mut self, now: Time, timeout: Duration, rate: u64) {
         if self.since.is_none() {
@@ -39,25 +41,26 @@ impl Pace {
         }
     }
 
-    /// The wait is over, or is ours from here on.
+    /// Ends the wait, or continues it at the server's cost.
     pub(super) fn pause(&mut self, now: Time) {
         if let Some(since) = self.since.take() {
             self.waited += self.until.take().map_or(now, |until| now.min(until)) - since;
         }
     }
 
-    /// The peer has sent or taken `n` bytes.
+    /// The peer has sent or read `n` bytes.
     pub(super) fn advance(&mut self, n: usize, now: Time) {
         self.pause(now);
         self.bytes += n as u64;
     }
 
-    /// When the wait under way has used up what the transfer has, if there is such a time.
+    /// When the current wait has used up the transfer's time, if it is limited.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.until
     }
 
-    /// How long it may still be waited for: `timeout`, and a second for each `rate` bytes, less what it took.
+    /// How long the peer may still be waited for: `timeout`, and a second for each `rate` bytes,
+    /// less the time waited so far.
     fn left(&self, timeout: Duration, rate: u64) -> Option<Duration> {
         if rate == 0 || timeout.is_zero() {
             return None;
@@ -72,7 +75,7 @@ mod tests {
     use super::*;
     use crate::testing::{START, ms};
 
-    /// A handler that waits by itself may ask again before anybody has looked at the time.
+    /// A handler that waits by itself may ask again before the time is checked.
     #[test]
     fn asking_again_begins_no_other_wait() {
         let mut pace = Pace::with(0);

@@ -1,13 +1,15 @@
-//! The connection by itself: commands out of turn, and answers to its questions.
+//! The connection on its own: commands in any state, and its answers to queries.
 
 use std::time::Duration;
 
 use super::*;
-use crate::http1::{BodyLen, ResponseHead};
+use crate::config::HIGH_WATER;
+use crate::exchange::BodyRead;
+use crate::http1::{BodyError, BodyLen, ResponseHead};
 use crate::shutdown::{Announce, ConnView, Drain, Idle, Reason, ShutdownPolicy};
 use crate::testing::{Bench, START, ms};
 
-/// A connection on which `script` has arrived, and the request that began with it.
+/// A connection on which `script` has arrived, and the request at its beginning.
 fn with(script: &str, cx: &Cx<'_>) -> Connection {
     let mut connection = Connection::new(Origin::new(0, Peer::Unix, 0), START);
     feed(&mut connection, script);
@@ -26,10 +28,10 @@ fn bench() -> Bench {
     })
 }
 
-/// Everything queued, as if it had been sent.
+/// All queued bytes, as if they had been sent.
 fn sent(connection: &mut Connection) -> String {
     let mut all = Vec::new();
-    while !connection.tx.is_empty() {
+    while !connection.writer.is_empty() {
         let mut out = IoSlices::new();
         connection.transmit(&mut out);
         out.as_slices().iter().for_each(|slice| all.extend_from_slice(slice));
@@ -58,7 +60,7 @@ fn a_request_is_answered_once() {
 }
 
 #[test]
-fn what_cannot_answer_leaves_the_request_to_be_answered() {
+fn a_failed_response_leaves_the_request_unanswered() {
     let bench = bench();
     let cx = bench.world.cx();
     let mut connection = with(GET, &cx);
@@ -70,7 +72,7 @@ fn what_cannot_answer_leaves_the_request_to_be_answered() {
     assert!(matches!(connection.respond(&invalid, BodyLen::Unknown, &cx), Err(RespondError::Field(_))));
     assert_eq!(connection.upgrade(&ResponseHead::new(200), &cx), Err(RespondError::NotOffered));
     assert_eq!(connection.upgrade(&ResponseHead::new(101), &cx), Err(RespondError::NotOffered));
-    assert!(connection.awaits_response() && connection.tx.is_empty());
+    assert!(connection.awaits_response() && connection.writer.is_empty());
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn a_request_with_an_unread_body_cannot_be_upgraded() {
 }
 
 #[test]
-fn nobody_is_asked_for_the_body_of_a_refused_request() {
+fn no_100_is_sent_for_a_refused_request() {
     let bench = bench();
     let cx = bench.world.cx();
     for expect in ["", "Expect: 100-continue\r\n"] {
@@ -97,7 +99,7 @@ fn nobody_is_asked_for_the_body_of_a_refused_request() {
 }
 
 #[test]
-fn a_response_without_content_swallows_what_is_written() {
+fn a_response_without_content_discards_written_bytes() {
     let bench = bench();
     let cx = bench.world.cx();
     for (request, status) in [(GET.replace("GET", "HEAD"), 200), (GET.to_owned(), 204), (GET.to_owned(), 304)]
@@ -105,7 +107,7 @@ fn a_response_without_content_swallows_what_is_written() {
         let mut connection = with(&request, &cx);
         connection.respond(&ResponseHead::new(status), BodyLen::Unknown, &cx).expect("it is the first");
         assert_eq!(connection.write(b"content", START), Ok(7));
-        connection.write_shared(Bytes::from(vec![b'c'; 100_000]), START).expect("it is swallowed too");
+        connection.write_shared(Bytes::from(vec![b'c'; 100_000]), START).expect("it is discarded too");
         connection.finish(START).expect("nothing is missing");
         let out = sent(&mut connection);
         assert!(out.ends_with("\r\n\r\n") && !out.contains("content"), "{status}: {out}");
@@ -114,7 +116,7 @@ fn a_response_without_content_swallows_what_is_written() {
 }
 
 #[test]
-fn a_state_is_what_the_contract_calls_it() {
+fn states_have_the_names_of_the_contract() {
     let bench = bench();
     let cx = bench.world.cx();
     let mut connection = Connection::new(Origin::new(0, Peer::Unix, 0), START);
@@ -140,10 +142,10 @@ fn an_upgraded_connection_is_in_flight() {
     connection.upgrade(&ResponseHead::new(101).field("Upgrade", "x"), &cx).expect("it is a 101");
     sent(&mut connection);
     assert_eq!(connection.state(), ConnState::Upgraded);
-    assert!(connection.in_flight() && connection.hand_off(connection.idle_since).is_none());
+    assert!(connection.in_flight() && connection.hand_off(connection.usage.idle_since).is_none());
 }
 
-/// Leaves everything open.
+/// A policy that keeps everything open.
 #[derive(Debug)]
 struct Open;
 
@@ -158,7 +160,7 @@ impl ShutdownPolicy for Open {
 }
 
 #[test]
-fn d6_at_the_deadline_every_answer_is_close_whatever_the_policy_and_whatever_is_buffered() {
+fn d6_at_the_deadline_every_response_announces_close() {
     let mut bench = bench().policy(Open);
     bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(100)));
     for (now, next, closes) in [(99, "", false), (100, "", true), (100, GET, true)] {
@@ -195,7 +197,7 @@ fn the_time_in_which_an_application_computes_is_not_the_peers() {
     for _ in 0..10 {
         let queued = connection.write(&piece, bench.world.now);
         assert!(queued.is_ok_and(|n| n > 0));
-        // The peer takes some of it at once, and more when it is offered more: after an hour.
+        // The peer reads some of it at once, and more an hour later.
         connection.handle_written(HIGH_WATER / 2, bench.world.now);
         let deadline = connection.handle_time(&bench.world.cx());
         assert!(deadline.is_some_and(|deadline| deadline.at > bench.world.now), "{deadline:?}");

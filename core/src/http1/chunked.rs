@@ -1,25 +1,33 @@
 //! The chunked transfer coding (RFC 9112 §7.1), both ways.
 //!
-//! Lines end with CRLF and nothing else. Extensions are checked for their form and dropped, trailers checked and kept for
-//! whoever asks; both are bounded together with all other padding, so that a body cannot consist of framing
-//! without end: beyond a bound, each such byte takes one of the body's own before it. An error is final: what comes behind it is
-//! never taken for a body.
+//! Only CRLF ends a line. The form of extensions is checked, and they are dropped. Trailers are
+//! checked and kept. Both are limited together with all other padding, so that a body cannot be
+//! endless framing: beyond the limit, each such byte needs an earlier byte of the body. An error is
+//! final: no bytes after it are taken for a body.
 
 use http::HeaderMap;
 
-use super::framing::{BodyError, Decoded};
+use super::refusal::BodyError;
 use super::trailers;
 
-/// Trailer fields that one body may have.
+/// How many trailer fields one body may have.
 const TRAILERS_MAX: u32 = 100;
 
-/// A chunked body on its way in.
+/// A step of decoding: the first `skip` bytes of the input are framing, the next `data` bytes are
+/// body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Decoded {
+    pub(crate) skip: usize,
+    pub(crate) data: usize,
+}
+
+/// Decodes a chunked body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkDecoder {
     state: State,
     /// Bytes that extensions, trailers and padding may still take.
     left: u32,
-    /// What that is at most.
+    /// The maximum of `left`.
     most: u32,
     /// The lines of the trailer section.
     trailers: Vec<u8>,
@@ -32,9 +40,9 @@ enum State {
     SizeStart,
     /// Within a size.
     Size(u64),
-    /// Behind a size of a chunk, within its extensions.
+    /// After the size of a chunk, within its extensions.
     Extension(u64, Extension),
-    /// The line feed behind a size.
+    /// The line feed after a size.
     SizeLf(u64),
     /// Within the data of a chunk, this many bytes before its end.
     Data(u64),
@@ -52,22 +60,23 @@ enum State {
     Failed(&'static str),
 }
 
-/// Where in `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )` a byte belongs (RFC 9112 §7.1.1).
+/// The position of a byte in `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`
+/// (RFC 9112 §7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extension {
     /// In white space that only `;` may follow.
     Gap,
-    /// Behind `;`.
+    /// After `;`.
     NameStart,
     Name,
-    /// In white space behind a name.
+    /// In white space after a name.
     NameGap,
-    /// Behind `=`.
+    /// After `=`.
     ValueStart,
     Value,
     Quoted,
     Escaped,
-    /// Behind a quoted value.
+    /// After a quoted value.
     Unquoted,
 }
 
@@ -80,7 +89,7 @@ impl ChunkDecoder {
         self.state == State::Done
     }
 
-    /// Gives the trailer fields that were read, once.
+    /// Returns the trailer fields, once.
     pub(crate) fn take_trailers(&mut self) -> HeaderMap {
         trailers::read(&std::mem::take(&mut self.trailers))
     }
@@ -117,7 +126,7 @@ impl ChunkDecoder {
         Ok(Decoded { skip, data: 0 })
     }
 
-    /// The state that a byte of framing leads to.
+    /// The state after a byte of framing.
     fn framing(&mut self, state: State, byte: u8) -> Result<State, &'static str> {
         Ok(match (state, byte) {
             (State::SizeStart, _) => match (byte as char).to_digit(16) {
@@ -127,6 +136,7 @@ impl ChunkDecoder {
             (State::Size(size), b'\r') => State::SizeLf(size),
             (State::Extension(size, extension), b'\r') if extension.may_end() => State::SizeLf(size),
             (State::Size(size), _) if byte.is_ascii_hexdigit() => {
+                // Leading zeros are padding, and so limited.
                 if size == 0 {
                     self.spend()?;
                 }
@@ -137,6 +147,7 @@ impl ChunkDecoder {
                 }
             }
             (State::Size(size), b';') => State::Extension(size, Extension::NameStart),
+            // White space is allowed before an extension only, and padding as well.
             (State::Size(size), b' ' | b'\t') => {
                 self.spend()?;
                 State::Extension(size, Extension::Gap)
@@ -146,6 +157,7 @@ impl ChunkDecoder {
                 self.spend()?;
                 State::Extension(size, extension.next(byte).ok_or("a malformed chunk extension")?)
             }
+            // A size of zero is the last chunk, which the trailer section follows.
             (State::SizeLf(0), b'\n') => State::TrailerStart,
             (State::SizeLf(size), b'\n') => State::Data(size),
             (State::SizeLf(_), _) => return Err("a chunk size line ends with CR but no LF"),
@@ -176,6 +188,7 @@ impl ChunkDecoder {
             (State::TrailerLf, b'\n') => State::TrailerStart,
             (State::EndLf, b'\n') => State::Done,
             (State::TrailerLf | State::EndLf, _) => return Err("a trailer line ends with CR but no LF"),
+            // An error is final: the rest of the input may be an attempt at smuggling.
             (State::Failed(what), _) => return Err(what),
             (State::Data(_) | State::Done, _) => state,
         })
@@ -189,7 +202,7 @@ impl ChunkDecoder {
 }
 
 impl State {
-    /// Whether what comes belongs to a line of the trailer section, or ends one.
+    /// Whether the next byte belongs to a line of the trailer section, or ends one.
     fn is_trailer(self) -> bool {
         matches!(self, Self::TrailerStart | Self::TrailerName | Self::TrailerValue | Self::TrailerLf)
     }
@@ -224,7 +237,7 @@ fn is_control(byte: u8) -> bool {
 }
 
 /// RFC 9110 §5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0;
@@ -242,7 +255,7 @@ pub(super) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
-/// The line before the data of a chunk on its way out.
+/// The line before the data of a chunk, encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkHeader {
     text: [u8; 18],
@@ -250,7 +263,7 @@ pub(crate) struct ChunkHeader {
 }
 
 impl ChunkHeader {
-    /// For a chunk of `len` bytes, which must not be zero: that would end the body.
+    /// The header of a chunk of `len` bytes, which must not be zero, since that would end the body.
     pub(crate) fn new(mut len: usize) -> Self {
         debug_assert!(len > 0);
         let mut text = [0; 18];

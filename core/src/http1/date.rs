@@ -11,7 +11,7 @@ pub struct HttpDate {
 }
 
 impl HttpDate {
-    /// The second `unix` seconds after the epoch; years past 9999 are spelled as the epoch.
+    /// The second `unix` seconds after the epoch. Years after 9999 are written as the epoch.
     pub fn from_unix(unix: u64) -> Self {
         const LAST: u64 = 253_402_300_799;
         let when = SystemTime::UNIX_EPOCH + Duration::from_secs(if unix > LAST { 0 } else { unix });

@@ -1,8 +1,8 @@
-//! Response heads on their way out (RFC 9112 §4, §6).
+//! Encodes response heads (RFC 9112 §4, §6).
 //!
-//! An application's fields are checked and spelled as they are added, so that encoding a head is a few copies.
-//! Fields that belong to the connection are not the application's to send: they are taken out, and framing and
-//! `Connection` are written from what the machine decided.
+//! An application's fields are checked and encoded as they are added, so that encoding a head is a
+//! few copies. Fields that belong to the connection are removed: the machine decides framing and
+//! `Connection`, and writes those fields itself.
 
 use std::fmt;
 
@@ -14,6 +14,17 @@ use super::date::HttpDate;
 use super::head::Version;
 
 /// The head of a response: status and fields.
+///
+/// ```
+/// use remuda_core::http1::ResponseHead;
+///
+/// let head = ResponseHead::new(200).field("Content-Type", "text/plain");
+/// let head = head.field("Content-Length", "5");
+/// assert_eq!(head.status(), 200);
+/// assert_eq!(head.content_length(), Some(5));
+/// // A line break in a value is refused when the head is sent.
+/// assert!(ResponseHead::new(200).field("X-Name", "a\r\nb").check().is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResponseHead {
     status: StatusCode,
@@ -23,9 +34,9 @@ pub struct ResponseHead {
     has_date: bool,
     wants_close: bool,
     upgrade: Option<Box<str>>,
-    /// Names of trailer fields, as the application announces them.
+    /// Names of trailer fields that the application announces.
     trailer: Option<Box<[u8]>>,
-    /// Names that its own Connection field has.
+    /// The names in the application's own Connection field.
     hops: Vec<Box<[u8]>>,
     error: Option<FieldError>,
 }
@@ -43,7 +54,7 @@ pub enum FieldError {
     /// The value has a line break or a control character (RFC 9110 §5.5).
     #[error("the value of field {0:?} has a control character")]
     Value(String),
-    /// Content-Length is not a number, or two that differ.
+    /// Content-Length is not a number, or there are two that differ.
     #[error("content-length {0:?} is not a number, or not the only one")]
     ContentLength(String),
 }
@@ -54,7 +65,7 @@ pub enum FieldError {
 pub enum BodyLen {
     /// This many bytes, announced in Content-Length.
     Exact(u64),
-    /// Not known: chunked, or for HTTP/1.0 until the connection ends.
+    /// Unknown: the body is chunked or, for HTTP/1.0, ends with the connection.
     Unknown,
 }
 
@@ -69,10 +80,10 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
-/// What a response says of its connection.
+/// The `Connection` field of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionField {
-    /// Nothing: persistence is the version's default.
+    /// Absent: persistence is the version's default.
     Default,
     KeepAlive,
     Close,
@@ -109,16 +120,17 @@ impl ResponseHead {
         }
     }
 
-    /// Gives the storage back.
+    /// Returns the storage.
     pub(crate) fn into_storage(self) -> Vec<u8> {
         self.fields
     }
 
-    /// Adds a field. An invalid one makes sending the head fail; the first such error is kept.
+    /// Adds a field. An invalid one makes sending the head fail, with the error of the first.
     ///
-    /// `Connection: close` is taken as a wish, `Content-Length` as the length of the body, `Upgrade` is sent
-    /// with a 101 or 426 only, `Trailer` where trailer fields can be, and the other fields that belong to the connection
-    /// (RFC 9110 §7.6.1), also those that a `Connection` field names, are dropped.
+    /// `Connection: close` is a request to end the connection, `Content-Length` is the length of
+    /// the body, `Upgrade` is sent only with a 101 or 426, and `Trailer` only if there can be
+    /// trailer fields. The other fields that belong to the connection (RFC 9110 §7.6.1), and those
+    /// that a `Connection` field names, are dropped.
     #[must_use]
     pub fn field(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.push_field(name, value.as_ref());
@@ -130,18 +142,23 @@ impl ResponseHead {
         self.status.as_u16()
     }
 
-    /// The length that a Content-Length field among the fields gives.
+    /// The value of a Content-Length field among the fields.
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
     }
 
-    /// The first thing wrong with the head.
+    /// The first error of the head.
     ///
     /// # Errors
     ///
     /// See [`FieldError`].
     pub fn check(&self) -> Result<(), FieldError> {
         self.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// About how many bytes it takes when it is sent.
+    pub(crate) fn size(&self) -> usize {
+        64 + self.fields.len()
     }
 
     /// Whether the application announces trailer fields.
@@ -154,8 +171,8 @@ impl ResponseHead {
         self.wants_close
     }
 
-    /// Whether a response with this status has no content, whatever its fields say (RFC 9110 §6.4.1,
-    /// §15.3.6).
+    /// Whether a response with this status has no content, whatever its fields say (RFC 9110
+    /// §6.4.1, §15.3.6).
     pub(crate) fn is_bodiless(&self) -> bool {
         self.status.is_informational() || matches!(self.status.as_u16(), 204 | 205 | 304)
     }
@@ -200,7 +217,8 @@ impl ResponseHead {
         self.fields.extend_from_slice(b"\r\n");
     }
 
-    /// Takes the wish to close; whatever else is named belongs to a connection that is not ours (RFC 9110 §7.6.1).
+    /// Reads the request to close. Other options belong to another connection (RFC 9110 §7.6.1), so
+    /// the fields they name are dropped.
     fn set_connection(&mut self, value: &[u8]) {
         for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
             let is = |other: &[u8]| option.eq_ignore_ascii_case(other);
@@ -249,7 +267,7 @@ impl fmt::Debug for ResponseHead {
     }
 }
 
-/// Appends the head to `out`. The status line is HTTP/1.1 whatever the request was (RFC 9110 §2.5).
+/// Appends the head to `out`. The status line has HTTP/1.1 for any request (RFC 9110 §2.5).
 pub(crate) fn encode_head(
     out: &mut Vec<u8>,
     head: &ResponseHead,
@@ -258,7 +276,8 @@ pub(crate) fn encode_head(
     date: &HttpDate,
 ) {
     push_beginning(out, head);
-    // RFC 9110 §6.6.1: an origin server with a clock sends Date in 2xx, 3xx and 4xx; so does everyone in 5xx.
+    // RFC 9110 §6.6.1: an origin server with a clock sends Date in 2xx, 3xx and 4xx, and any server
+    // may in 5xx.
     if !head.has_date && !head.status.is_informational() {
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date.as_bytes());
@@ -272,7 +291,7 @@ pub(crate) fn encode_head(
         }
         Framing::Chunked => {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-            // RFC 9110 §6.6.2: where there can be trailer fields, they should be announced.
+            // RFC 9110 §6.6.2: trailer fields should be announced.
             if let Some(names) = &head.trailer {
                 out.extend_from_slice(b"Trailer: ");
                 out.extend_from_slice(names);
@@ -287,8 +306,8 @@ pub(crate) fn encode_head(
         ConnectionField::Close => b"Connection: close\r\n",
         ConnectionField::Upgrade => b"Connection: upgrade\r\n",
     });
-    // RFC 9110 §7.8, §15.5.22: a 101 says what it changes to, a 426 what to ask for; both also name the field
-    // in Connection.
+    // RFC 9110 §7.8, §15.5.22: the Upgrade of a 101 names the new protocol, that of a 426 the
+    // protocols to ask for. Both also name the field in Connection.
     if let Some(protocol) = head.upgrade.as_deref().filter(|_| matches!(head.status(), 101 | 426)) {
         if connection != ConnectionField::Upgrade {
             out.extend_from_slice(b"Connection: upgrade\r\n");
@@ -300,7 +319,8 @@ pub(crate) fn encode_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the head of an interim response to `out` (RFC 9110 §15.2): it says nothing of framing, connection and date.
+/// Appends the head of an interim response to `out` (RFC 9110 §15.2), without framing, connection
+/// and date.
 pub(crate) fn encode_interim(out: &mut Vec<u8>, head: &ResponseHead) {
     push_beginning(out, head);
     out.extend_from_slice(b"\r\n");
@@ -321,17 +341,19 @@ fn push_beginning(out: &mut Vec<u8>, head: &ResponseHead) {
     out.extend_from_slice(&head.fields);
 }
 
-/// How a response is framed: by the request's method and version, its status and its length (RFC 9112 §6.3).
+/// The framing of a response, by the request's method and version, its status and its length (RFC
+/// 9112 §6.3).
 ///
-/// A length among the fields counts, whatever the body tells: a body that belies it is found out.
+/// A Content-Length among the fields overrides the length of the body. A body that differs from it
+/// is detected later.
 pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: Version) -> Framing {
     match (head.status(), head.content_length, len) {
-        // RFC 9110 §15.3.6: a 205 says that it has no content.
+        // RFC 9110 §15.3.6: a 205 announces that it has no content.
         (205, ..) => Framing::Length(0),
-        // RFC 9110 §8.6: no Content-Length in 1xx and 204; in a 304 it may describe the 200 it stands for.
+        // RFC 9110 §8.6: no Content-Length in 1xx and 204. In a 304 it may be that of the 200.
         (304, Some(n), _) => Framing::Length(n),
         _ if head.is_bodiless() => Framing::Nothing,
-        // RFC 9110 §9.3.2: what a HEAD response says of its length is said of the GET's.
+        // RFC 9110 §9.3.2: the length of a HEAD response is that of the GET response.
         (_, Some(n), _) | (_, None, BodyLen::Exact(n)) => Framing::Length(n),
         (_, None, BodyLen::Unknown) if is_head => Framing::Nothing,
         (_, None, BodyLen::Unknown) if version == Version::Http11 => Framing::Chunked,
@@ -339,7 +361,7 @@ pub(crate) fn frame(head: &ResponseHead, len: BodyLen, is_head: bool, version: V
     }
 }
 
-/// Appends a number.
+/// Appends a number in decimal digits.
 #[inline]
 pub(crate) fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
     let mut text = [0; 20];

@@ -6,18 +6,18 @@ use std::str;
 
 use bytes::{Bytes, BytesMut};
 
-use super::forwarded::{self, Forwarded};
-use super::framing::{Decoder, Refusal};
+use super::framing::Decoder;
+use super::refusal::Refusal;
 use super::target::{authority, path_and_query};
 use crate::client::Client;
 use crate::config::READ_BUFFER;
-use crate::trust::Trusted;
+use crate::trust::{Forwarded, Trusted, forwarded};
 
 pub(crate) use self::parse::{HeadLimits, Parsed, parse_head};
 
 mod parse;
 
-/// The two versions this machine speaks.
+/// The two versions that are supported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[allow(clippy::exhaustive_enums, reason = "HTTP/1 will get no further versions")]
 pub enum Version {
@@ -27,7 +27,7 @@ pub enum Version {
     Http11,
 }
 
-/// A place in the buffer that holds the head.
+/// A range of the buffer that holds the head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Span {
     start: u32,
@@ -45,10 +45,10 @@ impl Span {
     }
 }
 
-/// A complete head, with the buffer it lives in. Reused from request to request.
+/// A complete head, with the buffer that holds it. Reused for the next request.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// The bytes that the spans point into.
+    /// The bytes that the spans refer to.
     pub(crate) buf: Vec<u8>,
     method: Span,
     target: Span,
@@ -66,13 +66,13 @@ pub struct RequestHead {
     pub(crate) offers_upgrade: bool,
     /// Whether it is a HEAD request.
     pub(crate) is_head: bool,
-    /// Whether it has fields about forwarding, of which nothing is known but their names.
+    /// Whether it has forwarding fields, which are recognized by their names only.
     pub(crate) is_forwarded: bool,
-    /// Who has sent it. Written by the connection.
+    /// The client. Written by the connection.
     pub(crate) client: Client,
-    /// The host that it is for, if a trusted proxy has named it.
+    /// The requested host, if a trusted proxy has named it.
     forwarded_host: Option<Span>,
-    /// Whether the bytes are those of its first line and no others, because it was refused.
+    /// Whether the request was refused, so that `buf` has only its first line.
     is_refused: bool,
 }
 
@@ -100,21 +100,21 @@ impl Default for RequestHead {
 }
 
 impl RequestHead {
-    /// What user code sees of it.
+    /// The head as user code sees it.
     pub fn view(&self) -> Head<'_> {
         Head { head: self }
     }
 
-    /// What there is of a head that was refused: its first line, as far as it has arrived, and the parts of that which can
-    /// be told apart.
+    /// The known part of a head that was refused: its first line, as far as it has arrived, and the
+    /// parts of that line that can be recognized.
     pub(crate) fn of_refused(bytes: &[u8]) -> Self {
         let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
         let line = bytes[start..].split(|&byte| byte == b'\n').next().unwrap_or_default();
-        // What follows a method ends it, even if nothing else does.
+        // Anything after a method ends it.
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let buf = line[..line.len().min(REFUSED_LINE)].to_vec();
         let mut request = httparse::Request::new(&mut []);
-        // Whatever that says: what comes before the fault has been understood.
+        // The result does not matter: the parts before the fault are set.
         let _ = request.parse(&buf);
         let span = |part: Option<&str>| part.map(|part| Span::of(part.as_bytes(), &buf)).unwrap_or_default();
         let (method, target) = (span(request.method), span(request.path));
@@ -131,38 +131,42 @@ impl RequestHead {
         self.version
     }
 
-    /// Whether the name of a field has an underscore. The head is still at the beginning of `bytes`.
+    /// Whether a field has an underscore in its name. The head is still at the beginning of
+    /// `bytes`.
     pub(crate) fn has_underscores(&self, bytes: &[u8]) -> bool {
         self.fields.iter().any(|(name, _)| has_underscore(&bytes[name.range()]))
     }
 
-    /// Leaves out the fields with an underscore in their names. The head is still at the beginning of `bytes`.
+    /// Drops the fields with an underscore in their names. The head is still at the beginning of
+    /// `bytes`.
     pub(crate) fn drop_underscores(&mut self, bytes: &[u8]) {
         self.fields.retain(|(name, _)| !has_underscore(&bytes[name.range()]));
     }
 
-    /// Believes what the fields about forwarding say, because a trusted peer has sent them. The head is still at the
+    /// Applies the forwarding fields, which a trusted peer has sent. The head is still at the
     /// beginning of `bytes`.
+    ///
+    /// Returns false if a value could not be parsed and is ignored.
     ///
     /// # Errors
     ///
-    /// They are malformed or contradictory.
-    pub(crate) fn believe(&mut self, bytes: &[u8], trusted: &Trusted) -> Result<(), Refusal> {
+    /// The fields are malformed or contradictory.
+    pub(crate) fn trust_forwarding(&mut self, bytes: &[u8], trusted: &Trusted) -> Result<bool, Refusal> {
         let fields = self.fields.iter().map(|(name, value)| (&bytes[name.range()], &bytes[value.range()]));
-        let Forwarded { node, scheme, host } = forwarded::forwarded(fields, trusted)?;
+        let Forwarded { node, scheme, host, is_unclear } = forwarded(fields, trusted)?;
         if let Some(node) = node {
             (self.client.ip, self.client.port) = (Some(node.ip), node.port);
         }
         self.client.scheme = scheme.unwrap_or_default();
         self.forwarded_host = host.map(|host| Span::of(host, bytes));
-        Ok(())
+        Ok(!is_unclear)
     }
 
     pub(crate) fn forwarded_host_range(&self) -> Option<Range<usize>> {
         self.forwarded_host.map(Span::range)
     }
 
-    /// Gives memory back that only a large head needed.
+    /// Frees memory that only a large head needed.
     pub(crate) fn shrink(&mut self) {
         if self.buf.len() > READ_BUFFER {
             self.buf = Vec::new();
@@ -178,8 +182,8 @@ impl RequestHead {
         self.buf.len() + self.fields.capacity() * size_of::<(Span, Span)>()
     }
 
-    /// A copy of its bytes in `room`, for heads that outlive this one. The ranges below are within it. What nobody uses
-    /// any more of earlier copies is used again.
+    /// Copies its bytes into `room`, for heads that outlive this one. The ranges of the methods
+    /// below lie within the copy. Memory of earlier copies is reused once they are dropped.
     pub(crate) fn copy_into(&self, room: &mut BytesMut) -> Bytes {
         const LEAST: usize = 512;
         let end = self.fields.last().map_or(self.target, |(_, value)| *value).end;
@@ -191,7 +195,7 @@ impl RequestHead {
         room.split().freeze()
     }
 
-    /// Method and path as they stand in the request line, to tell people which request it is.
+    /// Method and path as they are in the request line, to identify the request in logs.
     pub(crate) fn summary(&self) -> &[u8] {
         &self.buf[self.method.start as usize..self.path.end as usize]
     }
@@ -213,12 +217,23 @@ impl RequestHead {
     }
 
     fn str(&self, span: Span) -> &str {
-        // Methods, targets and names are checked by httparse; anything else would be a bug there.
+        // httparse checks methods, targets and names.
         str::from_utf8(&self.buf[span.range()]).unwrap_or_default()
     }
 }
 
 /// The head of a request, borrowed.
+///
+/// ```
+/// use remuda_core::app::{AppError, BodyReader, Responder};
+/// use remuda_core::http1::{Head, ResponseHead};
+///
+/// fn describe(head: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), AppError> {
+///     let agent = head.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
+///     let text = format!("{} {} from {agent}\n", head.method(), head.path());
+///     Ok(out.send(ResponseHead::new(200), text)?)
+/// }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
     head: &'a RequestHead,
@@ -235,8 +250,8 @@ impl<'a> Head<'a> {
         self.head.str(self.head.target)
     }
 
-    /// The request line, as it was sent, without its end (RFC 9112 §3). Of a request that was refused it may be a part,
-    /// or no such line at all.
+    /// The request line, as it was sent, without its end (RFC 9112 §3). Of a refused request it may
+    /// be incomplete or malformed.
     pub fn request_line(&self) -> &'a [u8] {
         let RequestHead { buf, method, target, is_refused, .. } = self.head;
         match is_refused {
@@ -245,9 +260,10 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The target's path: what stands before the first `?`, without scheme and authority if it had them.
+    /// The target's path: the part before the first `?`, without scheme and authority.
     ///
-    /// It begins with `/`, but for `OPTIONS *` and for CONNECT, whose target is a host and a port.
+    /// It begins with `/`, except for `OPTIONS *` and for CONNECT, whose target is a host and a
+    /// port.
     pub fn path(&self) -> &'a str {
         match self.head.str(self.head.path) {
             "" => "/",
@@ -255,7 +271,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The target's query: what stands behind the first `?`.
+    /// The target's query: the part after the first `?`.
     pub fn query(&self) -> Option<&'a str> {
         self.head.query.map(|query| self.head.str(query))
     }
@@ -265,13 +281,14 @@ impl<'a> Head<'a> {
         self.head.version
     }
 
-    /// Who has sent the request.
+    /// The client.
     pub fn client(&self) -> Client {
         self.head.client
     }
 
-    /// The host that the request is for, and perhaps a port: as a trusted proxy names it or, without one, as the target
-    /// does in absolute form, or else the Host field (RFC 9112 §3.2.2). None where there is neither, or an empty one.
+    /// The requested host, with an optional port: as a trusted proxy names it, else from a target
+    /// in absolute form, else from the Host field (RFC 9112 §3.2.2). None if there is none of
+    /// these, or it is empty.
     pub fn host(&self) -> Option<&'a [u8]> {
         let host = match self.head.forwarded_host {
             Some(host) => Some(&self.head.buf[host.range()]),
@@ -280,13 +297,13 @@ impl<'a> Head<'a> {
         host.filter(|host| !host.is_empty())
     }
 
-    /// Whether the client offers to change the protocol: to one of those that its `Upgrade` fields list, in order of
-    /// preference (RFC 9110 §7.8).
+    /// Whether the client offers an upgrade, to one of the protocols that its `Upgrade` fields
+    /// list, in order of preference (RFC 9110 §7.8).
     pub fn offers_upgrade(&self) -> bool {
         self.head.offers_upgrade
     }
 
-    /// The value of the first field called `name`, in any case of letters.
+    /// The value of the first field called `name`. Case is ignored.
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
         let RequestHead { buf, fields, .. } = self.head;
         let named = |(n, _): &&(Span, Span)| buf[n.range()].eq_ignore_ascii_case(name.as_bytes());
@@ -325,10 +342,10 @@ impl<'a> Iterator for Fields<'a> {
 /// How many fields are parsed without an allocation.
 const FIELDS_ON_STACK: usize = 128;
 
-/// What stands behind a target, on the same line.
+/// The part of a request line after the target.
 const VERSION: &str = " HTTP/1.1";
 
-/// Bytes that are kept of the first line of a head that was refused.
+/// How many bytes of the first line of a refused head are kept.
 const REFUSED_LINE: usize = 8 * 1024;
 
 fn has_underscore(name: &[u8]) -> bool {

@@ -1,15 +1,15 @@
-//! What a request asks for: the forms of a target (RFC 9112 §3.2), and the authority that a target or Host names.
+//! Request targets: their forms (RFC 9112 §3.2), and the authority in a target or in Host.
 
 use std::net::Ipv6Addr;
 
-use super::framing::Refusal;
+use super::refusal::Refusal;
 
-/// The path of a target, empty where an absolute form has none, and its query.
+/// The path of a target, empty if an absolute form has none, and its query.
 ///
 /// # Errors
 ///
-/// It has none of the four forms that RFC 9112 §3.2 knows, or not the one that goes with `method`; or it names something
-/// that is not to be had on a connection like this (RFC 9110 §7.4).
+/// The target has none of the four forms of RFC 9112 §3.2, or not the one that `method` requires;
+/// or its scheme requires a secured connection, which this one is not (RFC 9110 §7.4).
 pub(super) fn path_and_query<'t>(
     method: &str,
     target: &'t str,
@@ -22,7 +22,7 @@ pub(super) fn path_and_query<'t>(
         _ => {
             let (scheme, authority, rest) = absolute(target).ok_or(Refusal::BadRequestLine)?;
             let parts = origin(rest).filter(|_| is_authority(authority.as_bytes()));
-            // What is secured by something that this connection does not have is not answered without it.
+            // An https target is not answered over a connection without TLS.
             match parts.ok_or(Refusal::BadRequestLine)? {
                 parts if scheme.eq_ignore_ascii_case("http") => Ok(parts),
                 _ => Err(Refusal::Misdirected),
@@ -36,10 +36,10 @@ pub(super) fn authority(target: &str) -> Option<&str> {
     absolute(target).map(|(_, authority, _)| authority)
 }
 
-/// Whether this is a host, and behind it perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2): no user and no password, which
-/// RFC 9110 §4.2.4 takes for an attempt to deceive. Without a name it is none: the scheme asks for one (§4.2.1), and a server
-/// may refuse to guess (RFC 9112 §3.3).
-pub(super) fn is_authority(text: &[u8]) -> bool {
+/// Whether the text is a host with an optional port (RFC 9110 §7.2, RFC 3986 §3.2): no user and no
+/// password, which RFC 9110 §4.2.4 treats as an attempt to deceive. The host must not be empty: the
+/// scheme requires one (§4.2.1), and a server may refuse to guess (RFC 9112 §3.3).
+pub(crate) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
         [b'[', literal @ ..] => {
             let Some(end) = memchr::memchr(b']', literal) else { return false };
@@ -59,7 +59,7 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
     }
 }
 
-/// The path and the query of what an origin has.
+/// The path and the query of an origin form.
 fn origin(text: &str) -> Option<(&str, Option<&str>)> {
     let (path, rest) = text.split_at(run_of(PATH, text.as_bytes()));
     match rest.as_bytes() {
@@ -71,7 +71,7 @@ fn origin(text: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// The scheme and the authority of a target in absolute form, and what follows them.
+/// The scheme and the authority of a target in absolute form, and the rest of it.
 fn absolute(target: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = target.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -80,12 +80,12 @@ fn absolute(target: &str) -> Option<(&str, &str, &str)> {
     is_scheme.then_some((scheme, authority, rest))
 }
 
-/// Whether an authority has a port that is not left empty.
+/// Whether an authority has a port that is not empty.
 fn has_port(authority: &str) -> bool {
     authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'))
 }
 
-/// `port = *DIGIT`, of those that there are.
+/// `port = *DIGIT`, up to 65535.
 fn is_port(digits: &[u8]) -> bool {
     let add = |port: u32, digit: &u8| {
         let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
@@ -94,7 +94,7 @@ fn is_port(digits: &[u8]) -> bool {
     digits.iter().try_fold(0, add).is_some()
 }
 
-/// How many bytes at the beginning of `text` are of `class`, or such as are escaped (RFC 3986 §2.1).
+/// The length of the prefix of `text` whose bytes are of `class`, or are escaped (RFC 3986 §2.1).
 fn run_of(class: u8, text: &[u8]) -> usize {
     let mut len = 0;
     loop {
@@ -107,16 +107,17 @@ fn run_of(class: u8, text: &[u8]) -> usize {
     }
 }
 
-/// It may stand in the name of a host as it is. Of what RFC 3986 §3.2.2 lets stand there the comma may not: to whoever reads
-/// a list, it would be two names.
+/// Bytes allowed unescaped in a host name: those of RFC 3986 §3.2.2 without the comma, which a
+/// reader of lists would take for a separator of two names.
 const NAME: u8 = 1;
-/// It may stand in a path as it is: what RFC 3986 §3.3 lets stand there, and what browsers do not escape.
+/// Bytes allowed unescaped in a path: those of RFC 3986 §3.3, and those that browsers do not
+/// escape.
 const PATH: u8 = 2;
-/// It may stand in a query. Browsers escape even less of it, nor every `%`; what is taken is what [`http::Uri`] takes of
-/// ASCII, so that no application sees another target than was sent.
+/// Bytes allowed in a query. Browsers escape fewer of them, and not every `%`. The set is the ASCII
+/// that [`http::Uri`] accepts, so that an application sees the target as it was sent.
 const QUERY: u8 = 4;
 
-/// Every request asks for some dozens of bytes.
+/// A table, because every request looks up dozens of bytes.
 fn class_of(byte: u8) -> u8 {
     static CLASSES: [u8; 256] = {
         let mut classes = [0; 256];

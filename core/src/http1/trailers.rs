@@ -1,14 +1,16 @@
-//! The trailer section of a chunked body (RFC 9112 §7.1.2), both ways, apart from its lines' form: which fields may be in it.
+//! The trailer section of a chunked body (RFC 9112 §7.1.2), received and sent: which fields it may
+//! have. The form of its lines is checked elsewhere.
 //!
-//! What may not be there is left out, whoever sent it. Of a request, a recipient may drop any trailer field (RFC 9112 §7.1.2);
-//! of a response, head and body have been sent by then, so that an error could only cut what is whole otherwise.
+//! Other fields are dropped, received or sent. A recipient may drop any trailer field of a request
+//! (RFC 9112 §7.1.2). Those of a response come after head and body, when an error could only cut an
+//! otherwise complete response.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Appends the last chunk, the fields that may be trailers, and the end of the body.
-pub(crate) fn push_end(out: &mut Vec<u8>, trailers: &HeaderMap) {
+pub(crate) fn push_end(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name)) {
+    for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| may_trail(name)) {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
@@ -17,7 +19,7 @@ pub(crate) fn push_end(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The fields of a trailer section whose lines have been checked for their form.
+/// The fields of a trailer section whose lines have a valid form.
 pub(super) fn read(lines: &[u8]) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     for line in lines.split(|&b| b == b'\n') {
@@ -31,8 +33,9 @@ pub(super) fn read(lines: &[u8]) -> HeaderMap {
     trailers
 }
 
-/// Whether a field may be in a trailer section (RFC 9110 §6.5.1): not what has to be known before the content. Those that
-/// are defined otherwise stay: ETag (§8.8.3), Authentication-Info (§11.6.3), Accept-Ranges (§14.3), Content-Digest (RFC 9530 §2).
+/// Whether a field may be in a trailer section (RFC 9110 §6.5.1): not if it has to be known before
+/// the content. Fields that are defined as trailers stay: ETag (§8.8.3), Authentication-Info
+/// (§11.6.3), Accept-Ranges (§14.3), Content-Digest (RFC 9530 §2).
 fn may_trail(name: &HeaderName) -> bool {
     match name.as_str() {
         // Framing and the connection (§7.6.1, §7.8, §6.6.2, RFC 9112 §6).
@@ -59,7 +62,7 @@ fn may_trail(name: &HeaderName) -> bool {
         | "set-cookie" => false,
         // Control data of a response (§6.6.1, §10.2, §12.5.5, RFC 9111 §5).
         "age" | "date" | "expires" | "location" | "retry-after" | "vary" | "warning" => false,
-        // How the content is to be understood (§8).
+        // The meaning of the content (§8).
         "content-digest" => true,
         other => !other.starts_with("content-"),
     }

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the first bytes that suffice say of `bytes`. All that follow must say the same.
+/// The result for the shortest prefix of `bytes` that has one. Every longer prefix must have the
+/// same.
 fn verdict(bytes: &[u8], wanted: ProxyProtocol) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let mut verdict = Ok(None);
     for n in 0..=bytes.len() {
@@ -15,7 +16,8 @@ fn verdict(bytes: &[u8], wanted: ProxyProtocol) -> Result<Option<ProxyHeader>, N
     verdict
 }
 
-/// The client that a header of either version names; none if it names none. What follows it is left alone.
+/// The client that a header of either version names. None if it names none. Bytes after the header
+/// are not used.
 fn client(header: &[u8]) -> Option<String> {
     let version = if header[0] == b'P' { ProxyProtocol::V1 } else { ProxyProtocol::V2 };
     let parsed = verdict(&[header, b"GET / HTTP/1.1\r\n"].concat(), version);
@@ -35,7 +37,7 @@ fn refused(bytes: &[u8]) {
     );
 }
 
-/// A header of version 2, with the length that it has.
+/// A header of version 2, with its actual length.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = (rest.len() as u16).to_be_bytes();
     [SIGNATURE, &[command, family][..], &len, rest].concat()
@@ -62,7 +64,7 @@ fn of_an_unknown_source_the_rest_is_ignored() {
 }
 
 #[test]
-fn version_1_is_taken_to_the_letter() {
+fn version_1_is_parsed_strictly() {
     for line in [
         "PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\n",
         "PROXY TCP4 192.0.2.1 192.0.2.2 4660 80 \r\n",
@@ -114,10 +116,10 @@ fn version_2_names_the_source() {
 }
 
 #[test]
-fn a_proxy_that_names_nobody_is_believed() {
+fn a_header_without_a_client_is_accepted() {
     for header in [
         v2(LOCAL, UNSPEC, b""),
-        // What comes with LOCAL is thrown away, whatever it is.
+        // Addresses of a LOCAL header are ignored, whatever they are.
         v2(LOCAL, TCP4, INET),
         v2(LOCAL, 0xff, b"?"),
         v2(PROXY, UNSPEC, b""),
@@ -130,7 +132,7 @@ fn a_proxy_that_names_nobody_is_believed() {
 }
 
 #[test]
-fn version_2_is_taken_to_the_letter() {
+fn version_2_is_parsed_strictly() {
     refused(b"\r\n\r\n\0\r\nQUIT\r");
     for command in [0x00, 0x01, 0x10, 0x11, 0x22, 0x2f, 0x31, 0xff] {
         refused(&v2(command, TCP4, INET));
@@ -144,7 +146,7 @@ fn version_2_is_taken_to_the_letter() {
 }
 
 #[test]
-fn version_2_has_so_many_bytes_at_most() {
+fn version_2_has_a_maximum_length() {
     let padded = |len: usize| {
         let padding = len - FIXED - INET.len() - 3;
         let tlv = [&[4][..], &(padding as u16).to_be_bytes(), &vec![0; padding]].concat();
@@ -152,13 +154,13 @@ fn version_2_has_so_many_bytes_at_most() {
     };
     assert_eq!(client(&padded(536)).unwrap(), "192.0.2.1:4660");
     assert_eq!(client(&padded(V2_MAX)).unwrap(), "192.0.2.1:4660");
-    // Not waited for.
+    // A header over the limit is not waited for.
     assert_eq!(parse_proxy(&padded(V2_MAX + 1)[..FIXED], ProxyProtocol::V2), Err(NoProxyHeader));
     refused(&v2(LOCAL, UNSPEC, &[0; V2_MAX]));
 }
 
 #[test]
-fn tlvs_fill_what_is_left() {
+fn tlvs_fill_the_rest_of_the_header() {
     let with = |tlvs: &[u8]| v2(PROXY, TCP4, &[INET, tlvs].concat());
     assert_eq!(client(&with(&[0xea, 0, 3, 1, 2, 3, 4, 0, 0])).unwrap(), "192.0.2.1:4660");
     for tlvs in [&[1][..], &[1, 0], &[1, 0, 1], &[1, 0, 2, 9], &[4, 0, 0, 1, 0xff, 0xff]] {
@@ -184,11 +186,11 @@ fn a_checksum_is_verified() {
 }
 
 #[test]
-fn only_the_version_that_is_wanted_is_taken() {
+fn only_the_configured_version_is_accepted() {
     let (one, two) = (b"PROXY UNKNOWN\r\n", v2(LOCAL, UNSPEC, b""));
     assert_eq!(verdict(one, ProxyProtocol::V2), Err(NoProxyHeader));
     assert_eq!(verdict(&two, ProxyProtocol::V1), Err(NoProxyHeader));
-    assert_eq!(parse_proxy(&one[..1], ProxyProtocol::V2), Err(NoProxyHeader), "the first byte tells");
+    assert_eq!(parse_proxy(&one[..1], ProxyProtocol::V2), Err(NoProxyHeader), "the first byte decides");
     assert_eq!(parse_proxy(one, ProxyProtocol::Off), Err(NoProxyHeader));
 }
 
@@ -201,7 +203,7 @@ fn endpoint() -> impl Strategy<Value = SocketAddr> {
 
 proptest! {
     #[test]
-    fn whatever_is_written_is_read_again(source in endpoint(), tlv in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn a_written_header_is_read_unchanged(source in endpoint(), tlv in prop::collection::vec(any::<u8>(), 0..600)) {
         let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
         let (ip, port) = (source.ip(), source.port());
         let line = format!("PROXY {family} {ip} {ip} {port} {port}\r\n");
@@ -218,13 +220,13 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_change_their_meaning_as_more_arrive(
+    fn more_bytes_never_change_a_result(
         start in prop_oneof![Just(&b""[..]), Just(GREETING), Just(&b"PROXY TCP4 "[..]), Just(&SIGNATURE[..])],
         rest in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x21), Just(0x11), Just(0), Just(b'\n')], 0..200),
     ) {
         let bytes = [start, &rest].concat();
         let _ = verdict(&bytes, ProxyProtocol::Auto);
         let long = [&bytes[..], &[0; 5000]].concat();
-        prop_assert!(parse_proxy(&long, ProxyProtocol::Auto) != Ok(None), "something is waited for without end");
+        prop_assert!(parse_proxy(&long, ProxyProtocol::Auto) != Ok(None), "the parser waits without end");
     }
 }

@@ -1,22 +1,22 @@
-//! The drive loop and its readiness bits, over a machine that does as it is told.
+//! The drive loop and its readiness bits, with a machine that follows a script.
 
 use super::*;
 use crate::config::Limits;
 use crate::http1::HttpDate;
-use crate::machine::Timer;
+use crate::machine::{Move, Timer};
 use crate::shutdown::Finish;
 use crate::testing::{Pipe, START};
 
-/// Reads into a buffer of a few bytes, and writes what it has.
+/// Reads into a buffer of a few bytes, and writes its output.
 #[derive(Debug)]
 struct Echo {
     buffer: [u8; 8],
     read: Vec<u8>,
     unsent: Vec<u8>,
     eof: bool,
-    /// What it says instead of waiting.
+    /// The step that it returns instead of waiting.
     says: Option<Step>,
-    /// What it says once the peer has ended its side.
+    /// The step that it returns once the peer has ended its side.
     says_at_eof: Option<Step>,
     steps: u32,
 }
@@ -41,7 +41,7 @@ impl Wire for Echo {
     }
 
     fn handle_read(&mut self, n: usize, _: Time) {
-        assert!(n > 0, "nothing is not something");
+        assert!(n > 0, "a read has bytes");
         self.read.extend_from_slice(&self.buffer[..n]);
     }
 
@@ -67,7 +67,7 @@ impl Machine for Echo {
     }
 }
 
-fn driven(machine: &mut Echo, io: &mut Io<Pipe>) -> Outcome {
+fn driven(machine: &mut Echo, io: &mut Io<Pipe>) -> Next {
     let (date, limits) = (HttpDate::from_unix(0), Limits::default());
     drive(machine, io, &Cx::new(START, &date, std::task::Waker::noop(), &limits, &Finish))
 }
@@ -85,10 +85,10 @@ fn calls(pipe: &Pipe) -> u32 {
 }
 
 #[test]
-fn a_short_read_is_not_followed_by_one_that_would_block() {
+fn no_read_that_would_block_follows_a_short_one() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     pipe.0.borrow_mut().incoming.extend(b"short");
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Wait { interest: READ, deadline: None });
+    assert_eq!(driven(&mut machine, &mut io), Next::Wait { interest: READ, deadline: None });
     assert_eq!((machine.read.as_slice(), calls(&pipe)), (&b"short"[..], 1));
     driven(&mut machine, &mut io);
     assert_eq!(calls(&pipe), 0, "nothing is tried before a wait says so");
@@ -106,7 +106,7 @@ fn a_full_read_is_followed_by_another() {
 }
 
 #[test]
-fn an_end_that_was_reported_with_the_last_bytes_is_found_behind_a_short_read() {
+fn an_end_reported_with_the_last_bytes_is_found() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     driven(&mut machine, &mut io);
     pipe.0.borrow_mut().incoming.extend(b"last");
@@ -115,17 +115,17 @@ fn an_end_that_was_reported_with_the_last_bytes_is_found_behind_a_short_read() {
     driven(&mut machine, &mut io);
     assert!(machine.eof && machine.read == b"last");
     calls(&pipe);
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Wait { interest: Interest::NONE, deadline: None });
+    assert_eq!(driven(&mut machine, &mut io), Next::Wait { interest: Interest::NONE, deadline: None });
     assert_eq!(calls(&pipe), 0, "an end is found once");
 }
 
 #[test]
-fn a_short_write_is_not_followed_by_one_that_would_block() {
+fn no_write_that_would_block_follows_a_short_one() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b"response"));
     pipe.0.borrow_mut().room = 5;
     io.readable = false;
     let outcome = driven(&mut machine, &mut io);
-    assert_eq!(outcome, Outcome::Wait { interest: Interest { read: true, write: true }, deadline: None });
+    assert_eq!(outcome, Next::Wait { interest: Interest { read: true, write: true }, deadline: None });
     assert_eq!(calls(&pipe), 1);
     assert_eq!(pipe.0.borrow().outgoing, b"respo");
     pipe.0.borrow_mut().room = 5;
@@ -138,7 +138,7 @@ fn a_short_write_is_not_followed_by_one_that_would_block() {
 }
 
 #[test]
-fn a_direction_without_interest_is_left_alone() {
+fn a_direction_without_interest_is_not_used() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b"response"));
     pipe.0.borrow_mut().incoming.extend(b"request");
     assert!(!pump(&mut machine, &mut io, Interest::NONE, START).expect("nothing fails"));
@@ -160,34 +160,34 @@ fn a_failure_either_way_ends_the_connection() {
         let ((pipe, mut io), mut machine) = (io(), Echo::new(unsent));
         io.readable = readable;
         pipe.0.borrow_mut().failure = Some(io::ErrorKind::ConnectionReset);
-        assert_eq!(driven(&mut machine, &mut io), Outcome::Close(CloseReason::TransportFailed));
+        assert_eq!(driven(&mut machine, &mut io), Next::Close(CloseReason::TransportFailed));
     }
 }
 
 #[test]
-fn a_machine_whose_end_a_failure_is_gives_its_own_reason() {
+fn a_machine_can_give_its_own_reason_for_a_failure() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     machine.says_at_eof = Some(Step::Close(CloseReason::Finished));
     pipe.0.borrow_mut().failure = Some(io::ErrorKind::ConnectionReset);
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Close(CloseReason::Finished));
+    assert_eq!(driven(&mut machine, &mut io), Next::Close(CloseReason::Finished));
 }
 
 #[test]
-fn a_half_close_reaches_the_transport_and_the_machine_goes_on() {
+fn a_half_close_reaches_the_transport_and_does_not_end_the_machine() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     machine.says = Some(Step::HalfClose);
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Wait { interest: READ, deadline: None });
+    assert_eq!(driven(&mut machine, &mut io), Next::Wait { interest: READ, deadline: None });
     assert!(pipe.0.borrow().half_closed);
     assert_eq!(machine.steps, 2);
 }
 
 #[test]
-fn what_a_machine_says_reaches_the_backend() {
+fn steps_of_the_machine_reach_the_backend() {
     for (step, outcome) in [
-        (Step::Run, Outcome::Run),
-        (Step::HandOff, Outcome::HandOff),
-        (Step::Close(CloseReason::Finished), Outcome::Close(CloseReason::Finished)),
-        (Step::Yield, Outcome::Again),
+        (Step::Move(Move::Lease), Next::Move(Move::Lease)),
+        (Step::Move(Move::Handoff), Next::Move(Move::Handoff)),
+        (Step::Close(CloseReason::Finished), Next::Close(CloseReason::Finished)),
+        (Step::Yield, Next::Again),
     ] {
         let ((_, mut io), mut machine) = (io(), Echo::new(b""));
         machine.says = Some(step);
@@ -206,12 +206,12 @@ fn a_machine_that_yields_sends_what_it_has_and_reads_nothing() {
     assert_eq!((machine.unsent.len(), machine.read.len()), (0, 0));
 }
 
-/// However long it took to come back to it, it is in time.
+/// However late the loop reads them, the bytes are in time.
 #[test]
-fn what_has_arrived_while_a_handler_ran_and_what_it_has_left_moves_before_the_next_step() {
+fn bytes_move_between_a_handlers_end_and_the_next_step() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
-    machine.says = Some(Step::Run);
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Run);
+    machine.says = Some(Step::Move(Move::Lease));
+    assert_eq!(driven(&mut machine, &mut io), Next::Move(Move::Lease));
     pipe.0.borrow_mut().incoming.extend(b"request");
     machine.unsent.extend(b"response");
     io.ready(Readiness { readable: true, ..Readiness::default() });
@@ -222,7 +222,7 @@ fn what_has_arrived_while_a_handler_ran_and_what_it_has_left_moves_before_the_ne
 }
 
 #[test]
-fn what_has_arrived_is_read_before_the_first_step() {
+fn arrived_bytes_are_read_before_the_first_step() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     pipe.0.borrow_mut().incoming.extend(b"request");
     machine.says = Some(Step::Close(CloseReason::DrainIdle));
@@ -231,9 +231,9 @@ fn what_has_arrived_is_read_before_the_first_step() {
 }
 
 #[test]
-fn a_peer_that_sends_without_end_lets_others_have_their_turn() {
+fn an_endless_sender_leaves_others_their_turn() {
     let ((pipe, mut io), mut machine) = (io(), Echo::new(b""));
     pipe.0.borrow_mut().incoming.extend([b'x'; 10_000]);
-    assert_eq!(driven(&mut machine, &mut io), Outcome::Again);
+    assert_eq!(driven(&mut machine, &mut io), Next::Again);
     assert_eq!(machine.steps, TURNS);
 }

@@ -1,4 +1,4 @@
-//! The machine with an application, driven over whole lives of connections in virtual time.
+//! The machine with an application, over whole lives of connections in virtual time.
 
 use std::io::{self, Read, Write};
 
@@ -8,34 +8,38 @@ use crate::app::{AppError, BodyReader, Handler, Responder};
 use crate::http1::{Head, ResponseHead};
 use crate::testing::{Bench, Log};
 
+mod activity;
 mod budgets;
 mod corpus;
 mod deadlines;
 mod drain;
 mod ends;
-#[path = "tests/proxy_trust.rs"]
-mod front;
 mod futures;
-#[path = "tests/handoff.rs"]
-mod hand_off;
 mod handlers;
+mod handoff;
 mod interim;
+mod look;
 mod observer;
 mod overtime;
 mod pace;
+mod placement;
 mod policies;
+mod proxy_trust;
 mod quota;
+mod rescue;
 mod splits;
+mod streams;
 mod strict;
-#[path = "tests/placement.rs"]
-mod turns;
 
-/// The application of these tests: what it does is the target's to say, what it saw goes into the log.
+/// The application of these tests: the target decides what it does, and the log records what it
+/// saw.
 #[derive(Clone, Debug, Default)]
 struct Tester {
     log: Log,
-    /// Its answers are short.
+    /// Its handlers are short.
     short: bool,
+    /// It streams request bodies.
+    streams: bool,
 }
 
 impl Handler for Tester {
@@ -71,7 +75,7 @@ impl Handler for Tester {
                 }
                 out.send(ok, format!("{count} bytes"))?;
             }
-            // Answers as it reads, a byte at a time.
+            // Answers while it reads, a byte at a time.
             "/pipe" => {
                 let mut out = out.stream(ok)?;
                 let mut buffer = [0];
@@ -120,7 +124,7 @@ impl Handler for Tester {
                 }
                 out.send(ok, "hello")?;
             }
-            // The length that is announced is not that of what is sent.
+            // The announced length differs from the length sent.
             "/sent-length" => out.send(ok.field("Content-Length", number.to_string()), "abcd")?,
             // Answers with the trailers of the request.
             "/trailers" => {
@@ -152,7 +156,7 @@ impl Handler for Tester {
                     }
                 }
             }
-            // Writes a line for every byte that comes, until the worker drains (D14).
+            // Writes a line for every byte that arrives, until the worker drains (D14).
             "/events" => {
                 let drain = out.drain();
                 let mut out = out.stream(ok)?;
@@ -170,6 +174,10 @@ impl Handler for Tester {
     fn is_short(&self, _: &Head<'_>) -> bool {
         self.short
     }
+
+    fn streams_body(&self, _: &Head<'_>) -> bool {
+        self.streams
+    }
 }
 
 impl Tester {
@@ -178,7 +186,7 @@ impl Tester {
     }
 }
 
-/// A bench whose handlers run where they may block.
+/// A bench whose handlers may block.
 fn bench() -> Bench {
     bench_of(false)
 }
@@ -189,7 +197,7 @@ fn short_bench() -> Bench {
 }
 
 fn bench_of(short: bool) -> Bench {
-    let tester = Tester { log: Log::default(), short };
+    let tester = Tester { short, ..Tester::default() };
     let log = tester.log.clone();
     Bench { log, ..Bench::new(tester) }
 }
@@ -206,7 +214,7 @@ fn post(target: &str, body: &str) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// How often `part` is in `text`.
+/// How often `text` contains `part`.
 fn count(text: &str, part: &str) -> usize {
     text.matches(part).count()
 }

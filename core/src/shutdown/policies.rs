@@ -1,12 +1,14 @@
-//! The policies that come with the crate, as pure functions of what they are asked.
+//! The stock policies, as pure functions.
 //!
 //! | policy | idle connection | next request on it |
 //! |---|---|---|
-//! | [`Finish`] | kept until its client speaks, its keep-alive runs out, or the deadline | served, close announced |
+//! | [`Finish`] | kept until its next request, keep-alive time or the deadline | served, close |
 //! | [`CloseIdle`] | closed at once | lost, if it was on its way |
-//! | [`Grace`] | closed once idle for so long since its last response | served, close announced |
-//! | [`Spread`] | closed at its own moment of a window | served, close announced more and more often |
-//! | [`Handoff`] | moved to another worker | served there, nothing announced |
+//! | [`Grace`] | closed once idle for a given time since its last response | served, close |
+//! | [`Spread`] | closed at its own moment of a window | served, close more and more often |
+//! | [`Handoff`] | moved to another worker | served there, no close |
+//!
+//! "Close" means that the response announces it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,8 @@ use super::{Announce, ConnView, Drain, Idle, ShutdownPolicy};
 use crate::draw::scatter;
 use crate::time::Time;
 
-/// The default policy: an idle connection is kept until its client speaks, its keep-alive time runs out or
-/// the deadline comes; the next response on it announces close.
+/// The default policy: an idle connection is kept until its next request, the end of its keep-alive
+/// time, or the deadline. The next response on it announces close.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "a name for two functions")]
 pub struct Finish;
@@ -31,8 +33,8 @@ impl ShutdownPolicy for Finish {
     }
 }
 
-/// Closes idle connections at once; what is in flight is finished and announces close. A request that crosses the close
-/// on its way is lost, so it is for clients that try again.
+/// Closes idle connections at once. Requests in flight are finished and announce close. A request
+/// that crosses the close is lost, so this policy is for clients that retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "a name for two functions")]
 pub struct CloseIdle;
@@ -47,8 +49,8 @@ impl ShutdownPolicy for CloseIdle {
     }
 }
 
-/// Keeps a connection until it has been idle for this long since its last response (D8), however much of that was before
-/// the drain; the next response on it announces close. Zero is [`CloseIdle`].
+/// Keeps a connection until it has been idle for this long since its last response (D8), including
+/// time before the drain. The next response on it announces close. Zero equals [`CloseIdle`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_structs, reason = "a time and nothing else")]
 pub struct Grace(pub Duration);
@@ -63,19 +65,20 @@ impl ShutdownPolicy for Grace {
     }
 }
 
-/// Closes connections one after the other over a window of this length from the drain's beginning, so that clients do not
-/// all come back at once.
+/// Closes connections one after the other over a window of this length from the drain's beginning,
+/// so that clients do not all come back at once.
 ///
-/// Each has a moment of its own in the window, by its `draw`, at which it is closed if it is idle. A response announces
-/// close with a probability that rises from 0 to 1 over the window, decided anew for each; and always once the moment has
-/// come, because the connection would be closed right behind it. A window of zero is [`CloseIdle`]. What of it lies beyond
-/// the drain's deadline is cut off by that.
+/// Each connection has its own moment in the window, by its `draw`, at which it is closed if it is
+/// idle. A response announces close with a probability that rises from 0 to 1 over the window,
+/// drawn anew for each response, and always after that moment, because the connection would be
+/// closed right after it. A window of zero equals [`CloseIdle`]. The drain's deadline cuts a longer
+/// window off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_structs, reason = "a time and nothing else")]
 pub struct Spread(pub Duration);
 
 impl Spread {
-    /// The moment of the window that lies at `share` of it, in parts of 2³².
+    /// The moment of the window at the fraction `share` / 2³².
     fn moment(&self, drain: &Drain, share: u32) -> Time {
         let nanos = (self.0.as_nanos() * u128::from(share)) >> 32;
         drain.since + Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX))
@@ -89,14 +92,14 @@ impl ShutdownPolicy for Spread {
 
     fn announce(&self, drain: &Drain, connection: &ConnView, now: Time) -> Announce {
         let chance = scatter((u64::from(connection.draw) << 32) | u64::from(connection.served));
-        // A share that is uniform lies in the part that has passed with just the probability that is wanted.
+        // A uniform share lies in the elapsed part with exactly the wanted probability.
         let moment = self.moment(drain, chance).min(self.moment(drain, connection.draw));
         if now > moment || now >= drain.since + self.0 { Announce::Close } else { Announce::KeepAlive }
     }
 }
 
-/// Moves connections to another worker, without a word to their clients (D19). What cannot move, and all of them where there
-/// is no other worker, this policy decides about.
+/// Moves connections to another worker, without notice to their clients (D19). The inner policy
+/// decides about connections that cannot move, and about all if there is no other worker.
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs, reason = "a policy and nothing else")]
 pub struct Handoff(pub Arc<dyn ShutdownPolicy>);
@@ -108,7 +111,7 @@ impl Handoff {
 }
 
 impl Default for Handoff {
-    /// [`Finish`] decides about what does not move.
+    /// With [`Finish`] as the inner policy.
     fn default() -> Self {
         Self(Arc::new(Finish))
     }
@@ -116,7 +119,7 @@ impl Default for Handoff {
 
 impl ShutdownPolicy for Handoff {
     fn idle(&self, drain: &Drain, connection: &ConnView, now: Time) -> Idle {
-        if Self::moves(drain, connection) { Idle::HandOff } else { self.0.idle(drain, connection, now) }
+        if Self::moves(drain, connection) { Idle::Handoff } else { self.0.idle(drain, connection, now) }
     }
 
     fn announce(&self, drain: &Drain, connection: &ConnView, now: Time) -> Announce {

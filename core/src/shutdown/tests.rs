@@ -16,7 +16,7 @@ fn d11_a_later_order_only_shortens_a_drain() {
 }
 
 #[test]
-fn d11_a_drain_has_lasted_since_it_was_first_asked_for() {
+fn d11_a_drain_lasts_since_its_first_order() {
     let mut drain = Drain::new(Reason::Stop, at(900), at(30_900));
     drain.merge(Drain::new(Reason::Stop, at(0), at(30_000)));
     assert_eq!(drain, Drain::new(Reason::Stop, at(0), at(30_000)));
@@ -32,12 +32,12 @@ fn every_reason_survives_being_a_byte() {
 }
 
 #[test]
-fn a_lame_duck_begins_its_drain_when_it_is_told_to_and_by_its_own_deadline() {
+fn a_lame_duck_drains_on_its_order_by_its_own_deadline() {
     let mut drain = Drain::new(Reason::Stop, at(0), at(40_000)).lameduck();
     drain.merge(Drain::new(Reason::Stop, at(5), at(30_000)).lameduck());
     assert_eq!((drain.phase, drain.since), (Phase::Lameduck, at(0)));
     drain.merge(Drain::new(Reason::QuickStop, at(100), at(50_000)));
     assert_eq!(drain, Drain::new(Reason::QuickStop, at(100), at(30_000)));
     drain.merge(Drain::new(Reason::Stop, at(200), at(30_000)).lameduck());
-    assert_eq!(drain.phase, Phase::Draining, "it does not become one again");
+    assert_eq!(drain.phase, Phase::Draining, "a drain does not become a lame duck again");
 }

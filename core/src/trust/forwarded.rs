@@ -1,38 +1,44 @@
-//! What proxies say of the client in fields: `Forwarded` (RFC 7239), and X-Forwarded-For, -Proto and -Host, which no standard
-//! has.
+//! Forwarding fields, in which proxies name the client: `Forwarded` (RFC 7239), and
+//! X-Forwarded-For, -Proto and -Host, which no standard defines.
 //!
-//! Each proxy adds an element behind those that it was sent, so that they are read from the right: the element of the peer,
-//! which is trusted, and, as long as it names another trusted one, that one's. The first that names somebody else is the
-//! client's; what stands to its left was said by nobody that is trusted, and is not looked at. Nothing is guessed: what is
-//! malformed up to there, or said twice and differently, is refused.
+//! Each proxy appends an element to those that it received, so elements are read from the right:
+//! the element of the peer, which is trusted, and, while an element names another trusted proxy,
+//! the element of that proxy. The first other address is the client's. Elements to its left were
+//! not written by a trusted proxy, and are ignored.
+//!
+//! A client cannot correct what proxies write, so a value that cannot be parsed is ignored, as
+//! `unknown` is, and no request is refused for it. A request is refused only for fields that a
+//! client may have written to pose as another one: unmatched quotes and malformed pairs in
+//! `Forwarded`, which could hide the element of a proxy, and contradictions between `Forwarded` and
+//! the other fields.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str;
 
-use super::Refusal;
-use super::chunked::is_token;
-use super::target::is_authority;
+use super::Trusted;
 use crate::client::Scheme;
-use crate::trust::Trusted;
+use crate::http1::{Refusal, is_authority, is_token};
 
-/// What the fields say of the client.
+/// The client according to the fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Forwarded<'a> {
-    pub(super) node: Option<Node>,
-    pub(super) scheme: Option<Scheme>,
-    /// The host that it has asked for, perhaps with a port.
-    pub(super) host: Option<&'a [u8]>,
+pub(crate) struct Forwarded<'a> {
+    pub(crate) node: Option<Node>,
+    pub(crate) scheme: Option<Scheme>,
+    /// The requested host, with an optional port.
+    pub(crate) host: Option<&'a [u8]>,
+    /// A value that matters could not be parsed, and is ignored.
+    pub(crate) is_unclear: bool,
 }
 
-/// An address, and the port if that is known.
+/// An address, and the port if it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Node {
-    pub(super) ip: IpAddr,
-    pub(super) port: Option<u16>,
+pub(crate) struct Node {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: Option<u16>,
 }
 
-/// Whether this is the name of a field about forwarding.
-pub(super) fn is_about_forwarding(name: &[u8]) -> bool {
+/// Whether this is the name of a forwarding field.
+pub(crate) fn is_about_forwarding(name: &[u8]) -> bool {
     [FORWARDED, FOR, PROTO, HOST].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
@@ -41,12 +47,12 @@ const FOR: &[u8] = b"x-forwarded-for";
 const PROTO: &[u8] = b"x-forwarded-proto";
 const HOST: &[u8] = b"x-forwarded-host";
 
-/// Reads the fields of a request that a trusted peer has sent.
+/// Evaluates the fields of a request that a trusted peer has sent.
 ///
 /// # Errors
 ///
-/// What is read of them is malformed or contradictory.
-pub(super) fn forwarded<'a>(
+/// `Forwarded` is no list of pairs, or contradicts the other fields.
+pub(crate) fn forwarded<'a>(
     fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
     trusted: &Trusted,
 ) -> Result<Forwarded<'a>, Refusal> {
@@ -63,24 +69,74 @@ pub(super) fn forwarded<'a>(
     for value in named(FORWARDED) {
         elements.extend(split_unquoted(value, b',')?.into_iter().filter(|element| !element.is_empty()));
     }
-    let standard = nearest(elements.into_iter().rev().map(element), trusted)?;
+    let (standard, _) = nearest(elements.into_iter().rev().map(element), trusted)?;
 
     let addresses: Vec<_> = members(FOR).collect();
-    let addresses = addresses.into_iter().rev();
-    let usual = Forwarded {
-        scheme: agreed(members(PROTO).map(scheme), Scheme::eq)?,
-        host: agreed(members(HOST).map(host), is_same_host)?,
-        ..nearest(
-            addresses.map(|text| Ok(Forwarded { node: address(text)?, ..Forwarded::default() })),
-            trusted,
-        )?
-    };
+    let hops = addresses.len();
+    let addresses = addresses.into_iter().rev().map(|text| Ok(Forwarded::default().with_node(address(text))));
+    let (usual, depth) = nearest(addresses, trusted)?;
+    let said_of = |all| Said { all, hops, depth };
+    let usual = usual
+        .with_scheme(said_of(members(PROTO).collect()).pick(scheme, Scheme::eq))
+        .with_host(said_of(members(HOST).collect()).pick(host, is_same_host));
 
+    // Many proxies write one form and pass the other on as the client wrote it: where the two
+    // differ, one may be forged.
     Ok(Forwarded {
-        node: agreed(standard.node.into_iter().chain(usual.node).map(Ok), Node::is)?,
-        scheme: agreed(standard.scheme.into_iter().chain(usual.scheme).map(Ok), Scheme::eq)?,
-        host: agreed(standard.host.into_iter().chain(usual.host).map(Ok), is_same_host)?,
+        node: agreed(standard.node, usual.node, Node::is)?,
+        scheme: agreed(standard.scheme, usual.scheme, Scheme::eq)?,
+        host: agreed(standard.host, usual.host, is_same_host)?,
+        is_unclear: standard.is_unclear || usual.is_unclear,
     })
+}
+
+/// A value that could not be parsed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Unclear;
+
+impl<'a> Forwarded<'a> {
+    fn with_node(self, node: Result<Option<Node>, Unclear>) -> Self {
+        let is_unclear = self.is_unclear || node.is_err();
+        Self { node: node.ok().flatten(), is_unclear, ..self }
+    }
+
+    fn with_scheme(self, scheme: Result<Option<Scheme>, Unclear>) -> Self {
+        let is_unclear = self.is_unclear || scheme.is_err();
+        Self { scheme: scheme.ok().flatten(), is_unclear, ..self }
+    }
+
+    fn with_host(self, host: Result<Option<&'a [u8]>, Unclear>) -> Self {
+        let is_unclear = self.is_unclear || host.is_err();
+        Self { host: host.ok().flatten(), is_unclear, ..self }
+    }
+}
+
+/// The members of X-Forwarded-Proto or -Host. Some proxies append to these fields as to
+/// X-Forwarded-For, others replace them.
+struct Said<'a> {
+    all: Vec<&'a [u8]>,
+    /// The number of elements of X-Forwarded-For.
+    hops: usize,
+    /// How many of those elements are trusted, counted from the right.
+    depth: usize,
+}
+
+impl<'a> Said<'a> {
+    /// The common value of all members. If they differ, the member beside the client's address, if
+    /// there is one for each address.
+    fn pick<T>(
+        self,
+        read: impl Fn(&'a [u8]) -> Result<T, Unclear>,
+        is_same: impl Fn(&T, &T) -> bool,
+    ) -> Result<Option<T>, Unclear> {
+        let Some((first, rest)) = self.all.split_first() else { return Ok(None) };
+        let is_first = |text: &&'a [u8]| matches!((read(first), read(text)), (Ok(one), Ok(other)) if is_same(&one, &other));
+        if rest.iter().all(is_first) {
+            return read(first).map(Some);
+        }
+        let beside = self.all.len().checked_sub(self.depth).filter(|_| self.all.len() == self.hops);
+        beside.and_then(|at| self.all.get(at)).map(|text| read(text)).ok_or(Unclear)?.map(Some)
+    }
 }
 
 impl Node {
@@ -93,40 +149,37 @@ impl Node {
 
 const REFUSED: Refusal = Refusal::BadForwarding;
 
-/// The last element that is to be believed, of those from right to left. Where it names nobody, the one before it has
-/// named the last that is known.
+/// The last trusted element, from right to left, and its number. An element without an address
+/// leaves the address of the element before it.
 fn nearest<'a>(
     elements: impl Iterator<Item = Result<Forwarded<'a>, Refusal>>,
     trusted: &Trusted,
-) -> Result<Forwarded<'a>, Refusal> {
-    let mut nearest = Forwarded::default();
+) -> Result<(Forwarded<'a>, usize), Refusal> {
+    let (mut nearest, mut depth) = (Forwarded::default(), 0);
     for element in elements {
         let element = element?;
         nearest = Forwarded { node: element.node.or(nearest.node), ..element };
+        depth += 1;
         if element.node.is_none_or(|node| !trusted.has_ip(node.ip)) {
             break;
         }
     }
-    Ok(nearest)
+    Ok((nearest, depth))
 }
 
-/// What all say that say anything.
+/// The common value of both, or the only one. Values that differ are refused.
 fn agreed<T>(
-    said: impl Iterator<Item = Result<T, Refusal>>,
+    one: Option<T>,
+    other: Option<T>,
     is_same: impl Fn(&T, &T) -> bool,
 ) -> Result<Option<T>, Refusal> {
-    let mut agreed = None;
-    for one in said {
-        let one = one?;
-        if agreed.as_ref().is_some_and(|before| !is_same(before, &one)) {
-            return Err(REFUSED);
-        }
-        agreed.get_or_insert(one);
+    match (one, other) {
+        (Some(one), Some(other)) if !is_same(&one, &other) => Err(REFUSED),
+        (one, other) => Ok(one.or(other)),
     }
-    Ok(agreed)
 }
 
-/// An element of `Forwarded`: pairs, of which each name comes once (RFC 7239 §4).
+/// An element of `Forwarded`: pairs with different names (RFC 7239 §4).
 fn element(text: &[u8]) -> Result<Forwarded<'_>, Refusal> {
     let (mut by, mut node, mut protocol, mut asked) = (None, None, None, None);
     for pair in split_unquoted(text, b';')?.into_iter().filter(|pair| !pair.is_empty()) {
@@ -137,7 +190,7 @@ fn element(text: &[u8]) -> Result<Forwarded<'_>, Refusal> {
             b"proto" => &mut protocol,
             b"host" => &mut asked,
             b"by" => &mut by,
-            // Others may follow one day (§5.5).
+            // Extensions are allowed (§5.5).
             other if !other.is_empty() && other.iter().all(|&byte| is_token(byte)) => continue,
             _ => return Err(REFUSED),
         };
@@ -145,24 +198,37 @@ fn element(text: &[u8]) -> Result<Forwarded<'_>, Refusal> {
             return Err(REFUSED);
         }
     }
-    Ok(Forwarded {
-        node: node.map(self::node).transpose()?.flatten(),
-        scheme: protocol.map(scheme).transpose()?,
-        host: asked.map(host).transpose()?,
-    })
+    Ok(Forwarded::default()
+        .with_node(node.map_or(Ok(None), |value| value.and_then(address)))
+        .with_scheme(protocol.map(|value| value.and_then(scheme)).transpose())
+        .with_host(asked.map(|value| value.and_then(host)).transpose()))
 }
 
-/// A value that is a token, or what is in its quotes. Nothing that is read here has to be escaped, and what is escaped all
-/// the same is not understood.
-fn unquoted(value: &[u8]) -> Result<&[u8], Refusal> {
-    match value {
-        [b'"', inner @ .., b'"'] if !inner.iter().any(|byte| b"\"\\".contains(byte)) => Ok(inner),
-        token if !token.is_empty() && token.iter().all(|&byte| is_token(byte)) => Ok(token),
-        _ => Err(REFUSED),
+/// The value without its quotes, if it has any. Values that require quotes are often written
+/// without. No value that is read here needs an escape, and one with an escape is not parsed.
+///
+/// # Errors
+///
+/// The end of the value is ambiguous.
+fn unquoted(value: &[u8]) -> Result<Result<&[u8], Unclear>, Refusal> {
+    let [b'"', inner @ .., b'"'] = value else {
+        let ends_somewhere = value.iter().any(|byte| byte.is_ascii_whitespace() || b"\"\\".contains(byte));
+        return if ends_somewhere { Err(REFUSED) } else { Ok(Ok(value)) };
+    };
+    let mut escaped = false;
+    for byte in inner {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Err(REFUSED),
+            _ => {}
+        }
     }
+    Ok(if inner.contains(&b'\\') { Err(Unclear) } else { Ok(inner) })
 }
 
-/// The parts of a text between separators that are in no quotes (RFC 9110 §5.6.4), without the white space around them.
+/// The parts of a text between separators outside quotes (RFC 9110 §5.6.4), without surrounding
+/// white space.
 fn split_unquoted(text: &[u8], separator: u8) -> Result<Vec<&[u8]>, Refusal> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text.split(|&byte| {
@@ -178,41 +244,52 @@ fn split_unquoted(text: &[u8], separator: u8) -> Result<Vec<&[u8]>, Refusal> {
     if quoted { Err(REFUSED) } else { Ok(parts) }
 }
 
-/// As in X-Forwarded-For: an address, with a port as in `Forwarded`, or nobody. Its own clients on unix sockets nginx calls
-/// `unix:`.
-fn address(text: &[u8]) -> Result<Option<Node>, Refusal> {
-    if text == b"unix:" {
+/// An address as in X-Forwarded-For, with a port as in `Forwarded`, or None. nginx writes `unix:`
+/// for its own clients on unix sockets.
+fn address(text: &[u8]) -> Result<Option<Node>, Unclear> {
+    let text = str::from_utf8(text).map_err(|_| Unclear)?;
+    if text == "unix:" {
         return Ok(None);
     }
-    match str::from_utf8(text).ok().and_then(|text| text.parse().ok()) {
+    match text.parse::<Ipv4Addr>().ok().map(IpAddr::from).or_else(|| ipv6(text)) {
         Some(ip) => Ok(Some(Node { ip, port: None })),
         None => node(text),
     }
 }
 
-/// A node of RFC 7239 §6; none if its address is unknown or kept secret.
-fn node(text: &[u8]) -> Result<Option<Node>, Refusal> {
-    let text = str::from_utf8(text).map_err(|_| REFUSED)?;
+/// A node of RFC 7239 §6. None if its address is unknown or obfuscated.
+fn node(text: &str) -> Result<Option<Node>, Unclear> {
     let bracket = text.rfind(']').map_or(0, |end| end + 1);
     let (name, port) = match text[bracket..].find(':') {
         Some(colon) => (&text[..bracket + colon], Some(&text[bracket + colon + 1..])),
         None => (text, None),
     };
     let port = match port {
-        Some(port) if !is_obfuscated(port) => Some(number(port).ok_or(REFUSED)?),
+        Some(port) if !is_obfuscated(port) => Some(number(port).ok_or(Unclear)?),
         _ => None,
     };
     if name.eq_ignore_ascii_case("unknown") || is_obfuscated(name) {
         return Ok(None);
     }
     let ip: Option<IpAddr> = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-        Some(name) => name.parse::<Ipv6Addr>().ok().map(IpAddr::from),
+        Some(name) => ipv6(name),
         None => name.parse::<Ipv4Addr>().ok().map(IpAddr::from),
     };
-    ip.map(|ip| Some(Node { ip, port })).ok_or(REFUSED)
+    ip.map(|ip| Some(Node { ip, port })).ok_or(Unclear)
 }
 
-/// A name that a proxy has made up (RFC 7239 §6.3).
+/// An IPv6 address. The zone of a link-local one (RFC 4007 §11) names an interface of the proxy,
+/// and is ignored.
+fn ipv6(text: &str) -> Option<IpAddr> {
+    let address = match text.split_once('%') {
+        Some((address, zone)) if !zone.is_empty() => address,
+        Some(_) => return None,
+        None => text,
+    };
+    address.parse::<Ipv6Addr>().ok().map(IpAddr::from)
+}
+
+/// An obfuscated name (RFC 7239 §6.3).
 fn is_obfuscated(name: &str) -> bool {
     let made_up = name.strip_prefix('_');
     made_up.is_some_and(|name| {
@@ -220,24 +297,24 @@ fn is_obfuscated(name: &str) -> bool {
     })
 }
 
-/// The number of a port, one to five digits.
+/// A port number of one to five digits.
 fn number(text: &str) -> Option<u16> {
     let digits = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok())?
 }
 
-/// As proxies write it, who may also name the protocol that a request asks to change to.
-fn scheme(text: &[u8]) -> Result<Scheme, Refusal> {
+/// The scheme as proxies write it. Some name the protocol of an upgrade.
+fn scheme(text: &[u8]) -> Result<Scheme, Unclear> {
     match text.to_ascii_lowercase().as_slice() {
         b"http" | b"ws" => Ok(Scheme::Http),
         b"https" | b"wss" => Ok(Scheme::Https),
-        _ => Err(REFUSED),
+        _ => Err(Unclear),
     }
 }
 
-/// A host, and perhaps a port (RFC 9110 §7.2).
-fn host(text: &[u8]) -> Result<&[u8], Refusal> {
-    if !text.is_empty() && is_authority(text) { Ok(text) } else { Err(REFUSED) }
+/// A host with an optional port (RFC 9110 §7.2).
+fn host(text: &[u8]) -> Result<&[u8], Unclear> {
+    if !text.is_empty() && is_authority(text) { Ok(text) } else { Err(Unclear) }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as agreed() asks")]
@@ -246,5 +323,4 @@ fn is_same_host(one: &&[u8], other: &&[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[path = "forwarded/tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ fn has(items: &str, ip: &str) -> bool {
 }
 
 #[test]
-fn addresses_and_networks_have_who_is_in_them() {
+fn a_list_has_its_addresses_and_networks() {
     assert!(has("127.0.0.1, ::1", "127.0.0.1") && has("127.0.0.1,::1", "::1"));
     assert!(!has("127.0.0.1,::1", "127.0.0.2") && !has("127.0.0.1,::1", "::2"));
     assert!(has("10.0.0.0/8", "10.255.0.1") && !has("10.0.0.0/8", "11.0.0.1"));
@@ -22,7 +22,7 @@ fn addresses_and_networks_have_who_is_in_them() {
 }
 
 #[test]
-fn a_mapped_address_is_the_one_that_it_maps() {
+fn a_mapped_address_equals_its_ipv4_address() {
     assert!(has("10.0.0.0/8", "::ffff:10.1.2.3") && has("::ffff:10.0.0.1", "10.0.0.1"));
 }
 
@@ -35,7 +35,7 @@ fn peers_on_unix_sockets_are_in_every_list() {
 }
 
 #[test]
-fn what_is_no_address_is_given_back() {
+fn a_malformed_item_is_returned_as_the_error() {
     for item in ["localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "10.0.0.1:80", "[::1]", "**"]
     {
         assert_eq!(Trusted::parse(["127.0.0.1", item]), Err(item));

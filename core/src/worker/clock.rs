@@ -1,4 +1,4 @@
-//! The clock of a loop: the time of each turn, and the date of each second.
+//! The clock of a loop: the time of a turn, and the date of a second.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::sys;
 use crate::http1::HttpDate;
 use crate::time::Time;
 
-/// Reads `CLOCK_MONOTONIC` once a turn and formats the wall clock once a second.
+/// Reads `CLOCK_MONOTONIC` once a turn, and formats the wall clock once a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     now: Time,
@@ -35,7 +35,7 @@ impl Clock {
         self.now
     }
 
-    /// The time that was read last.
+    /// The time of the last [`tick`](Self::tick).
     pub fn now(&self) -> Time {
         self.now
     }

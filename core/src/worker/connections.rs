@@ -1,30 +1,32 @@
-//! The connections of a poll-shaped backend: who they are, who has something to do, and when the next deadline
-//! passes.
+//! The connections of a poll loop: their storage, the queue of those that have something to do, and
+//! their timers.
 //!
-//! A connection is known by a [`Token`] with a generation, so that an event for a connection that has gone never
-//! reaches the one that has its place. While a handler has a connection on another thread, its place is kept and
-//! what is reported about it is remembered.
+//! A [`Token`] identifies a connection by its place and a generation, so that an event for an ended
+//! connection never reaches the next one in the same place. While a connection is with a handler on
+//! another thread, its place is kept and reports about it are remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
 use slab::Slab;
 
-use crate::machine::{CloseReason, Cx, Machine, Transport};
-use crate::pump::{Io, Outcome, Readiness, drive};
+use crate::machine::{CloseReason, Cx, Machine, Move, Transport};
+use crate::pump::{Io, Next, Readiness, drive};
+use crate::rescue;
 use crate::time::Time;
 
-/// Names a connection for as long as its worker lives. Numbers below [`Token::FIRST`] are never given, and are the
-/// backend's own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// Identifies a connection for as long as its worker lives. Numbers below [`Token::FIRST`] are
+/// never assigned: backends use them for their own sources.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(u64);
 
 impl Token {
-    /// The first number that a connection can have.
+    /// The lowest number of a connection.
     pub const FIRST: u64 = 1 << 32;
 
     /// The token as a number, for a poll set.
@@ -32,7 +34,7 @@ impl Token {
         self.0
     }
 
-    /// The token that a poll set gave back; `None` for the backend's own numbers.
+    /// The token of a number that a poll set has reported; `None` for the backend's own numbers.
     pub fn from_u64(number: u64) -> Option<Self> {
         (number >= Self::FIRST).then_some(Self(number))
     }
@@ -50,104 +52,117 @@ impl Token {
     }
 }
 
-/// A connection with what bytes travel through.
+/// A connection with its transport.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Active<M, T> {
-    /// Its machine.
+    /// The protocol machine.
     pub machine: M,
-    /// Its transport.
+    /// The transport, with its readiness.
     pub io: Io<T>,
 }
 
-/// A connection on its way to a thread that may block or to another worker, or back.
+/// A connection outside of [`Connections`]: with a handler that may block, or about to be handed
+/// off.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Job<M, T> {
-    /// Its place.
+pub struct Detached<M, T> {
+    /// The place that is kept for it.
     pub token: Token,
     /// The connection.
     pub active: Box<Active<M, T>>,
 }
 
-/// What the intake cannot do for a connection by itself.
+/// What a backend has to do for a connection.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_enums, reason = "every backend does all of these")]
 pub enum Work<M, T> {
-    /// Run its handler where that may block, then [`Intake::restore`] it.
-    Run(Job<M, T>),
-    /// Move it to another worker, then [`Intake::forget`] it; if that cannot be done, [`Intake::restore`] it.
-    HandOff(Job<M, T>),
-    /// It has ended for this reason; closing the transport is all that is left.
+    /// Move the connection: run its handler on a lease and then [`Connections::restore`] it, or
+    /// hand it off to another worker and then [`Connections::forget`] it. If the hand-off fails,
+    /// restore it.
+    Move(Move, Detached<M, T>),
+    /// The connection has ended for this reason: close the transport.
     Closed(CloseReason, T),
 }
 
 /// The connections of one worker.
-pub struct Intake<M, T> {
-    slots: Slab<Slot<M, T>>,
-    /// Counts connections, so that no two have the same token.
+pub struct Connections<M, T> {
+    entries: Slab<Entry<M, T>>,
+    /// Incremented for each connection, so that no two have the same token.
     generation: u32,
-    /// Who has something to do, in turn.
+    /// The connections that have something to do, in order.
     ready: VecDeque<Token>,
-    /// How many of them have their turn now.
+    /// How many of them are driven in this turn.
     turn: usize,
-    /// When somebody wants to be looked at: the place, not the connection, so that the number of entries does not grow
-    /// with the number of connections that came and went.
+    /// The time at which each place is due. Keyed by place and not by connection, so that the heap
+    /// does not grow with the number of connections served.
     timers: BinaryHeap<Reverse<(Time, usize)>>,
-    /// The earliest entry of each place in `timers`; [`Time::MAX`] if it has none.
+    /// The earliest entry of each place in `timers`; [`Time::MAX`] for none.
     armed: Vec<Time>,
-    /// Where futures ask for a turn.
-    bell: Arc<Bell>,
+    /// Where wakers of connections report, from any thread.
+    wake_queue: Arc<WakeQueue>,
 }
 
-struct Slot<M, T> {
+struct Entry<M, T> {
     generation: u32,
     queued: bool,
-    /// Gives this connection a turn.
+    /// Queues this connection for a turn, from any thread.
     waker: Waker,
-    state: State<M, T>,
+    presence: Presence<M, T>,
 }
 
-enum State<M, T> {
+enum Presence<M, T> {
     Here(Box<Active<M, T>>),
-    /// With a handler, or about to leave; what a wait has reported since.
+    /// With a handler, or about to be handed off. Collects the readiness reported meanwhile.
     Away(Readiness),
 }
 
-impl<M: Machine, T: Transport> Intake<M, T> {
-    /// No connections. `wake` ends the loop's wait when a future wants its connection to have a turn; it is called
+impl<M: Machine, T: Transport> Connections<M, T> {
+    /// No connections. `wake` ends the loop's wait when a future wakes its connection; it is called
     /// from any thread, and only while the loop waits.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
-            slots: Slab::new(),
+            entries: Slab::new(),
             generation: 0,
             ready: VecDeque::new(),
             turn: 0,
             timers: BinaryHeap::new(),
             armed: Vec::new(),
-            bell: Arc::new(Bell {
-                rung: Mutex::new(Vec::new()),
+            wake_queue: Arc::new(WakeQueue {
+                woken: Mutex::new(Vec::new()),
                 waiting: AtomicBool::new(false),
                 wake: Box::new(wake),
             }),
         }
     }
 
-    /// The token of the next connection, by which it can be waited for before it is [taken in](Self::insert).
+    /// The token of the next connection, so that it can be registered with a poll set before it is
+    /// [inserted](Self::insert).
     pub fn next_token(&self) -> Token {
-        Token::new(self.slots.vacant_key(), self.generation.wrapping_add(1).max(1))
+        Token::new(self.entries.vacant_key(), self.generation.wrapping_add(1).max(1))
     }
 
-    /// Takes a connection in and gives it a turn.
+    /// Adds a connection and queues it for a turn.
     pub fn insert(&mut self, machine: M, transport: T) -> Token {
+        self.insert_published(machine, transport, rescue::Entry::NONE)
+    }
+
+    /// The same with an entry, in which the standing of the connection is published (D20).
+    pub fn insert_published(&mut self, machine: M, transport: T, entry: rescue::Entry) -> Token {
         let token = self.next_token();
         self.generation = token.generation();
-        let active = Box::new(Active { machine, io: Io::new(transport) });
-        let place = self.slots.vacant_entry();
+        let active = Box::new(Active { machine, io: Io::new(transport).published(entry) });
+        let place = self.entries.vacant_entry();
         let index = place.key();
-        let ring = Ring { token, rung: AtomicBool::new(false), bell: self.bell.clone() };
-        let waker = Waker::from(Arc::new(ring));
-        place.insert(Slot { generation: self.generation, queued: false, waker, state: State::Here(active) });
+        let connection_waker =
+            ConnectionWaker { token, queued: AtomicBool::new(false), wake_queue: self.wake_queue.clone() };
+        let waker = Waker::from(Arc::new(connection_waker));
+        place.insert(Entry {
+            generation: self.generation,
+            queued: false,
+            waker,
+            presence: Presence::Here(active),
+        });
         if self.armed.len() <= index {
             self.armed.resize(index + 1, Time::MAX);
         }
@@ -155,58 +170,70 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         token
     }
 
-    /// A wait has reported something about a connection, which gets a turn.
+    /// A wait has reported `readiness` of a connection: queues it for a turn.
     pub fn ready(&mut self, token: Token, readiness: Readiness) {
-        match self.slot(token).map(|slot| &mut slot.state) {
-            Some(State::Here(active)) => {
+        match self.entry(token).map(|entry| &mut entry.presence) {
+            Some(Presence::Here(active)) => {
                 active.io.ready(readiness);
                 self.queue(token);
             }
-            Some(State::Away(missed)) => missed.merge(readiness),
+            Some(Presence::Away(missed)) => missed.merge(readiness),
             None => {}
         }
     }
 
-    /// A connection comes back from its handler and gets a turn.
-    pub fn restore(&mut self, job: Job<M, T>) {
-        let Job { token, mut active } = job;
-        if let Some(slot) = self.slot(token) {
-            if let State::Away(missed) = slot.state {
+    /// Takes a connection back from its handler, and queues it for a turn.
+    pub fn restore(&mut self, detached: Detached<M, T>) {
+        let Detached { token, mut active } = detached;
+        if let Some(entry) = self.entry(token) {
+            if let Presence::Away(missed) = entry.presence {
                 active.io.ready(missed);
             }
-            slot.state = State::Here(active);
+            entry.presence = Presence::Here(active);
             self.queue(token);
         }
     }
 
-    /// A connection does not come back: another worker has it.
+    /// Removes a connection: a detached one, which another worker has now, or any one that has to
+    /// make room. Its transport is dropped, if it is here.
     pub fn forget(&mut self, token: Token) {
         self.remove(token);
     }
 
-    /// Gives every connection a turn, because the world has changed.
+    /// The connections that are not detached, in no order. The lower a token, the older the
+    /// connection.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &M)> {
+        self.entries.iter().filter_map(|(index, entry)| match &entry.presence {
+            Presence::Here(active) => Some((Token::new(index, entry.generation), &active.machine)),
+            Presence::Away(_) => None,
+        })
+    }
+
+    /// Queues every connection for a turn, because the drain has begun or changed.
     pub fn wake_all(&mut self) {
-        for (index, slot) in &mut self.slots {
-            if let State::Here(_) = slot.state
-                && !slot.queued
+        for (index, entry) in &mut self.entries {
+            if let Presence::Here(_) = entry.presence
+                && !entry.queued
             {
-                slot.queued = true;
-                self.ready.push_back(Token::new(index, slot.generation));
+                entry.queued = true;
+                self.ready.push_back(Token::new(index, entry.generation));
             }
         }
     }
 
-    /// The loop's wait is over: futures need not end it any more, until [`deadline`](Self::deadline) is asked for again.
+    /// The loop's wait is over: futures need not end it until [`deadline`](Self::deadline) is
+    /// called again.
     pub fn awake(&self) {
-        self.bell.waiting.store(false, Ordering::SeqCst);
+        self.wake_queue.waiting.store(false, Ordering::SeqCst);
     }
 
-    /// Begins a turn: those whose deadline has passed join those that have something to do. [`work`](Self::work) then
-    /// goes once through them; who has more to do after that waits for the next turn.
+    /// Begins a turn: adds the connections whose future was woken or whose deadline has passed to
+    /// the queue. [`work`](Self::work) then drives each queued connection once; those with more to
+    /// do wait for the next turn.
     pub fn begin_turn(&mut self, now: Time) {
-        for ring in self.bell.answer() {
-            ring.rung.swap(false, Ordering::AcqRel);
-            self.queue(ring.token);
+        for woken in self.wake_queue.take() {
+            woken.queued.swap(false, Ordering::AcqRel);
+            self.queue(woken.token);
         }
         while let Some(&Reverse((at, index))) = self.timers.peek()
             && at <= now
@@ -214,7 +241,7 @@ impl<M: Machine, T: Transport> Intake<M, T> {
             self.timers.pop();
             if self.armed[index] == at {
                 self.armed[index] = Time::MAX;
-                if let Some(Slot { state: State::Here(_), generation, .. }) = self.slots.get(index) {
+                if let Some(Entry { presence: Presence::Here(_), generation, .. }) = self.entries.get(index) {
                     self.queue(Token::new(index, *generation));
                 }
             }
@@ -222,69 +249,81 @@ impl<M: Machine, T: Transport> Intake<M, T> {
         self.turn = self.ready.len();
     }
 
-    /// Drives connections until one needs something from the backend, or this turn is over.
+    /// Drives the connections of this turn until one of them needs the backend. None: the turn is
+    /// over.
     pub fn work(&mut self, cx: &Cx<'_>) -> Option<Work<M, T>> {
         while self.turn > 0 {
             self.turn -= 1;
             let Some(token) = self.ready.pop_front() else { break };
-            let Some(slot) = self.slot(token) else { continue };
-            slot.queued = false;
-            let State::Here(active) = &mut slot.state else { continue };
-            match drive(&mut active.machine, &mut active.io, &cx.waking(&slot.waker)) {
-                Outcome::Wait { deadline, .. } => {
-                    if let Some(deadline) = deadline {
-                        self.arm(token.index(), deadline.at);
-                    }
-                }
-                Outcome::Again => self.queue(token),
-                outcome @ (Outcome::Run | Outcome::HandOff) => {
-                    if let State::Here(active) =
-                        std::mem::replace(&mut slot.state, State::Away(Readiness::default()))
-                    {
-                        let job = Job { token, active };
-                        return Some(match outcome {
-                            Outcome::Run => Work::Run(job),
-                            _ => Work::HandOff(job),
-                        });
-                    }
-                }
-                Outcome::Close(reason) => {
-                    return self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()));
-                }
+            // The connection may have been removed since it was queued.
+            let Some(entry) = self.entry(token) else { continue };
+            entry.queued = false;
+            if let Some(work) = self.drive_one(token, cx) {
+                return Some(work);
             }
         }
         None
     }
 
-    /// When [`begin_turn`](Self::begin_turn) should be called again if nothing happens before; [`Time::ZERO`] while
-    /// somebody still has something to do. Asked when the loop is about to wait: from here on futures wake it.
+    /// Drives one connection, if it is here: for loops that answer a new connection before its
+    /// turn, which it still has. None if it waits, or has more to do.
+    #[inline]
+    pub fn drive_one(&mut self, token: Token, cx: &Cx<'_>) -> Option<Work<M, T>> {
+        let entry = self.entry(token)?;
+        let Presence::Here(active) = &mut entry.presence else { return None };
+        match drive(&mut active.machine, &mut active.io, &cx.waking(&entry.waker)) {
+            Next::Wait { deadline, .. } => {
+                if let Some(deadline) = deadline {
+                    self.arm(token.index(), deadline.at);
+                }
+                None
+            }
+            Next::Again => {
+                self.queue(token);
+                None
+            }
+            // The backend takes the connection. Its place stays and collects the readiness reported
+            // meanwhile.
+            Next::Move(to) => match mem::replace(&mut entry.presence, Presence::Away(Readiness::default())) {
+                Presence::Here(active) => Some(Work::Move(to, Detached { token, active })),
+                Presence::Away(_) => None,
+            },
+            Next::Close(reason) => {
+                self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()))
+            }
+        }
+    }
+
+    /// When to call [`begin_turn`](Self::begin_turn) again if nothing happens before;
+    /// [`Time::ZERO`] while connections are queued. Called right before the loop waits: from here
+    /// on, futures end the wait.
     pub fn deadline(&self) -> Option<Time> {
-        if !self.ready.is_empty() || !self.bell.may_wait() {
+        if !self.ready.is_empty() || !self.wake_queue.may_wait() {
             return Some(Time::ZERO);
         }
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// How many connections there are, those that handlers have included.
+    /// The number of connections, including detached ones.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.entries.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.entries.is_empty()
     }
 
-    fn slot(&mut self, token: Token) -> Option<&mut Slot<M, T>> {
-        let slot = self.slots.get_mut(token.index())?;
-        (Token::new(token.index(), slot.generation) == token).then_some(slot)
+    fn entry(&mut self, token: Token) -> Option<&mut Entry<M, T>> {
+        let entry = self.entries.get_mut(token.index())?;
+        (Token::new(token.index(), entry.generation) == token).then_some(entry)
     }
 
     fn queue(&mut self, token: Token) {
-        if let Some(slot) = self.slot(token)
-            && !slot.queued
+        if let Some(entry) = self.entry(token)
+            && !entry.queued
         {
-            slot.queued = true;
+            entry.queued = true;
             self.ready.push_back(token);
         }
     }
@@ -297,70 +336,73 @@ impl<M: Machine, T: Transport> Intake<M, T> {
     }
 
     fn remove(&mut self, token: Token) -> Option<Box<Active<M, T>>> {
-        self.slot(token)?;
-        match self.slots.remove(token.index()).state {
-            State::Here(active) => Some(active),
-            State::Away(_) => None,
+        self.entry(token)?;
+        match self.entries.remove(token.index()).presence {
+            Presence::Here(active) => Some(active),
+            Presence::Away(_) => None,
         }
     }
 }
 
-impl<M, T> fmt::Debug for Intake<M, T> {
+impl<M, T> fmt::Debug for Connections<M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Intake").field("open", &self.slots.len()).field("ready", &self.ready.len()).finish()
+        f.debug_struct("Connections")
+            .field("open", &self.entries.len())
+            .field("ready", &self.ready.len())
+            .finish()
     }
 }
 
-/// Where futures of any thread ask for a turn of their connection.
-struct Bell {
-    rung: Mutex<Vec<Arc<Ring>>>,
-    /// The loop waits, or is about to.
+/// Collects wake-ups of connections from all threads.
+struct WakeQueue {
+    woken: Mutex<Vec<Arc<ConnectionWaker>>>,
+    /// Whether the loop waits, or is about to.
     waiting: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Bell {
-    /// Who has rung since the last time; the loop is awake from here on.
-    fn answer(&self) -> Vec<Arc<Ring>> {
+impl WakeQueue {
+    /// Takes the connections woken since the last call. The loop counts as awake from here on.
+    fn take(&self) -> Vec<Arc<ConnectionWaker>> {
         self.waiting.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *self.rung())
+        mem::take(&mut *self.woken())
     }
 
-    /// Whether nobody has rung, so that the loop may wait; whoever rings from here on ends that wait.
+    /// Whether no connection was woken, so that the loop may wait. From here on a wake-up ends the
+    /// wait.
     fn may_wait(&self) -> bool {
         self.waiting.store(true, Ordering::SeqCst);
-        self.rung().is_empty()
+        self.woken().is_empty()
     }
 
-    fn rung(&self) -> MutexGuard<'_, Vec<Arc<Ring>>> {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    fn woken(&self) -> MutexGuard<'_, Vec<Arc<ConnectionWaker>>> {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The waker of one connection.
-struct Ring {
+struct ConnectionWaker {
     token: Token,
-    /// It is on the list already.
-    rung: AtomicBool,
-    bell: Arc<Bell>,
+    /// Whether it is in the queue already.
+    queued: AtomicBool,
+    wake_queue: Arc<WakeQueue>,
 }
 
-impl Wake for Ring {
+impl Wake for ConnectionWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.rung.swap(true, Ordering::AcqRel) {
+        if self.queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.bell.rung().push(self.clone());
-        if self.bell.waiting.swap(false, Ordering::SeqCst) {
-            (self.bell.wake)();
+        self.wake_queue.woken().push(self.clone());
+        if self.wake_queue.waiting.swap(false, Ordering::SeqCst) {
+            (self.wake_queue.wake)();
         }
     }
 }
 
 #[cfg(test)]
-#[path = "connections/tests.rs"]
 mod tests;

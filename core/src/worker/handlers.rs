@@ -1,21 +1,34 @@
-//! How handlers run: on threads, or in place.
+//! How handlers run: on a pool of threads, or on the loop's own thread.
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use crate::pump::{Outcome, drive};
-use crate::session::Session;
-use crate::worker::intake::{self, Active};
-use crate::worker::{BlockingTurn, Clock, Crew, Desk, Desks, Piece, Shared, Socket, sys};
+pub use self::blocking::{PollBlocking, WorkerShared, run_blocking};
+pub use self::lease::{Lease, Leased, Leases};
+pub use self::pool::HandlerPool;
+use super::clock::Clock;
+use super::connections::{self, Active};
+use super::socket::Socket;
+use super::sys;
+use crate::pump::{Next, drive};
+use crate::session::{Protocol, Session};
+use crate::time::Time;
 
-/// A connection whose handler is to run, or has run.
-pub type Job = intake::Job<Session, Socket>;
+mod blocking;
+#[cfg(feature = "tokio-context")]
+pub mod future;
+mod lease;
+mod pool;
 
-impl Piece for Job {
+/// A connection that is outside of the loop while its handler runs.
+pub type Detached = connections::Detached<Session, Socket>;
+
+impl Leased for Detached {
     type Transport = Socket;
 
     fn active(&mut self) -> &mut Active<Session, Socket> {
@@ -24,137 +37,216 @@ impl Piece for Job {
 }
 
 /// How handlers run.
+///
+/// An implementation that counts handlers, and lets another one run them:
+///
+/// ```
+/// use remuda_core::worker::handlers::{Detached, Handlers, Leases};
+///
+/// struct Counting<H> {
+///     inner: H,
+///     begun: u64,
+/// }
+///
+/// impl<H: Handlers> Handlers for Counting<H> {
+///     const IN_PLACE: bool = H::IN_PLACE;
+///
+///     fn run(&mut self, job: Detached) -> Option<Detached> {
+///         self.begun += 1;
+///         self.inner.run(job)
+///     }
+///
+///     fn take_done(&mut self) -> Option<Detached> {
+///         self.inner.take_done()
+///     }
+///
+///     fn take_waiting(&mut self) -> Option<Detached> {
+///         self.inner.take_waiting()
+///     }
+///
+///     fn leases(&self) -> Option<&Leases<Detached>> {
+///         self.inner.leases()
+///     }
+/// }
+/// ```
 pub trait Handlers {
-    /// Whether the loop waits for a handler. Nobody listens to the arbiter meanwhile, so that it looks around after each.
+    /// Whether a handler runs on the loop's thread. Orders are not read meanwhile, so the loop
+    /// reads them after each handler.
     const IN_PLACE: bool;
 
-    /// Runs the handler of `job`, now or later; gives the job back if that is done already.
-    fn run(&mut self, job: Job) -> Option<Job>;
+    /// Runs the handler of `job`, now or later. Returns the job if the handler has already
+    /// returned.
+    fn run(&mut self, job: Detached) -> Option<Detached>;
 
-    /// A job that is done, if there is one.
-    fn take_done(&mut self) -> Option<Job>;
+    /// A finished job, if there is one.
+    fn take_done(&mut self) -> Option<Detached>;
 
-    /// Takes back a job that has not begun, if there is one.
-    fn take_waiting(&mut self) -> Option<Job>;
+    /// Takes back a job whose handler has not begun, if there is one.
+    fn take_waiting(&mut self) -> Option<Detached>;
 
-    /// Where the jobs lie that are worked at, for the loop to take away those whose handlers have had their time; none if
-    /// somebody else does that.
-    fn desks(&self) -> Option<&Desks<Job>>;
+    /// The leases of running jobs, from which the loop takes expired ones. None if another thread
+    /// does that.
+    fn leases(&self) -> Option<&Leases<Detached>>;
+
+    /// No connection is left, and the application ends: from now on, tasks that handlers have left
+    /// on their threads are run to their end. Called at most once. The default does nothing, which
+    /// fits handlers that leave no tasks on their threads.
+    fn leave(&mut self) {}
+
+    /// Polls `ending` in this thread's runtime for handlers, until it is ready, `epoll` is
+    /// readable, or `until` has come. The default returns false: handlers have no runtime on this
+    /// thread, and nothing was polled.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the wait.
+    fn attend(&mut self, ending: &mut Attended<'_>, epoll: BorrowedFd<'_>, until: Time) -> io::Result<bool> {
+        let _ = (ending, epoll, until);
+        Ok(false)
+    }
 }
 
-/// On threads of their own, as soon as one is free.
-impl Handlers for Crew<Job> {
+/// The function that [`Handlers::attend`] polls.
+pub type Attended<'a> = dyn FnMut(&mut Context<'_>) -> Poll<()> + 'a;
+
+/// Each handler runs on a thread of the pool, as soon as one is free.
+impl Handlers for HandlerPool<Detached> {
     const IN_PLACE: bool = false;
 
-    fn run(&mut self, job: Job) -> Option<Job> {
+    fn run(&mut self, mut job: Detached) -> Option<Detached> {
+        if self.is_full() {
+            job.active.machine.note_queued();
+        }
         self.submit(job);
         None
     }
 
-    fn take_done(&mut self) -> Option<Job> {
+    fn take_done(&mut self) -> Option<Detached> {
         Self::take_done(self)
     }
 
-    fn take_waiting(&mut self) -> Option<Job> {
+    fn take_waiting(&mut self) -> Option<Detached> {
         Self::take_waiting(self)
     }
 
-    fn desks(&self) -> Option<&Desks<Job>> {
-        Some(self.desks())
+    fn leases(&self) -> Option<&Leases<Detached>> {
+        Some(self.leases())
+    }
+
+    fn leave(&mut self) {
+        self.linger();
     }
 }
 
-/// On the loop's own thread, one at a time. Where blocking handlers have a limit, a second thread
-/// [watches](Self::watched) the first, which cannot look to anything while one runs.
+/// Handlers run on the loop's own thread, one at a time. If blocking handlers have a time limit, a
+/// second thread [watches](Self::watched) the first, because the loop does nothing else while a
+/// handler runs.
 pub struct InPlace<F> {
     work: F,
-    desk: Arc<Desk<Job>>,
-    /// What the second thread has taken away.
-    taken: Option<Receiver<Job>>,
+    lease: Arc<Lease<Detached>>,
+    /// Jobs that the second thread has taken away.
+    taken: Option<Receiver<Detached>>,
+    attend: Option<Box<Attend>>,
 }
 
-impl<F: FnMut(&Desk<Job>)> InPlace<F> {
-    /// Runs a handler by `work`.
+type Attend = dyn FnMut(&mut Attended<'_>, BorrowedFd<'_>, Time) -> io::Result<bool>;
+
+impl<F: FnMut(&Lease<Detached>)> InPlace<F> {
+    /// Runs handlers with `work`.
     pub fn new(work: F) -> Self {
-        Self { work, desk: Arc::default(), taken: None }
+        Self { work, lease: Arc::default(), taken: None, attend: None }
     }
 
-    /// The same for blocking handlers, of which each has as long as the limits of `shared` say. `loop_waker` is woken when
-    /// there is a job to take back.
+    /// For handlers with a runtime on this thread: `attend` implements [`Handlers::attend`] with
+    /// it.
+    #[must_use]
+    pub fn attended(
+        self,
+        attend: impl FnMut(&mut Attended<'_>, BorrowedFd<'_>, Time) -> io::Result<bool> + 'static,
+    ) -> Self {
+        Self { attend: Some(Box::new(attend)), ..self }
+    }
+
+    /// Enforces the time limit for blocking handlers, which is in the limits of `shared`. Wakes
+    /// `loop_waker` when a job has been taken away.
     ///
     /// # Errors
     ///
     /// As pthread_create(3).
-    pub fn watched(self, shared: Shared, loop_waker: Waker) -> io::Result<Self> {
+    pub fn watched(self, shared: WorkerShared, loop_waker: Waker) -> io::Result<Self> {
         if shared.limits.request_timeout.is_zero() {
             return Ok(self);
         }
         let (give, taken) = channel();
-        let desk = self.desk.clone();
-        let watch = move || watch(&desk, &shared, &give, &loop_waker);
+        let lease = self.lease.clone();
+        let watch = move || watch(&lease, &shared, &give, &loop_waker);
         thread::Builder::new().name("watch".to_owned()).spawn(watch)?;
         Ok(Self { taken: Some(taken), ..self })
     }
 }
 
-impl<F: FnMut(&Desk<Job>)> Handlers for InPlace<F> {
+impl<F: FnMut(&Lease<Detached>)> Handlers for InPlace<F> {
     const IN_PLACE: bool = true;
 
-    fn run(&mut self, job: Job) -> Option<Job> {
-        self.desk.put(job);
-        (self.work)(&self.desk);
-        self.desk.take()
+    fn run(&mut self, job: Detached) -> Option<Detached> {
+        self.lease.put(job);
+        (self.work)(&self.lease);
+        self.lease.take()
     }
 
-    fn take_done(&mut self) -> Option<Job> {
+    fn take_done(&mut self) -> Option<Detached> {
         self.taken.as_ref()?.try_recv().ok()
     }
 
-    fn take_waiting(&mut self) -> Option<Job> {
+    fn take_waiting(&mut self) -> Option<Detached> {
         None
     }
 
-    fn desks(&self) -> Option<&Desks<Job>> {
+    fn leases(&self) -> Option<&Leases<Detached>> {
         None
+    }
+
+    fn attend(&mut self, ending: &mut Attended<'_>, epoll: BorrowedFd<'_>, until: Time) -> io::Result<bool> {
+        self.attend.as_mut().map_or(Ok(false), |attend| attend(ending, epoll, until))
     }
 }
 
 impl<F> fmt::Debug for InPlace<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InPlace").field("desk", &self.desk).finish_non_exhaustive()
+        f.debug_struct("InPlace").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
-/// Takes the job away from a handler that has had its time, and tells its client as the loop would if it were free. The
-/// loop gets it back for the rest.
-fn watch(desk: &Desk<Job>, shared: &Shared, give: &Sender<Job>, loop_waker: &Waker) {
+/// Takes the job away from a handler whose time is over, and answers its client, as the loop would
+/// if it were not blocked. The loop gets the job back for everything else.
+fn watch(lease: &Lease<Detached>, shared: &WorkerShared, give: &Sender<Detached>, loop_waker: &Waker) {
     loop {
         let now = sys::now();
-        if let Some(mut job) = desk.take_overdue(now) {
+        if let Some(mut job) = lease.take_overdue(now) {
             if let Err(error) = tell(&mut job.active, shared) {
-                tracing::error!("cannot tell a client that its request has taken too long: {error}");
+                tracing::error!("cannot answer a request beyond request-timeout: {error}");
             }
             if give.send(job).is_err() {
-                return; // the worker is ending
+                return; // the worker ends
             }
             loop_waker.wake_by_ref();
         }
-        thread::park_timeout(desk.next_look(now, shared.limits.request_timeout) - sys::now());
+        thread::park_timeout(lease.next_look(now, shared.limits.request_timeout) - sys::now());
     }
 }
 
-/// Sends all there is to send, and ends the sending side.
-fn tell(active: &mut Active<Session, Socket>, shared: &Shared) -> io::Result<()> {
+/// Sends all queued bytes, and shuts down the sending side.
+fn tell(active: &mut Active<Session, Socket>, shared: &WorkerShared) -> io::Result<()> {
     let mut clock = Clock::new();
     loop {
         let drain = shared.watch.current();
         match drive(&mut active.machine, &mut active.io, &shared.cx(&clock, drain.as_ref())) {
-            Outcome::Wait { interest, .. } if interest.write => {
+            Next::Wait { interest, .. } if interest.write => {
                 let connection = active.machine.connection();
-                BlockingTurn::new(&mut active.io, shared, clock).wait(connection, interest)?;
+                PollBlocking::new(&mut active.io, shared, clock).wait(connection, interest)?;
             }
-            Outcome::Again => {}
-            Outcome::Close(_) => return active.io.close_write(),
+            Next::Again => {}
+            Next::Close(_) => return active.io.close_write(),
             _ => return Ok(()),
         }
         clock.tick();

@@ -8,17 +8,18 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::machine::{Interest, Transport, Wants};
 
-/// A connected, non-blocking TCP or unix stream socket: owned, or borrowed from a runtime that watches it.
+/// A connected, non-blocking TCP or unix stream socket: owned, or borrowed from a runtime that
+/// watches it.
 #[derive(Debug)]
 pub struct Socket<F = OwnedFd>(F);
 
 impl<F: AsFd> Socket<F> {
-    /// Takes a connected, non-blocking socket.
+    /// Wraps a connected, non-blocking socket.
     pub fn new(fd: F) -> Self {
         Self(fd)
     }
 
-    /// Gives the socket back.
+    /// Returns the descriptor.
     pub fn into_inner(self) -> F {
         self.0
     }

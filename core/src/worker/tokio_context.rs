@@ -1,35 +1,51 @@
-//! A tokio runtime for applications that expect one, on backends that are none.
+//! A tokio runtime for applications that need one, on backends other than tokio.
 //!
-//! Timers, sockets and tasks of the application live on one driver thread, made only if asked for; its handlers stay
-//! on the backend's own loop, which enters the runtime so that they find it. Without the `tokio-context` feature
-//! asking for it is an error.
+//! Timers, sockets and tasks of the application run on one driver thread, started only on request.
+//! Handlers stay on the backend's own loop, which enters the runtime so that they find it. Without
+//! the feature `tokio-context`, a request for the runtime is an error.
 
 use std::io;
 
 pub use self::imp::Entered;
+use crate::app::App;
 
-/// The runtime, or none.
+/// A handle to the runtime, or none.
 #[derive(Clone, Debug)]
 pub struct TokioContext(Option<imp::Handle>);
 
 impl TokioContext {
-    /// Starts the driver thread if a runtime is `wanted`. The thread ends with the process: what the application has
-    /// spawned there does not hold the worker's exit.
+    /// Starts the driver thread if a runtime is `wanted`. The thread ends with the process: tasks
+    /// that the application has spawned there do not delay the exit of the worker.
     ///
     /// # Errors
     ///
-    /// The runtime or its thread could not be made, or this build has none.
+    /// The runtime or its thread could not be created, or the build lacks the feature.
     pub fn new(wanted: bool) -> io::Result<Self> {
         wanted.then(imp::start).transpose().map(Self)
     }
 
-    /// The runtime that this is called in: for backends that are one.
+    /// The runtime that the caller runs in, for the tokio backend.
     #[cfg(feature = "tokio-context")]
     pub fn current() -> Self {
         Self(Some(imp::Handle::current()))
     }
 
-    /// Lets this thread find the runtime until the guard is dropped.
+    /// Whether there is a runtime.
+    pub fn exists(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Starts the driver thread if `app` wants a runtime and there is none yet: some applications
+    /// say so only once they are built.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn for_app(self, app: &App) -> io::Result<Self> {
+        if self.exists() { Ok(self) } else { Self::new(app.wants_tokio()) }
+    }
+
+    /// Enters the runtime on this thread until the guard is dropped.
     pub fn enter(&self) -> Option<Entered<'_>> {
         self.0.as_ref().map(imp::Handle::enter)
     }
@@ -50,7 +66,7 @@ mod imp {
         let (give, take) = channel();
         thread::Builder::new().name("tokio".to_owned()).spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build();
-            // Nobody who asked has gone before being answered.
+            // The receiver waits for this answer.
             let _ = give.send(match &runtime {
                 Ok(runtime) => Ok(runtime.handle().clone()),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
@@ -68,7 +84,7 @@ mod imp {
     use std::io;
     use std::marker::PhantomData;
 
-    /// Nothing is ever entered.
+    /// Never constructed.
     #[derive(Debug)]
     pub struct Entered<'a>(PhantomData<&'a Handle>);
 
@@ -83,7 +99,7 @@ mod imp {
 
     pub(super) fn start() -> io::Result<Handle> {
         Err(io::Error::other(
-            "the application wants a tokio runtime, and this build of the backend has none; \
+            "the application needs a tokio runtime, and this build of the backend has none; \
              enable the feature tokio-context, or use the tokio backend",
         ))
     }

@@ -1,8 +1,15 @@
-//! A backend that remuda does not bring: a thread for each request that a blocking handler answers, made for it.
+//! A backend outside remuda: a new thread for each request that a blocking handler answers.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | a model of what a backend is; blocking handlers that wait for long, as many as there are connections | short handlers: a thread is made for each; machines that have to be protected from their clients: `--threads` is no limit, only `--worker-connections` is |
+//! Good for:
+//!
+//! - a model of a backend
+//! - blocking handlers that wait for long, as many as there are connections
+//!
+//! Not for:
+//!
+//! - short handlers: each starts a thread
+//! - machines that need protection from their clients: `--threads` is no limit, only
+//!   `--worker-connections` is
 //!
 //! ```no_run
 //! use per_request::PerRequest;
@@ -12,9 +19,10 @@
 //! Server::new(|boot| Ok(App::blocking(demo::handler(boot)))).backend(PerRequest).run();
 //! ```
 //!
-//! What this crate says is how handlers run. The loop, what HTTP says and the drain are `remuda-core`'s; it waits with
-//! core's epoll instance, because [`Waiter`](remuda_core::worker::poll_loop::Waiter) promises what poll(2) cannot keep:
-//! changes once each, and an accept that wakes one worker of all those that wait.
+//! This crate defines how handlers run. The loop, HTTP and the drain are `remuda-core`'s. It waits
+//! with core's epoll instance, because [`Waiter`](remuda_core::worker::waiter::Waiter) makes
+//! promises that poll(2) cannot keep: each change is reported once, and an accept wakes only one of
+//! the workers that wait.
 
 #![forbid(unsafe_code)]
 
@@ -23,9 +31,10 @@ use std::task::Waker;
 use std::thread;
 
 use remuda_core::app::AppFactory;
-use remuda_core::worker::epoll::Epoll;
-use remuda_core::worker::poll_loop::{Handlers, Job, build, serve};
-use remuda_core::worker::{Desks, Exit, Shared, TokioContext, Worker, WorkerCx, run_blocking};
+use remuda_core::worker::handlers::{Detached, Handlers, Leases, WorkerShared, run_blocking};
+use remuda_core::worker::poll_loop::{build, serve};
+use remuda_core::worker::waiter::Epoll;
+use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx};
 
 /// The backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,55 +54,56 @@ impl Worker for PerRequest {
         let _entered = context.enter();
         serve(cx, service, Epoll::new(), |config, shared, waker| {
             let (give, done) = channel();
-            let desks = Desks::new(config.limits.request_timeout);
-            Ok(Threads { shared, context: context.clone(), waker, desks, give, done })
+            let leases = Leases::new(config.limits.request_timeout);
+            Ok(Threads { shared, context: context.clone(), waker, leases, give, done })
         })
     }
 }
 
-/// What a thread needs for its one job.
+/// What a thread needs to run its one handler.
 struct Threads {
-    shared: Shared,
+    shared: WorkerShared,
     context: TokioContext,
     /// Wakes the loop.
     waker: Waker,
-    /// Where jobs lie while handlers work at them.
-    desks: Desks<Job>,
-    give: Sender<Job>,
-    done: Receiver<Job>,
+    /// Holds the connections that handlers work on.
+    leases: Leases<Detached>,
+    give: Sender<Detached>,
+    done: Receiver<Detached>,
 }
 
 impl Handlers for Threads {
     const IN_PLACE: bool = false;
 
-    fn run(&mut self, job: Job) -> Option<Job> {
-        let desk = self.desks.lay(job);
-        let (at, shared, context) = (desk.clone(), self.shared.clone(), self.context.clone());
+    fn run(&mut self, job: Detached) -> Option<Detached> {
+        let lease = self.leases.lease(job);
+        let (at, shared, context) = (lease.clone(), self.shared.clone(), self.context.clone());
         let (give, waker) = (self.give.clone(), self.waker.clone());
         let thread = thread::Builder::new().name("handler".to_owned()).spawn(move || {
             let _entered = context.enter();
             run_blocking(&at, &shared);
-            // The loop may have taken the job away. Without a receiver the worker is ending, and the job with it.
+            // The loop may have taken the connection back. Without a receiver the worker is ending,
+            // and the connection with it.
             if at.take().is_some_and(|job| give.send(job).is_ok()) {
                 waker.wake();
             }
         });
         let Err(error) = thread else { return None };
         tracing::error!("there is no thread for a handler, which holds up the loop: {error}");
-        run_blocking(&desk, &self.shared);
-        desk.take()
+        run_blocking(&lease, &self.shared);
+        lease.take()
     }
 
-    fn take_done(&mut self) -> Option<Job> {
+    fn take_done(&mut self) -> Option<Detached> {
         self.done.try_recv().ok()
     }
 
-    /// None waits: each has its thread at once.
-    fn take_waiting(&mut self) -> Option<Job> {
+    /// No request waits: each gets its thread at once.
+    fn take_waiting(&mut self) -> Option<Detached> {
         None
     }
 
-    fn desks(&self) -> Option<&Desks<Job>> {
-        Some(&self.desks)
+    fn leases(&self) -> Option<&Leases<Detached>> {
+        Some(&self.leases)
     }
 }

@@ -1,5 +1,5 @@
-//! The server that the suite holds to the contract: its test application on this backend. `cargo run -p per-request --
-//! -k per-request` serves it; `-k` lists the backends that remuda brings as well.
+//! The server that the suite runs against this backend: its test application. Run it with `cargo
+//! run -p per-request -- -k per-request`. `-k` accepts remuda's own backends as well.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The application: it does what the script says, and notes what it has seen.
+//! The application: it acts as the script says, and records what it has seen.
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
@@ -16,17 +16,17 @@ use remuda_core::http1::{Head, ResponseHead};
 use super::script::{Answer, Command};
 use super::world::BYTES_MAX;
 
-/// What handlers share.
+/// The state that handlers share.
 #[derive(Debug)]
 pub(crate) struct Application(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     commands: std::vec::IntoIter<Command>,
-    /// In order.
+    /// In the order of the requests.
     calls: Vec<Call>,
     waiting: Option<Waker>,
-    /// How often that which it waits for has happened and was not waited for.
+    /// How many times an event that it waits for has happened without a wait for it.
     opened: usize,
     open_for_good: bool,
 }
@@ -37,17 +37,17 @@ pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) body: Vec<u8>,
-    /// It has seen the body's end.
+    /// It has seen the end of the body.
     pub(crate) ended: bool,
-    /// What it has read since the protocol was changed.
+    /// The bytes it has read since the protocol was changed.
     pub(crate) upgraded: Option<Vec<u8>>,
-    /// Bytes of content that it has given to the response.
+    /// How many bytes of content it has given to the response.
     pub(crate) written: usize,
 }
 
 impl Application {
     pub(crate) fn new(mut commands: Vec<Command>) -> Self {
-        // To wait for the last thing to happen is to wait for nothing.
+        // A wait at the end of the script would wait for nothing.
         while let Some(Command::Wait) = commands.last() {
             commands.pop();
         }
@@ -72,7 +72,7 @@ impl Application {
         self.state().calls.clone()
     }
 
-    /// What it waits for happens.
+    /// An event that the application waits for happens.
     pub(crate) fn open(&self) {
         let mut state = self.state();
         state.opened += 1;
@@ -81,14 +81,14 @@ impl Application {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// What it waits for happens at once from now on; whether that is new.
+    /// From now on every wait ends at once. Returns whether that is new.
     pub(crate) fn open_for_good(&self) -> bool {
         let is_new = !std::mem::replace(&mut self.state().open_for_good, true);
         self.open();
         is_new
     }
 
-    /// Whether what it waits for has happened.
+    /// Whether the event of the current wait has happened.
     fn poll_open(&self, waker: &Waker) -> Poll<()> {
         let mut state = self.state();
         if state.open_for_good || state.opened > 0 {
@@ -110,7 +110,7 @@ impl Application {
         what(&mut self.state().calls[call]);
     }
 
-    /// It has read `bytes` of the body, or of what follows a 101; none: the end.
+    /// The application has read `bytes` of the body, or of the data after a 101. Empty at the end.
     pub(crate) fn note_read(&self, call: usize, bytes: &[u8]) {
         self.note(call, |call| match &mut call.upgraded {
             Some(raw) => raw.extend_from_slice(bytes),
@@ -137,12 +137,12 @@ impl Application {
     }
 }
 
-/// Each response has content of its own, each byte of it.
+/// Each response has different content, each byte of it.
 pub(crate) fn content(call: usize, at: usize) -> u8 {
     b'a' + ((call * 7 + at + at / 26) % 26) as u8
 }
 
-/// Some that may be sent, and some that may not.
+/// Trailer fields that may be sent, and some that may not.
 pub(crate) fn trailers() -> http::HeaderMap {
     let fields =
         [("x-trailer", "a"), ("content-length", "1"), ("transfer-encoding", "chunked"), ("etag", "b")];
@@ -151,11 +151,11 @@ pub(crate) fn trailers() -> http::HeaderMap {
     spelled.into_iter().collect()
 }
 
-/// The field that tells which call a response is for.
+/// The field that names the call of a response.
 pub(crate) const CALL: &str = "X-Call";
 
 impl Answer {
-    /// What is answered if the script does not say.
+    /// The answer if the script does not specify one.
     pub(crate) const USUAL: Self = Self { status: 200, len: Some(10), fields: 0 };
 
     pub(crate) fn head(self, call: usize) -> ResponseHead {
@@ -173,7 +173,7 @@ impl Answer {
         ];
         let head = ResponseHead::new(self.status).field(CALL, call.to_string());
         let has = |bit: usize| match bit {
-            // What makes sending it fail is rare, and so is a length that may be wrong.
+            // Fields that make sending fail are rare, and so is a length that may be wrong.
             6 | 7 => self.fields & 0b1100_0000 == (bit as u8 - 5) << 6,
             _ => self.fields >> bit & 1 == 1,
         };
@@ -217,7 +217,7 @@ pub(crate) fn call(
             }
             (Command::Begin(answer), Some(out)) => writer = Some(Box::new(out.stream(answer.head(call))?)),
             (Command::Interim(answer), Some(rest)) => {
-                // What is no interim response is refused, and changes nothing.
+                // A head that is no interim response is refused, and changes nothing.
                 let _ = rest.interim(&answer.head(call));
                 out = Some(rest);
             }
@@ -285,7 +285,8 @@ impl AsyncHandler for Future {
                 }
                 Command::Upgrade(answer) => {
                     let raw = body.as_mut().and_then(Incoming::upgrade);
-                    // Whether it changes the protocol is up to the machine; if it does not, there is nothing to read.
+                    // The machine decides whether the protocol changes. If it does not, there is
+                    // nothing to read.
                     app.note(call, |call| call.upgraded = Some(Vec::new()));
                     let stream = Stream { app: app.clone(), call, raw };
                     return response(Answer { fields: answer.fields | 4, ..answer }, call, Body::new(stream));
@@ -307,7 +308,7 @@ impl AsyncHandler for Future {
     }
 }
 
-/// What a response of `http` cannot have is left out.
+/// Parts of an answer that `http` cannot represent are left out.
 fn response(answer: Answer, call: usize, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = http::StatusCode::from_u16(answer.status).unwrap_or_default();
@@ -333,7 +334,7 @@ fn response(answer: Answer, call: usize, body: Body) -> Response<Body> {
 struct Stream {
     app: Arc<Application>,
     call: usize,
-    /// What follows the request, if the protocol was changed.
+    /// The bytes after the request, if the protocol was changed.
     raw: Option<Incoming>,
 }
 
@@ -347,7 +348,7 @@ impl http_body::Body for Stream {
     ) -> Poll<Option<Result<Frame<Bytes>, AppError>>> {
         let Self { app, call, raw } = self.get_mut();
         loop {
-            // A command that has to wait is not taken before.
+            // A command that has to wait is not taken before its time.
             let next = app.state().commands.as_slice().first().cloned();
             match next {
                 Some(Command::Write(size) | Command::WriteShared(size)) => {

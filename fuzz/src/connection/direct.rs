@@ -1,11 +1,12 @@
-//! A connection that is given commands itself, in turn and out of turn, in the place of a session.
+//! A connection that receives commands directly, valid in its state or not, without a session.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use remuda_core::config::HIGH_WATER;
-use remuda_core::conn::{BodyRead, Buffered, Connection, Event};
+use remuda_core::conn::{Buffered, Connection, Event};
+use remuda_core::exchange::{Abort, Answer as Answered, BodyRead, Exchange};
 use remuda_core::http1::{BodyLen, Refusal, RequestHead};
 use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Step, Wire};
 use remuda_core::time::Time;
@@ -17,7 +18,7 @@ use super::script::{Answer, Command};
 pub(crate) struct Direct {
     pub(crate) connection: Connection,
     app: Arc<Application>,
-    /// The request under way: its number among all, and its head.
+    /// The request in flight: its number among all, and its head.
     exchange: Option<(usize, Box<RequestHead>)>,
     calls: usize,
 }
@@ -27,16 +28,17 @@ impl Direct {
         Self { connection, app, exchange: None, calls: 0 }
     }
 
-    /// Gives a command, whatever it is good for now. Whether more can be given in this step.
+    /// Gives a command, whether it is valid in this state or not. Returns whether more can be given
+    /// in this step.
     fn give(&mut self, command: Command, cx: &Cx<'_>) -> bool {
         let Self { connection, app, calls, .. } = self;
-        // Without a request they count for the one before, and must be of no effect.
+        // Without a request, commands count for the previous one, and must have no effect.
         let call = calls.saturating_sub(1);
         let in_turn = self.exchange.is_some();
         match command {
             Command::Read(size) => {
                 let mut buffer = vec![0; size.clamp(1, 1 << 16)];
-                match connection.read_body(&mut buffer, cx) {
+                match connection.exchange(cx).read_body(&mut buffer) {
                     BodyRead::Data(n) => {
                         assert!(in_turn && n > 0, "a body without a request");
                         app.note_read(call, &buffer[..n]);
@@ -47,19 +49,19 @@ impl Direct {
             }
             Command::Send(answer) | Command::Begin(answer) => {
                 let len = answer.len.map_or(BodyLen::Unknown, |len| BodyLen::Exact(len as u64));
-                let awaited = connection.awaits_response();
-                let result = connection.respond(&answer.head(call), len, cx);
-                assert!(awaited || result.is_err(), "{result:?} and nobody has asked");
+                let awaited = connection.exchange(cx).state().answer == Answered::Awaited;
+                let result = connection.exchange(cx).respond(&answer.head(call), len);
+                assert!(awaited || result.is_err(), "{result:?} and no request awaits a response");
             }
             Command::Upgrade(answer) => {
-                if connection.upgrade(&answer.head(call), cx).is_ok() {
+                if connection.exchange(cx).upgrade(&answer.head(call)).is_ok() {
                     assert!(in_turn, "an upgrade without a request");
                     app.note(call, |call| call.upgraded = Some(Vec::new()));
                 }
             }
             Command::Write(size) => {
                 let content = if calls == &0 { Vec::new() } else { app.content(call, size) };
-                if let Ok(n) = connection.write(&content, cx.now) {
+                if let Ok(n) = connection.exchange(cx).write(&content) {
                     assert!(in_turn && n <= content.len(), "content without a request");
                     app.note_written(call, n);
                 }
@@ -67,30 +69,31 @@ impl Direct {
             Command::WriteShared(size) => {
                 let content = if calls == &0 { Vec::new() } else { app.content(call, size) };
                 let len = content.len();
-                if connection.write_shared(Bytes::from(content), cx.now).is_ok() {
+                if connection.exchange(cx).write_shared(Bytes::from(content)).is_ok() {
                     assert!(in_turn, "content without a request");
                     app.note_written(call, len);
                 }
             }
             Command::Interim(answer) => {
-                let awaited = connection.awaits_response();
-                let result = connection.interim(&answer.head(call), cx);
-                assert!(awaited || result.is_err(), "{result:?} and nobody has asked");
+                let awaited = connection.exchange(cx).state().answer == Answered::Awaited;
+                let result = connection.exchange(cx).interim(&answer.head(call));
+                assert!(awaited || result.is_err(), "{result:?} and no request awaits a response");
             }
             Command::Finish => self.finish(&HeaderMap::new(), cx),
             Command::FinishWith => self.finish(&trailers(), cx),
-            Command::Fail => connection.abort(CloseReason::ApplicationFailed),
-            Command::Discard => connection.discard_body(),
+            Command::Fail => connection.exchange(cx).abort(Abort::Application),
+            Command::Discard => connection.exchange(cx).discard_body(),
             Command::Refuse(which) => {
                 let refusals =
                     [Refusal::BadField, Refusal::BodyTooLarge, Refusal::BodyTimeout, Refusal::BadChunked];
-                connection.refuse(refusals[usize::from(which) % refusals.len()], cx);
+                let refusal = refusals[usize::from(which) % refusals.len()];
+                connection.exchange(cx).abort(Abort::Refused(refusal));
             }
-            Command::Abort => connection.abort(CloseReason::PeerAborted),
+            Command::Abort => connection.exchange(cx).abort(Abort::Peer),
             Command::End => connection.end(CloseReason::TransportFailed),
-            Command::HandOff => {
+            Command::Handoff => {
                 if let Some(record) = connection.hand_off(cx.now) {
-                    assert!(!in_turn, "it left within a request");
+                    assert!(!in_turn, "a hand-off within a request");
                     connection.end(CloseReason::HandedOff);
                     self.connection = Connection::resume(moved(&record), cx.now);
                 }
@@ -108,22 +111,23 @@ impl Direct {
     }
 
     fn finish(&mut self, trailers: &HeaderMap, cx: &Cx<'_>) {
-        if self.connection.finish_with(trailers, cx.now).is_ok() {
+        let finished = self.connection.exchange(cx).finish(Some(trailers));
+        if finished.and_then(|()| self.connection.finish(cx.now)).is_ok() {
             let (_, head) = self.exchange.take().expect("only a request can be answered");
-            self.connection.recycle(head);
+            self.connection.reuse(head);
         }
     }
 
-    /// What is done with a request once there are no more commands.
+    /// Completes a request once there are no more commands.
     fn conclude(&mut self, cx: &Cx<'_>) {
-        if self.connection.awaits_response() {
-            self.connection.discard_body();
+        if self.connection.exchange(cx).state().answer == Answered::Awaited {
+            self.connection.exchange(cx).discard_body();
             self.give(Command::Send(Answer::USUAL), cx);
             self.give(Command::WriteShared(10), cx);
         }
         self.finish(&HeaderMap::new(), cx);
         if self.exchange.is_some() {
-            self.connection.abort(CloseReason::ApplicationFailed);
+            self.connection.exchange(cx).abort(Abort::Application);
         }
     }
 }
@@ -136,7 +140,8 @@ impl Machine for Direct {
             }
             let ended = self.connection.is_ending();
             let waits = match self.app.next() {
-                // Who queues pieces as they are looks first whether there is room, and waits if there is none.
+                // Shared pieces are queued without a copy, so the writer first checks for room, and
+                // waits if there is none.
                 Some(Command::WriteShared(_)) if self.connection.unsent() >= HIGH_WATER => true,
                 Some(command) => !self.give(command, cx),
                 None if self.exchange.is_some() && !ended => {
@@ -160,7 +165,7 @@ impl Machine for Direct {
             let deadline = self.connection.handle_time(cx);
             return match self.connection.ending(cx) {
                 Some(step) => step,
-                None => Step::Wait { interest: self.connection.interest(), deadline },
+                None => self.connection.wait(deadline, cx),
             };
         }
         Step::Yield

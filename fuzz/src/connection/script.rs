@@ -1,19 +1,20 @@
-//! What an input of the target says: the settings, what the application does, and what happens meanwhile.
+//! The meaning of an input of the target: the settings, the application's actions, and the events.
 //!
 //! ```text
 //! kind u8 · policy u8 · zeroes u8 · flags u8 · length u16 of the commands · commands · events
 //! ```
 //!
-//! Read by [`Unstructured`] from the front alone, so that inputs can be written as well: `build.rs` does.
+//! [`Unstructured`] reads it from the front only, so that inputs can also be written: `build.rs`
+//! does.
 
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// What the connection is played by.
+/// What drives the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// Commands are given to the connection itself, in and out of turn.
+    /// Commands go to the connection directly, valid in its state or not.
     Direct,
     Blocking,
     /// A blocking handler that runs on the loop.
@@ -21,33 +22,33 @@ pub(crate) enum Kind {
     Future,
 }
 
-/// What stays the same.
+/// The settings of the whole script.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) kind: Kind,
     pub(crate) policy: u8,
     /// Which limits are zero, a bit each.
     pub(crate) zeroes: u8,
-    /// The peer takes nothing before it says so.
+    /// The peer reads nothing until an event makes room.
     pub(crate) no_room: bool,
-    /// In the end it says nothing, instead of ending its side.
+    /// At the end the peer is silent, instead of ending its side.
     pub(crate) silent: bool,
-    /// Where exchanges have turns of their own.
+    /// Exchanges run in tasks of their own.
     pub(crate) in_turns: bool,
     /// The body of a request has a limit.
     pub(crate) small_bodies: bool,
     /// The connection begins with a header of the PROXY protocol.
     pub(crate) proxied: bool,
-    /// Handing it off fails: for now, or for good.
+    /// Its hand-off fails: for now, or for good.
     pub(crate) hand_off_fails: bool,
     pub(crate) stays: bool,
 }
 
-/// What the application does next.
+/// The next action of the application.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
     Read(usize),
-    /// The whole response; its parts.
+    /// The whole response, or its parts.
     Send(Answer),
     Begin(Answer),
     Interim(Answer),
@@ -59,15 +60,15 @@ pub(crate) enum Command {
     /// With trailer fields.
     FinishWith,
     Fail,
-    /// It drops what is left of the request's body.
+    /// It drops the rest of the request's body.
     Discard,
-    /// It waits for something else.
+    /// It waits for an event.
     Wait,
-    /// Out of turn, given to the connection itself.
+    /// Given to the connection directly, in any state.
     Refuse(u8),
     Abort,
     End,
-    HandOff,
+    Handoff,
     Collect,
     GiveUp,
 }
@@ -76,21 +77,21 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Of the body; none if the head does not tell.
+    /// The length of the body. None if the head does not announce it.
     pub(crate) len: Option<usize>,
-    /// Fields that a head may have or not, a bit each.
+    /// Optional fields of the head, a bit each.
     pub(crate) fields: u8,
 }
 
-/// What happens to the connection.
+/// An event of the connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Bytes(Vec<u8>),
     Eof,
     Reset,
-    /// The peer is gone, and a wait says so whatever it waits for.
+    /// The peer is gone, and every wait reports it.
     Gone,
-    /// The peer takes so many bytes more.
+    /// The peer reads so many bytes more.
     Room(usize),
     Time(Duration),
     Drain {
@@ -99,15 +100,18 @@ pub(crate) enum Event {
         receiver: bool,
         lameduck: bool,
     },
-    /// A call moves so many bytes at most.
+    /// From now on a call moves at most so many bytes.
     Most(usize),
-    /// What the application waits for happens.
+    /// An event that the application waits for happens.
     Open,
     /// A wait ends without a cause.
     Wake,
+    /// The worker is frozen for so long. These bytes arrive meanwhile, and the wait does not report
+    /// them.
+    Freeze(Vec<u8>, Duration),
 }
 
-/// An input, taken apart.
+/// A parsed input.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub(crate) settings: Settings,
@@ -138,7 +142,7 @@ impl<'a> Arbitrary<'a> for Script {
     }
 }
 
-/// Things that an input may have of either sort: what is more would only be slow.
+/// The maximum of commands and of events in an input: more would only be slow.
 const MOST: usize = 200;
 
 fn all<T>(input: &mut Unstructured<'_>, read: fn(&mut Unstructured<'_>) -> Result<T>) -> Vec<T> {
@@ -166,7 +170,7 @@ fn command(input: &mut Unstructured<'_>) -> Result<Command> {
         12 => Command::Wait,
         13 => Command::Refuse(byte(input)?),
         14 => Command::Abort,
-        15 => Command::HandOff,
+        15 => Command::Handoff,
         16 => Command::Collect,
         _ if byte(input)? % 2 == 0 => Command::GiveUp,
         _ => Command::End,
@@ -204,11 +208,16 @@ fn event(input: &mut Unstructured<'_>) -> Result<Event> {
         }
         13 => Event::Most(size(input)?.max(1)),
         14 => Event::Open,
-        _ => Event::Wake,
+        _ if byte(input)? % 2 == 0 => Event::Wake,
+        _ => {
+            let time = Duration::from_millis(size(input)? as u64);
+            let len = usize::from(byte(input)?).min(input.len());
+            Event::Freeze(input.bytes(len)?.to_vec(), time)
+        }
     })
 }
 
-/// A number of one byte, or one that grows with the square of it.
+/// A number of one byte, whose upper half grows with its square.
 fn size(input: &mut Unstructured<'_>) -> Result<usize> {
     let n = usize::from(byte(input)?);
     Ok(if n < 128 { n } else { (n - 100) * (n - 100) * 4 })
@@ -218,7 +227,7 @@ fn byte(input: &mut Unstructured<'_>) -> Result<u8> {
     input.arbitrary()
 }
 
-/// What is long to find out.
+/// Requests that a fuzzer would need long to find.
 const REQUESTS: [&[u8]; 10] = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -1,10 +1,11 @@
-//! What holds of every connection that has ended.
+//! Properties of every connection that has ended.
 //!
-//! - The application has seen the requests that the bytes ask for, in order, and of each body a beginning, or all of it
-//!   where it was told so.
-//! - What was sent is a sequence of well-formed responses, one for each request, with the content that the application gave.
-//! - Behind a response that announces close there is no other, and no request was read.
-//! - Only a connection that failed, or that somebody cut, ends within a response.
+//! - The application has seen the requests that the bytes contain, in order, and the beginning of
+//!   each body, or all of it if it was told of the end.
+//! - The bytes sent are a sequence of well-formed responses, one for each request, with the
+//!   application's content.
+//! - After a response that announces close there is no other, and no request was read.
+//! - Only a connection that failed, or was cut, ends within a response.
 
 use http::Uri;
 use remuda_core::fuzz::BodyFraming;
@@ -34,7 +35,8 @@ pub(crate) fn check(world: &World, calls: &[Call], reason: CloseReason) {
         };
         rest = &rest[response.len..];
         if response.is_interim() {
-            // That it may go on is told to a client whose body is waited for before the application is asked.
+            // An interim response 100 may come before the application is called, to a client whose
+            // body is waited for.
             let is_asked_for = answered < requests.len() && !response.announces_close;
             assert!(is_asked_for, "an interim response of its own");
             continue;
@@ -44,25 +46,26 @@ pub(crate) fn check(world: &World, calls: &[Call], reason: CloseReason) {
         answered += 1;
         assert!(whole || may_cut(reason), "{reason:?} within the response {answered}");
         if response.announces_close || response.status == 101 {
-            assert!(rest.is_empty(), "{:?} behind the end", text(rest));
+            assert!(rest.is_empty(), "{:?} after the end", text(rest));
             assert!(calls.len() <= answered, "{} requests were read, but {answered} answered", calls.len());
             return;
         }
         if !whole {
-            // Responses to what was read meanwhile may have been lost with the rest of this one.
+            // Responses to later requests may have been lost with the rest of this one.
             return;
         }
     }
     assert!(answered <= calls.len(), "more responses than requests");
     let unanswered = answered < calls.len();
     assert!(!unanswered || may_cut(reason), "{reason:?}, but a request is unanswered");
-    // What is left of a body, and is more than is worth reading, may end the connection behind a response that did not say so.
+    // The rest of a body that exceeds the limit for discarding may end the connection after a
+    // response that did not announce it.
     let all_read = calls.last().is_none_or(|call| call.ended);
     let announced = reason == CloseReason::Drained || (reason == CloseReason::Finished && all_read);
-    assert!(!announced, "{reason:?}, but nothing says so");
+    assert!(!announced, "{reason:?}, but no response announces close");
 }
 
-/// Whether a connection that ended so may leave a response unfinished.
+/// Whether a connection that ended for `reason` may leave a response unfinished.
 fn may_cut(reason: CloseReason) -> bool {
     matches!(
         reason,
@@ -76,7 +79,7 @@ fn may_cut(reason: CloseReason) -> bool {
     )
 }
 
-/// A request as the bytes say it.
+/// A request as parsed from the bytes.
 struct Request {
     method: Vec<u8>,
     target: Vec<u8>,
@@ -85,20 +88,22 @@ struct Request {
     body: Vec<u8>,
     /// All of it has arrived.
     complete: bool,
-    /// Where what follows it begins.
+    /// Where the bytes after it begin.
     end: usize,
 }
 
-/// The requests that arrived, up to the first that is none.
+/// The requests that arrived, up to the first malformed one.
 fn requests(world: &World) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let mut at = 0;
-    if world.limits.front.proxy_protocol != ProxyProtocol::Off {
+    // Requests begin after the PROXY header, if the settings expect one.
+    if world.limits.proxies.proxy_protocol != ProxyProtocol::Off {
         match proxy::read(&world.arrived, ProxyProtocol::Auto) {
             proxy::Read::Header(len, _) => at = len,
             proxy::Read::Open | proxy::Read::None => return requests,
         }
     }
+    // No request can be found after a body that is incomplete or malformed.
     while requests.last().is_none_or(|last| last.complete)
         && let Some(Reading { lines, meaning, faults }) = Reading::of(&world.arrived[at..], &world.limits)
         && faults.0.is_empty()
@@ -136,7 +141,7 @@ fn requests(world: &World) -> Vec<Request> {
 impl Request {
     fn was_seen_by(&self, call: &Call, arrived: &[u8]) {
         let target = std::str::from_utf8(&self.target).expect("it was accepted");
-        // A future gets it as a [`Uri`], which gives a target without a path one.
+        // A future gets the target as a [`Uri`], which adds a path to a target without one.
         let is_target =
             call.target == target || target.parse::<Uri>().is_ok_and(|uri| uri.to_string() == call.target);
         assert!(call.method.as_bytes() == self.method && is_target, "{call:?} is not {target:?}");
@@ -148,7 +153,7 @@ impl Request {
 }
 
 struct Response {
-    /// Of its head.
+    /// The length of its head.
     len: usize,
     status: u16,
     call: Option<u64>,
@@ -158,7 +163,7 @@ struct Response {
 }
 
 impl Response {
-    /// The head at the beginning of `sent`, none if it is incomplete (RFC 9112 §4, §5).
+    /// The head at the beginning of `sent`. None if it is incomplete (RFC 9112 §4, §5).
     fn read(sent: &[u8]) -> Option<Self> {
         let len = sent.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
         let head = std::str::from_utf8(&sent[..len - 4]).expect("heads are text here");
@@ -189,7 +194,9 @@ impl Response {
                 }
                 b"connection" => response.announces_close |= value == b"close",
                 b"date" => dates += 1,
-                b"keep-alive" | b"proxy-connection" | b"te" => panic!("{line:?} is not for applications"),
+                b"keep-alive" | b"proxy-connection" | b"te" => {
+                    panic!("{line:?} may not be set by applications")
+                }
                 name if name.eq_ignore_ascii_case(CALL.as_bytes()) => response.call = number(value),
                 _ => {}
             }
@@ -206,8 +213,8 @@ impl Response {
         self.status < 200 && self.status != 101
     }
 
-    /// Takes the content of the response `number` off the beginning of `sent`; whether all of it is there. A `request`
-    /// and a `call` it has if the application was asked.
+    /// Removes the content of the response `number` from the beginning of `sent`, and returns
+    /// whether all of it is there. `request` and `call` are given if the application was called.
     fn take_content(
         &self,
         sent: &mut &[u8],
@@ -216,7 +223,7 @@ impl Response {
         number: usize,
     ) -> bool {
         let (Some(request), Some(call)) = (request, call) else {
-            // The machine's own: nothing follows it, and what its client has asked for is not known.
+            // The machine's own response: nothing follows it, and the request may not be known.
             assert!(self.announces_close && self.call.is_none(), "an answer to nothing: {}", self.status);
             let len = self.content_length.expect("it has a length");
             let all = sent.is_empty() || sent.len() as u64 == len;

@@ -1,4 +1,4 @@
-//! What is outside of the connection: the peer, the clock and the worker.
+//! The surroundings of the connection: the peer, the clock and the worker.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,30 +21,30 @@ use remuda_core::time::Time;
 use super::app::Application;
 use super::script::{Event, Kind, Settings};
 
-/// A transport whose other end is the world's.
+/// A transport whose other end belongs to the world.
 #[derive(Clone, Debug)]
 pub(crate) struct Pipe(pub(crate) Rc<RefCell<Ends>>);
 
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// What has arrived and was not read.
-    incoming: VecDeque<u8>,
+    /// Bytes that have arrived and were not read.
+    pub(crate) incoming: VecDeque<u8>,
     eof: bool,
     failed: bool,
-    /// All that was written.
+    /// All bytes written.
     pub(crate) outgoing: Vec<u8>,
-    /// Bytes that may still be written before a write would block.
+    /// How many bytes may still be written before a write would block.
     room: usize,
-    /// Bytes that a call moves at most.
+    /// How many bytes a call moves at most.
     most: usize,
     half_closed: bool,
     calls: usize,
-    /// Bytes that were moved in either direction.
+    /// How many bytes were moved in either direction.
     pub(crate) moved: usize,
 }
 
 impl Ends {
-    /// A peer is not slow for ever, for the sake of whoever waits for the end.
+    /// The peer is not slow for ever, so that a run ends.
     fn most(&mut self) -> usize {
         self.calls += 1;
         if self.calls < 1000 { self.most } else { usize::MAX }
@@ -54,7 +54,7 @@ impl Ends {
 impl Transport for Pipe {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut ends = self.0.borrow_mut();
-        assert!(!buffer.is_empty(), "a read into nothing looks like an end");
+        assert!(!buffer.is_empty(), "a read into an empty buffer looks like an end");
         if ends.failed {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -156,7 +156,7 @@ impl Wake for Alert {
     }
 }
 
-/// What a step may know, and what is still to come.
+/// The state that a step may see, and the remaining events.
 pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) pipe: Pipe,
@@ -170,9 +170,9 @@ pub(crate) struct World {
     events: std::vec::IntoIter<Event>,
     app: Arc<Application>,
     settings: Settings,
-    /// Everything that arrived, read or not.
+    /// All bytes that arrived, read or not.
     pub(crate) arrived: Vec<u8>,
-    /// Things that have happened.
+    /// How many events have happened.
     pub(crate) happened: usize,
 }
 
@@ -209,13 +209,14 @@ impl World {
         Cx::new(self.now, &self.date, &self.waker, &self.limits, &*self.policy).draining(self.drain.as_ref())
     }
 
-    /// Another worker has it now, which does not drain yet.
+    /// The connection moves to another worker, which does not drain yet.
     pub(crate) fn change_worker(&mut self) {
         self.drain = None;
         self.shown.0.lock().expect("not poisoned").0 = None;
     }
 
-    /// Lets things happen until `interest` can be served, `deadline` passes or something else ends a wait.
+    /// Lets events happen until `interest` can be served, `deadline` passes or a wait ends
+    /// otherwise.
     pub(crate) fn wait(&mut self, interest: Interest, deadline: Option<Deadline>) -> Readiness {
         loop {
             let readiness = self.pipe.readiness(interest);
@@ -235,15 +236,22 @@ impl World {
         }
     }
 
-    /// What a wait reports that `event` ends by itself.
+    /// What a wait reports if `event` ends it.
     fn happen(&mut self, event: Event) -> Option<Readiness> {
         let mut ends = self.pipe.0.borrow_mut();
+        if let Event::Bytes(bytes) | Event::Freeze(bytes, _) = &event
+            && !ends.eof
+            && self.arrived.len() < BYTES_MAX
+        {
+            self.arrived.extend_from_slice(bytes);
+            ends.incoming.extend(bytes);
+        }
         match event {
-            Event::Bytes(bytes) if !ends.eof && self.arrived.len() < BYTES_MAX => {
-                self.arrived.extend_from_slice(&bytes);
-                ends.incoming.extend(bytes);
-            }
             Event::Bytes(_) => {}
+            Event::Freeze(_, length) => {
+                self.now = self.now + length;
+                return Some(Readiness::default());
+            }
             Event::Eof => ends.eof = true,
             Event::Reset => ends.failed = true,
             Event::Gone => {
@@ -271,7 +279,8 @@ impl World {
         None
     }
 
-    /// Nothing else will happen: the peer takes all there is and says no more, and time passes if that is not enough.
+    /// No more events: the peer reads everything and sends nothing more, and time passes if that is
+    /// not enough.
     fn come_to_an_end(&mut self, deadline: Option<Deadline>) -> Option<Readiness> {
         let mut ends = self.pipe.0.borrow_mut();
         if ends.room < usize::MAX {
@@ -281,21 +290,24 @@ impl World {
         } else if !ends.eof && (!self.settings.silent || deadline.is_none()) {
             ends.eof = true;
         } else {
-            let deadline = deadline.unwrap_or_else(|| panic!("it waits for nothing: {:?}", self.app));
+            let deadline =
+                deadline.unwrap_or_else(|| panic!("the connection waits for nothing: {:?}", self.app));
             self.now = self.now.max(deadline.at);
         }
         None
     }
 }
 
-/// Bytes that arrive on a connection, or that an application sends, up to a last piece: more would only be slow.
+/// How many bytes arrive on a connection, or are sent by an application, up to a last piece: more
+/// would only be slow.
 pub(crate) const BYTES_MAX: usize = 160 * 1024;
 
-/// Not at zero, so that what is measured from there is found out.
+/// Not zero, so that a duration measured from zero shows.
 pub(crate) const START: Time = Time::from_nanos(1_000_000_000_000);
 
 fn limits(settings: &Settings) -> Limits {
     let mut limits = Limits::default();
+    limits.interim_responses = true;
     let times = [
         &mut limits.keep_alive,
         &mut limits.header_timeout,
@@ -315,7 +327,7 @@ fn limits(settings: &Settings) -> Limits {
         (limits.body_rate, limits.write_rate) = (0, 0);
     }
     if settings.proxied {
-        limits.front.proxy_protocol = ProxyProtocol::Auto;
+        limits.proxies.proxy_protocol = ProxyProtocol::Auto;
     }
     if settings.small_bodies {
         limits.body = 64;

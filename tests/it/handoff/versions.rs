@@ -10,26 +10,26 @@ use rustix::process::Signal;
 
 use super::{INFO, METRICS, QUEUE, answered, ask, backends, connect, harness, metric, workers};
 
-/// What a version of the fixture does with records of connections that move.
+/// How a version of the fixture treats records of connections that move.
 #[derive(Clone, Copy, PartialEq)]
 enum Version {
     Old,
-    /// It reads those of the old one, and would rather write others.
+    /// Reads the old records too, and prefers to write new ones.
     New,
 }
 
 impl Version {
-    /// Makes it the executable of `server` from the next upgrade on.
+    /// Makes this version the executable of `server` from the next upgrade on.
     fn install(self, server: &Server, harness: &Harness) {
         let (fixture, records) = (absolute(harness.fixture()).unwrap(), self.records());
-        // It is called by the same name, or the next upgrade would run something else.
+        // The program keeps its name in argv, or the next upgrade would run another file.
         server.replace_executable(&format!(
             "#!/bin/bash\nexport {RECORDS}={records}\nexec -a \"$0\" '{}' \"$@\"\n",
             fixture.display()
         ));
     }
 
-    /// What it reads, and what it writes last.
+    /// The record versions that it reads. It writes the last one.
     fn records(self) -> &'static str {
         if self == Self::New { "1,65535" } else { "1" }
     }
@@ -38,7 +38,7 @@ impl Version {
 const RECORDS: &str = "FIXTURE_RECORDS";
 
 #[test]
-fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_understood() {
+fn d19_connections_move_between_compatible_record_versions() {
     for backend in backends() {
         let harness = harness(backend).with_variable(RECORDS, Version::Old.records());
         let mut server = harness.serve_replaceable(&["--keep-alive", "60", "--log-level", "debug"]);
@@ -50,13 +50,14 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
             for response in [&half, &now] {
                 assert_eq!(response.status, 200, "{response:?}");
                 assert!(!response.announces_close(), "{response:?}");
-                assert_ne!(response.number("pid"), before.number("pid"), "it has not moved");
+                assert_ne!(response.number("pid"), before.number("pid"), "the connection has not moved");
             }
             let requests = |response: &Response| response.number("connection_requests");
             assert_eq!((requests(&now), requests(&half)), (requests(&before) + 1, 1));
             before = now;
         };
-        // To a newer one, and back; and to one that would write what only its like reads, twice, which then does.
+        // To a newer version and back. Then to one that prefers records only it can read, twice:
+        // after the second upgrade it writes them.
         for version in [Version::New, Version::Old, Version::New, Version::New] {
             let mut half = half_a_request(&server);
             version.install(&server, &harness);
@@ -66,17 +67,18 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
         let mut half = half_a_request(&server);
         let worker = server.worker();
         server.arbiter().signal(Signal::HUP);
-        assert!(worker.wait_gone(PATIENCE), "connections keep the worker that leaves");
+        assert!(worker.wait_gone(PATIENCE), "the leaving worker keeps its connections");
         expect_elsewhere(&mut idle, &mut half);
         drop(half);
-        assert!(!server.log().contains("ERROR") && !server.log().contains("no connection moves"));
+        assert!(!server.log().contains("ERROR") && !server.log().contains("connections cannot move"));
 
-        // What nobody would read is not sent: connections stay, and nothing is lost.
+        // Records that the new workers could not read are not sent: connections stay, and nothing
+        // is lost.
         let worker = server.worker();
         Version::Old.install(&server, &harness);
         let mut half = half_a_request(&server);
-        let heir = server.begin_upgrade();
-        let sentence = "no connection moves to the new workers: they read records of versions 1, and the old ones write 65535";
+        let new = server.begin_upgrade();
+        let sentence = "connections cannot move to the new workers, which read records of versions 1; the old workers write 65535";
         assert!(server.logs(sentence, PATIENCE), "{}", server.log());
         let drains = || server.log().matches("DEBUG draining reason=upgrade").count();
         assert!(until(PATIENCE, || (drains() == 5).then_some(())).is_some(), "{}", server.log());
@@ -86,16 +88,17 @@ fn d19_connections_move_between_versions_of_their_record_as_long_as_they_are_und
             assert!(response.announces_close(), "{response:?}");
         }
         drop((half, idle));
-        server.pass_to(heir);
+        server.pass_to(new);
         assert_ne!(ask(&mut server.connect()).number("pid"), worker.id());
         assert!(!server.log().contains("ERROR"), "{}", server.log());
     }
 }
 
-/// A connection waits in the queue, because every worker is full, when another version takes over. It is the new one's where
-/// that understands it, and otherwise the last worker's of the old one.
+/// A connection waits in the queue, because every worker is full, when another version takes over.
+/// The new version serves it if it understands the record. Otherwise the last worker of the old
+/// version does.
 #[test]
-fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
+fn d19_queued_connections_are_served_by_another_version() {
     let ways = [(Version::Old, Version::New), (Version::New, Version::Old)];
     for (backend, (from, to)) in backends().iter().flat_map(|backend| ways.map(|way| (backend, way))) {
         let harness = harness(backend).with_variable(RECORDS, from.records());
@@ -105,14 +108,14 @@ fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
         let before = server.workers(2);
         server.arbiter().signal(Signal::TTOU);
         let last = server.worker();
-        // It is not ours to choose which of them leaves.
+        // The arbiter chooses which of the two leaves.
         if pids[1] == last.id() {
             std::mem::swap(&mut stays, &mut moves);
         }
         moves.send(INFO);
         assert!(!moves.has_more(Duration::from_millis(200)), "{backend}: a full worker takes it");
         to.install(&server, &harness);
-        let heir = server.begin_upgrade();
+        let new = server.begin_upgrade();
         let served = moves.response();
         assert_eq!((served.status, served.number("connection_requests")), (200, 2), "{served:?}");
         let by_old = before.iter().any(|worker| worker.id() == served.number("pid"));
@@ -120,13 +123,13 @@ fn d19_who_waits_in_the_queue_when_another_version_takes_over_is_served() {
         assert_eq!(served.announces_close(), by_old, "{served:?}");
         assert_eq!(ask(&mut stays).announces_close(), by_old);
         drop((stays, moves));
-        server.pass_to(heir);
+        server.pass_to(new);
         assert!(!server.log().contains("ERROR"), "{}", server.log());
     }
 }
 
 #[test]
-fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
+fn d19_a_new_arbiter_accounts_for_connections_of_the_old_one() {
     const CONNECTIONS: i64 = 20;
     for backend in backends() {
         let args = ["-w", "2", "--keep-alive", "60", "--log-level", "debug"];
@@ -139,15 +142,18 @@ fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
             clients.push(server.connect());
             clients.iter_mut().for_each(|client| drop(ask(client)));
             let figures = || {
-                let series =
-                    ["connections{state=\"waiting\"}", "connections_total", "connections_unaccounted", QUEUE];
+                let series = [
+                    "connections{state=\"waiting\"}",
+                    "connections_accepted_total",
+                    "connections_unaccounted",
+                    QUEUE,
+                ];
                 series.map(|series| metric::<i64>(&server, series))
             };
             let right = until(PATIENCE, || (figures() == [CONNECTIONS, 1, 0, 0]).then_some(()));
             assert!(right.is_some(), "{backend}, after {n}: {:?}", figures());
         }
-        let settled =
-            format!("[{}] DEBUG the account of the hand-off queue is in order", server.arbiter().id());
+        let settled = format!("[{}] DEBUG hand-off queue accounting is exact again", server.arbiter().id());
         assert!(server.logs(&settled, PATIENCE), "{backend}");
         let [stays, leaves] = &workers(&server, 2)[..] else { unreachable!("there are two") };
         let moving =
@@ -155,13 +161,13 @@ fn d19_connections_of_the_old_arbiter_are_accounted_for_by_the_new_one() {
         stays.signal(Signal::STOP);
         assert!(stays.wait_frozen(PATIENCE), "SIGSTOP stops a process");
         server.arbiter().signal(Signal::TTOU);
-        assert!(leaves.wait_gone(PATIENCE), "{backend}: connections keep the worker that leaves");
+        assert!(leaves.wait_gone(PATIENCE), "{backend}: the leaving worker keeps its connections");
         for (signal, queued) in [(Signal::STOP, moving), (Signal::CONT, 0)] {
             stays.signal(signal);
             let right = until(PATIENCE, || (metric::<usize>(&server, QUEUE) == queued).then_some(()));
             assert!(
                 right.is_some(),
-                "{backend}: {} and not {queued} are on their way",
+                "{backend}: {} and not {queued} are in the queue",
                 metric::<usize>(&server, QUEUE)
             );
         }

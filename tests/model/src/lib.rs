@@ -1,23 +1,27 @@
-//! The hand-off of connections between processes as a model, every state of which is visited.
+//! The hand-off of connections between processes as a model. Every state of it is visited.
 //!
-//! A step is what one process does without another seeing it half done: one system call, and what goes with it inside
-//! the process. Between any two steps any process may be killed. Time is left out: whatever a limit would end sooner may
-//! take for ever here, or end at once. So are descriptors that run out and records of another version, which a process
-//! finds alone and decides alone; they have their tests where that is written.
+//! A step is an action of one process that no other process sees half done: one system call, and
+//! what belongs to it inside the process. Between any two steps any process may be killed. Time is
+//! left out: what a limit would end may take for ever here, or end at once. So are a shortage of
+//! descriptors and records of another version, which one process notices and decides alone. They
+//! are tested beside their code.
 //!
-//! What the names stand for: [`Order::Leave`] is a drain whose order says that there is a receiver, [`Order::Stop`] one
-//! without, [`Order::LastWord`] is `backlog-end`, and the death of the arbiter is seen as the end of the control socket.
+//! The names: [`Order::Leave`] is a drain order with a receiver, [`Order::Stop`] one without,
+//! [`Order::LastWord`] is `backlog-end`, and a worker sees the arbiter's death as the end of its
+//! order socket.
 
-#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "nobody depends on it")]
+#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "no crate depends on it")]
 
 use std::collections::VecDeque;
 
 use stateright::{Model, Property};
 
-/// How large a world is searched, and by which rules its processes live.
+pub mod rescue;
+
+/// The size of the world to search, and the rules that its processes keep.
 #[derive(Clone, Debug)]
 pub struct Protocol {
-    /// Worker processes; the first has all connections.
+    /// Worker processes. The first has all connections.
     pub workers: usize,
     /// Connections that clients keep.
     pub connections: usize,
@@ -25,18 +29,18 @@ pub struct Protocol {
     pub room: usize,
     /// Requests that the clients make in all.
     pub requests: u8,
-    /// Workers that are told to hand their connections on, at most.
+    /// Workers that are ordered to hand their connections on, at most.
     pub recycles: u8,
     /// Processes that are killed, at most.
     pub deaths: u8,
-    /// A rule that nobody keeps.
+    /// The rule that is broken in this world.
     pub broken: Option<Rule>,
 }
 
-/// The rules that the protocol stands on. Each is broken in a test, which shows what it is for.
+/// The rules that the protocol depends on. A test breaks each, and so shows its purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// Who has sent a connection does not read from it any more.
+    /// A worker that has sent a connection does not read from it any more.
     SentIsNotRead,
     /// The receiving end is open in every worker and in the arbiter.
     QueueOutlivesReceivers,
@@ -44,10 +48,10 @@ pub enum Rule {
     OrdersBeforeTheEnd,
     /// At a stop a worker ends when it has seen the queue empty after the arbiter's last word.
     LookAfterLastWord,
-    /// The arbiter's last word is said when all workers have been told of the stop.
+    /// The arbiter's last word follows the stop orders of all workers.
     LastWordComesLast,
-    /// Who is told of a stop hands nothing on any more.
-    NobodyReceivesAtAStop,
+    /// A worker that was ordered to stop hands nothing on any more.
+    NoHandoffAtAStop,
     /// The death of the arbiter is its last word (D18).
     DeathIsTheLastWord,
     /// A worker that has died has a successor, unless the server stops.
@@ -55,20 +59,20 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// All of them.
+    /// All rules.
     pub const ALL: [Self; 8] = [
         Self::SentIsNotRead,
         Self::QueueOutlivesReceivers,
         Self::OrdersBeforeTheEnd,
         Self::LookAfterLastWord,
         Self::LastWordComesLast,
-        Self::NobodyReceivesAtAStop,
+        Self::NoHandoffAtAStop,
         Self::DeathIsTheLastWord,
         Self::TheDeadAreReplaced,
     ];
 }
 
-/// A state: all processes, what lies between them, and all connections.
+/// A state: all processes, the queue and sockets between them, and all connections.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct World {
     arbiter: Arbiter,
@@ -78,62 +82,63 @@ pub struct World {
     recycles: u8,
     deaths: u8,
     requests: u8,
-    /// More has happened than the promise is for: a worker was killed whom the arbiter does not replace any more, because
-    /// it stops or was killed itself. A connection in the queue may then be nobody's.
+    /// More has happened than the promise covers: a worker was killed that the arbiter will not
+    /// replace, because the arbiter stops or was killed itself. A connection in the queue may then
+    /// have no receiver.
     excused: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Arbiter {
-    life: Reign,
+    state: ArbiterState,
     /// Orders that are decided and not sent yet.
     unsent: VecDeque<(u8, Order)>,
-    /// Workers that are to stay, as far as it knows.
-    trusted: Vec<bool>,
+    /// Workers that will stay, as far as the arbiter knows.
+    staying: Vec<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Reign {
+enum ArbiterState {
     Serving,
     Stopping,
-    /// All its workers are gone, and so is it.
+    /// All workers have ended, and then the arbiter.
     Ended,
     Killed,
 }
 
-/// What the arbiter tells a worker.
+/// An order of the arbiter to a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Order {
-    /// Hand on what you have: others receive it.
+    /// Hand your connections on: other workers receive them.
     Leave,
-    /// End what you have.
+    /// End your connections.
     Stop,
-    /// Nothing will be put into the queue by the arbiter any more.
+    /// The arbiter puts nothing more into the queue.
     LastWord,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Worker {
-    life: Life,
-    /// What is in its control socket.
+    state: WorkerState,
+    /// The unread orders in its socket.
     orders: VecDeque<Order>,
     /// Connections that it reads from.
     reads: Vec<u8>,
-    /// Sent, and still open here.
+    /// A connection that was sent, and is still open here.
     sent: Option<u8>,
     heard_last_word: bool,
-    /// The queue was seen empty after that.
+    /// The queue was seen empty after the last word.
     looked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Life {
+enum WorkerState {
     Running,
     Leaving,
     Stopping,
     Exited,
     Killed,
-    /// And the arbiter knows.
+    /// Ended, and the arbiter knows.
     Reaped,
 }
 
@@ -147,36 +152,37 @@ struct Connection {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Fate {
     Open,
-    /// With an announcement, or by its client.
+    /// With an announced close, or by its client.
     Closed,
-    /// With the worker that read from it, or with one killed process more than it is safe from.
+    /// With the worker that read from it, or because more processes were killed than the promise
+    /// covers.
     Died,
-    /// Nobody had it any more.
+    /// No process has it any more.
     Lost,
 }
 
-/// What may happen next; the numbers are those of a worker and of a connection.
+/// What may happen next. The numbers are those of a worker and of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// A client sends a request.
     Request(u8),
-    /// A worker answers the request of a connection, and in a stop ends that with it.
+    /// A worker answers the request of a connection and, in a stop, ends the connection with it.
     Answer(u8, u8),
     /// The fallback policy ends a connection of a worker.
     Close(u8, u8),
-    /// The arbiter decides that a worker has to leave, which another one is there to replace.
+    /// The arbiter decides that a worker has to leave, whose replacement is ready.
     Recycle(u8),
-    /// The arbiter decides that all have to stop.
+    /// The arbiter decides that all workers have to stop.
     StopAll,
-    /// The arbiter writes what it has decided to a control socket.
+    /// The arbiter writes the next decided order to its socket.
     SendOrder,
-    /// A worker reads from its control socket.
+    /// A worker reads an order.
     ReadOrder(u8),
-    /// A worker reads the end of its control socket.
+    /// A worker reads the end of its order socket.
     SeeArbiterGone(u8),
     /// A worker puts a connection into the queue.
     Send(u8, u8),
-    /// A worker closes its own descriptor of what it has sent.
+    /// A worker closes its own descriptor of a connection that it has sent.
     DropSent(u8),
     /// A worker takes a connection from the queue.
     Take(u8),
@@ -195,7 +201,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether somebody outside has to want it. All else happens by itself, sooner or later.
+    /// Whether the step needs a cause outside the server. All other steps happen by themselves,
+    /// sooner or later.
     fn is_wanted(self) -> bool {
         matches!(
             self,
@@ -211,8 +218,11 @@ impl Model for Protocol {
     fn init_states(&self) -> Vec<World> {
         let mut workers = vec![Worker::new(); self.workers];
         workers[0].reads = (0..self.connections as u8).collect();
-        let arbiter =
-            Arbiter { life: Reign::Serving, unsent: VecDeque::new(), trusted: vec![true; self.workers] };
+        let arbiter = Arbiter {
+            state: ArbiterState::Serving,
+            unsent: VecDeque::new(),
+            staying: vec![true; self.workers],
+        };
         vec![World {
             arbiter,
             workers,
@@ -248,23 +258,23 @@ impl Model for Protocol {
             Property::always("no connection is read by two", |_, world: &World| {
                 world.ids().all(|id| world.readers(id) <= 1)
             }),
-            Property::always("none is lost while a process lives that could have it", |_, world: &World| {
+            Property::always("no connection is lost while a process could have it", |_, world: &World| {
                 world.connections.iter().all(|connection| connection.fate != Fate::Lost)
             }),
             Property::always(
-                "where nothing happens by itself nobody waits",
+                "no client waits in a state without further steps",
                 |protocol: &Self, world: &World| {
                     let mut steps = Vec::new();
                     protocol.actions(world, &mut steps);
                     steps.iter().any(|step| !step.is_wanted()) || world.is_settled()
                 },
             ),
-            // The search is of something.
+            // These show that the search covers something.
             Property::sometimes("a connection is answered by a third worker", |_, world: &World| {
                 world.recycles >= 2 && world.workers.last().is_some_and(|worker| !worker.reads.is_empty())
             }),
             Property::sometimes("everything ends in a stop", |_, world: &World| {
-                world.arbiter.life == Reign::Ended
+                world.arbiter.state == ArbiterState::Ended
                     && world.deaths == 0
                     && world.connections.iter().all(|connection| connection.fate == Fate::Closed)
             }),
@@ -278,8 +288,8 @@ impl Protocol {
     }
 
     fn arbiters(&self, world: &World, steps: &mut Vec<Step>) {
-        let Arbiter { life, unsent, trusted } = &world.arbiter;
-        if !matches!(life, Reign::Serving | Reign::Stopping) {
+        let Arbiter { state, unsent, staying } = &world.arbiter;
+        if !matches!(state, ArbiterState::Serving | ArbiterState::Stopping) {
             return;
         }
         if world.deaths < self.deaths {
@@ -290,18 +300,18 @@ impl Protocol {
             return;
         }
         for (id, worker) in (0..).zip(&world.workers) {
-            if matches!(worker.life, Life::Exited | Life::Killed) {
+            if matches!(worker.state, WorkerState::Exited | WorkerState::Killed) {
                 steps.push(Step::Reap(id));
             }
         }
-        if *life == Reign::Serving {
+        if *state == ArbiterState::Serving {
             steps.push(Step::StopAll);
-            let others = |id: usize| trusted.iter().enumerate().any(|(other, trust)| *trust && other != id);
+            let others = |id: usize| staying.iter().enumerate().any(|(other, trust)| *trust && other != id);
             if world.recycles < self.recycles {
-                let ready = (0..self.workers).filter(|id| trusted[*id] && others(*id));
+                let ready = (0..self.workers).filter(|id| staying[*id] && others(*id));
                 steps.extend(ready.map(|id| Step::Recycle(id as u8)));
             }
-        } else if world.workers.iter().all(|worker| worker.life == Life::Reaped) {
+        } else if world.workers.iter().all(|worker| worker.state == WorkerState::Reaped) {
             steps.push(Step::Finish);
         }
     }
@@ -316,30 +326,32 @@ impl Protocol {
         if worker.sent.is_some() {
             steps.push(Step::DropSent(id));
             if self.keeps(Rule::SentIsNotRead) {
-                return; // one thread, which does nothing else between the two
+                return; // the worker's one thread does nothing else between the two steps
             }
         }
         if !worker.orders.is_empty() {
             steps.push(Step::ReadOrder(id));
-        } else if world.arbiter.life == Reign::Killed && !worker.heard_last_word {
+        } else if world.arbiter.state == ArbiterState::Killed && !worker.heard_last_word {
             steps.push(Step::SeeArbiterGone(id));
         }
         for connection in &worker.reads {
             if world.connections[usize::from(*connection)].asks {
                 steps.push(Step::Answer(id, *connection));
             }
-            match worker.life {
-                Life::Leaving if world.queue.len() < self.room => steps.push(Step::Send(id, *connection)),
-                Life::Stopping
-                    if !self.keeps(Rule::NobodyReceivesAtAStop) && world.queue.len() < self.room =>
+            match worker.state {
+                WorkerState::Leaving if world.queue.len() < self.room => {
+                    steps.push(Step::Send(id, *connection))
+                }
+                WorkerState::Stopping
+                    if !self.keeps(Rule::NoHandoffAtAStop) && world.queue.len() < self.room =>
                 {
                     steps.push(Step::Send(id, *connection));
                 }
-                Life::Stopping => steps.push(Step::Close(id, *connection)),
+                WorkerState::Stopping => steps.push(Step::Close(id, *connection)),
                 _ => {}
             }
         }
-        let receives = matches!(worker.life, Life::Running | Life::Stopping);
+        let receives = matches!(worker.state, WorkerState::Running | WorkerState::Stopping);
         if receives && !world.queue.is_empty() {
             steps.push(Step::Take(id));
         }
@@ -352,11 +364,11 @@ impl Protocol {
     }
 
     fn may_exit(&self, world: &World, worker: &Worker) -> bool {
-        let arbiter_seen = world.arbiter.life != Reign::Killed || worker.heard_last_word;
+        let arbiter_seen = world.arbiter.state != ArbiterState::Killed || worker.heard_last_word;
         let orders_read = worker.orders.is_empty() && arbiter_seen;
-        match worker.life {
-            Life::Leaving => orders_read || !self.keeps(Rule::OrdersBeforeTheEnd),
-            Life::Stopping => worker.looked || !self.keeps(Rule::LookAfterLastWord),
+        match worker.state {
+            WorkerState::Leaving => orders_read || !self.keeps(Rule::OrdersBeforeTheEnd),
+            WorkerState::Stopping => worker.looked || !self.keeps(Rule::LookAfterLastWord),
             _ => false,
         }
     }
@@ -370,14 +382,14 @@ impl Protocol {
             Step::Answer(worker, id) => {
                 let connection = &mut world.connections[usize::from(id)];
                 connection.asks = false;
-                if world.workers[usize::from(worker)].life == Life::Stopping {
+                if world.workers[usize::from(worker)].state == WorkerState::Stopping {
                     world.end(worker, id); // announced
                 }
             }
             Step::Close(worker, id) => world.end(worker, id),
             Step::Recycle(id) => {
                 world.recycles += 1;
-                world.arbiter.trusted[usize::from(id)] = false;
+                world.arbiter.staying[usize::from(id)] = false;
                 world.arbiter.unsent.push_back((id, Order::Leave));
             }
             Step::StopAll => self.stop(world),
@@ -392,15 +404,17 @@ impl Protocol {
             Step::ReadOrder(id) => {
                 let worker = &mut world.workers[usize::from(id)];
                 match worker.orders.pop_front() {
-                    Some(Order::Leave) if worker.life == Life::Running => worker.life = Life::Leaving,
-                    Some(Order::Stop) => worker.life = Life::Stopping,
+                    Some(Order::Leave) if worker.state == WorkerState::Running => {
+                        worker.state = WorkerState::Leaving
+                    }
+                    Some(Order::Stop) => worker.state = WorkerState::Stopping,
                     Some(Order::LastWord) => worker.heard_last_word = true,
                     _ => {}
                 }
             }
             Step::SeeArbiterGone(id) => {
                 let worker = &mut world.workers[usize::from(id)];
-                worker.life = Life::Stopping;
+                worker.state = WorkerState::Stopping;
                 worker.heard_last_word = true;
                 worker.looked |= !self.keeps(Rule::DeathIsTheLastWord);
             }
@@ -426,20 +440,20 @@ impl Protocol {
             }
             Step::SeeQueueEmpty(id) => world.workers[usize::from(id)].looked = true,
             Step::Exit(id) => {
-                world.workers[usize::from(id)].life = Life::Exited;
+                world.workers[usize::from(id)].state = WorkerState::Exited;
                 self.close_queue(world);
             }
             Step::Reap(id) => self.reap(world, id),
             Step::Finish => {
-                world.arbiter.life = Reign::Ended;
+                world.arbiter.state = ArbiterState::Ended;
                 self.close_queue(world);
             }
             Step::Kill(id) => {
                 world.deaths += 1;
-                world.excused |= world.arbiter.life != Reign::Serving;
+                world.excused |= world.arbiter.state != ArbiterState::Serving;
                 let worker = &mut world.workers[usize::from(id)];
                 let died = std::mem::take(&mut worker.reads);
-                *worker = Worker { life: Life::Killed, ..Worker::new() };
+                *worker = Worker { state: WorkerState::Killed, ..Worker::new() };
                 for connection in died {
                     world.connections[usize::from(connection)].fate = Fate::Died;
                 }
@@ -448,7 +462,7 @@ impl Protocol {
             Step::KillArbiter => {
                 world.excused |= world.deaths > 0;
                 world.deaths += 1;
-                world.arbiter.life = Reign::Killed;
+                world.arbiter.state = ArbiterState::Killed;
                 world.arbiter.unsent.clear();
                 self.close_queue(world);
             }
@@ -456,10 +470,10 @@ impl Protocol {
     }
 
     fn stop(&self, world: &mut World) {
-        world.excused |= world.workers.iter().any(|worker| worker.life == Life::Killed);
-        world.arbiter.life = Reign::Stopping;
+        world.excused |= world.workers.iter().any(|worker| worker.state == WorkerState::Killed);
+        world.arbiter.state = ArbiterState::Stopping;
         let alive: Vec<_> =
-            (0..).zip(&world.workers).filter(|(_, worker)| worker.life != Life::Reaped).collect();
+            (0..).zip(&world.workers).filter(|(_, worker)| worker.state != WorkerState::Reaped).collect();
         let stops = alive.iter().map(|(id, _)| (*id, Order::Stop));
         let last_words = alive.iter().map(|(id, _)| (*id, Order::LastWord));
         world.arbiter.unsent = if self.keeps(Rule::LastWordComesLast) {
@@ -469,17 +483,18 @@ impl Protocol {
         };
     }
 
-    /// The arbiter finds that a worker is gone, and makes another one.
+    /// The arbiter finds that a worker is gone, and starts another one.
     fn reap(&self, world: &mut World, id: u8) {
         let worker = &mut world.workers[usize::from(id)];
-        let serving = world.arbiter.life == Reign::Serving && self.keeps(Rule::TheDeadAreReplaced);
-        *worker = if serving { Worker::new() } else { Worker { life: Life::Reaped, ..Worker::new() } };
-        world.arbiter.trusted[usize::from(id)] = serving;
+        let serving = world.arbiter.state == ArbiterState::Serving && self.keeps(Rule::TheDeadAreReplaced);
+        *worker =
+            if serving { Worker::new() } else { Worker { state: WorkerState::Reaped, ..Worker::new() } };
+        world.arbiter.staying[usize::from(id)] = serving;
     }
 
-    /// What is in the queue is gone with the last process that has it open.
+    /// The connections in the queue are gone with the last process that has the queue open.
     fn close_queue(&self, world: &mut World) {
-        let arbiter = matches!(world.arbiter.life, Reign::Serving | Reign::Stopping);
+        let arbiter = matches!(world.arbiter.state, ArbiterState::Serving | ArbiterState::Stopping);
         let is_open = world.workers.iter().any(Worker::is_alive)
             || (arbiter && self.keeps(Rule::QueueOutlivesReceivers));
         let fate = if world.excused { Fate::Died } else { Fate::Lost };
@@ -505,13 +520,13 @@ impl World {
         self.connections[usize::from(id)] = Connection { asks: false, fate: Fate::Closed };
     }
 
-    /// Nobody waits for anything: nothing is on its way, no request unanswered, no worker half gone.
+    /// Nothing is pending: no connection in the queue, no request unanswered, no worker half gone.
     fn is_settled(&self) -> bool {
-        let over = matches!(self.arbiter.life, Reign::Ended | Reign::Killed);
-        let at_rest = |worker: &Worker| match worker.life {
-            Life::Running => !over,
-            Life::Leaving | Life::Stopping => false,
-            Life::Exited | Life::Killed | Life::Reaped => true,
+        let over = matches!(self.arbiter.state, ArbiterState::Ended | ArbiterState::Killed);
+        let at_rest = |worker: &Worker| match worker.state {
+            WorkerState::Running => !over,
+            WorkerState::Leaving | WorkerState::Stopping => false,
+            WorkerState::Exited | WorkerState::Killed | WorkerState::Reaped => true,
         };
         let served = |id: u8| {
             let Connection { asks, fate } = self.connections[usize::from(id)];
@@ -524,7 +539,7 @@ impl World {
 impl Worker {
     fn new() -> Self {
         Self {
-            life: Life::Running,
+            state: WorkerState::Running,
             orders: VecDeque::new(),
             reads: Vec::new(),
             sent: None,
@@ -534,7 +549,7 @@ impl Worker {
     }
 
     fn is_alive(&self) -> bool {
-        matches!(self.life, Life::Running | Life::Leaving | Life::Stopping)
+        matches!(self.state, WorkerState::Running | WorkerState::Leaving | WorkerState::Stopping)
     }
 }
 

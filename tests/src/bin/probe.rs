@@ -1,5 +1,5 @@
-//! Prints the probe's table for the backends that are built in, or for those that are named, and fails where they
-//! differ: `cargo run --release -p remuda-conformance --bin probe [BACKEND...]`.
+//! Prints the probe's table for the backends that are built in, or for those that are named, and
+//! fails if they differ: `cargo run --release -p remuda-conformance --bin probe [BACKEND...]`.
 
 use std::env;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use remuda_conformance::{fixture, probe};
 
 fn main() -> ExitCode {
-    // It is its own server.
+    // This program is also the server.
     if env::var_os("FIXTURE_APPLICATION").is_some() {
         return fixture::server().run();
     }

@@ -1,4 +1,4 @@
-//! The client against a peer that says what it is told.
+//! The client against a peer that sends given bytes.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,7 @@ fn cut(result: Result<Response, Broken>) -> End {
 }
 
 #[test]
-fn responses_are_taken_out_of_their_framing() {
+fn bodies_are_decoded_from_each_framing() {
     let mut client = receiving(
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab\
           HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\ncd\r\n1\r\ne\r\n0\r\n\r\n\
@@ -49,7 +49,7 @@ fn a_body_that_ends_early_is_cut_and_not_short() {
 }
 
 #[test]
-fn what_contradicts_the_rfc_is_malformed() {
+fn responses_that_violate_the_rfc_are_malformed() {
     for bytes in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
@@ -66,7 +66,7 @@ fn what_contradicts_the_rfc_is_malformed() {
 }
 
 #[test]
-fn the_end_of_a_connection_is_told_apart() {
+fn kinds_of_connection_end_are_distinguished() {
     let (mut client, peer) = pair();
     assert_eq!(client.end(Duration::from_millis(10)), End::StillOpen);
     drop(peer);

@@ -1,4 +1,4 @@
-//! One connection, from the moment its worker is told to drain until it has ended.
+//! One connection, from the drain order of its worker until it has ended.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Broken, Client, End, PATIENCE, Response};
 
-/// A connection in the state that it is to be in.
+/// A connection in the state to observe.
 #[derive(Debug)]
 pub(crate) struct Opened {
     client: Client,
-    /// The response that has begun.
+    /// The head of a response that has begun.
     head: Option<Response>,
-    /// Statuses that belong to what is seen, although they came before.
+    /// Statuses of earlier responses that belong to the observation.
     before: Vec<u16>,
     later: Later,
 }
 
-/// What its client does in the drain.
+/// What the client does in the drain.
 #[derive(Debug)]
 enum Later {
     Nothing,
@@ -28,24 +28,24 @@ enum Later {
     Uploads(usize),
 }
 
-/// What its client has seen, with times in seconds.
+/// What the client has observed, with times in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Seen {
     /// The status of each response.
     pub(crate) answers: Vec<u16>,
-    /// The last of them did not arrive whole.
+    /// The last response did not arrive whole.
     pub(crate) cut: bool,
-    /// The last of them announced the close.
+    /// The last response announced close.
     pub(crate) announced: bool,
-    /// When the last of them was complete.
+    /// When the last response was complete.
     pub(crate) answered: Option<f64>,
     /// How the connection ended.
     pub(crate) end: End,
-    /// When it did.
+    /// When the connection ended.
     pub(crate) ended: f64,
-    /// How the server exited.
+    /// The server's exit status.
     pub(crate) status: Option<i32>,
-    /// When it did.
+    /// When the server exited.
     pub(crate) gone: Option<f64>,
 }
 
@@ -54,28 +54,28 @@ impl Opened {
         Self { client, head: None, before: Vec::new(), later: Later::Nothing }
     }
 
-    /// The response with this head is on its way.
+    /// The response with this head is under way.
     pub(crate) fn with_head(self, head: Response) -> Self {
         Self { head: Some(head), ..self }
     }
 
-    /// This response has arrived, and is the one that counts.
+    /// A response with this status has arrived, and is the one to observe.
     pub(crate) fn answered(mut self, status: u16) -> Self {
         self.before.push(status);
         self
     }
 
-    /// Sends `bytes` so many seconds into the drain, if it has not ended.
+    /// Sends `bytes` so many seconds into the drain, if the connection is still open.
     pub(crate) fn saying(self, after: f64, bytes: impl Into<String>) -> Self {
         Self { later: Later::Says(after, bytes.into()), ..self }
     }
 
-    /// Goes on with so many blocks of 16 KiB, one every 10 ms.
+    /// Sends so many blocks of 16 KiB, one every 10 ms.
     pub(crate) fn uploading(self, blocks: usize) -> Self {
         Self { later: Later::Uploads(blocks), ..self }
     }
 
-    /// Follows it to its end.
+    /// Follows the connection to its end.
     pub(crate) fn watch(self, start: Instant) -> Seen {
         let Self { mut client, head, before, later } = self;
         let sender = client.sender();
@@ -91,13 +91,13 @@ impl Opened {
 }
 
 impl Later {
-    /// An error is one that tells a client who is still sending of a reset.
+    /// An error is a reset, which a client learns of when it sends.
     fn send(self, mut to: impl Write, start: Instant) -> io::Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Says(after, bytes) => {
                 thread::sleep(Duration::from_secs_f64(after).saturating_sub(start.elapsed()));
-                // Where the connection has ended before, that is what is seen.
+                // If the connection has ended before, the observation shows that.
                 to.write_all(bytes.as_bytes()).or(Ok(()))
             }
             Self::Uploads(blocks) => (0..blocks).try_for_each(|_| {
@@ -108,7 +108,7 @@ impl Later {
     }
 }
 
-/// What an upload is made of.
+/// A block of an upload.
 pub(crate) const BLOCK: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 
 impl Seen {
@@ -154,17 +154,17 @@ impl Seen {
         }
     }
 
-    /// Whether it is the same as `other`, with times that differ by so many seconds at most.
+    /// Whether it equals `other`, with times that differ by at most `tolerance` seconds.
     pub(crate) fn is_like(&self, other: &Self, tolerance: f64) -> bool {
         let near =
             |(a, b): (Option<f64>, Option<f64>)| a.zip(b).is_none_or(|(a, b)| (a - b).abs() <= tolerance);
         self.words() == other.words() && self.moments().into_iter().zip(other.moments()).all(near)
     }
 
-    /// Whether its times are about the same as those that were printed.
+    /// Whether its times are close to printed ones.
     pub(crate) fn is_at(&self, times: &str, tolerance: f64) -> bool {
         let printed = times.split(" / ").map(|time| time.parse().ok());
-        times.is_empty() // behind the last column
+        times.is_empty() // after the last column
             || printed.zip(self.moments()).all(|times: (Option<f64>, Option<f64>)| match times {
                 (Some(a), Some(b)) => (a - b).abs() <= tolerance,
                 (a, b) => a == b,
@@ -175,7 +175,8 @@ impl Seen {
         [self.answered, Some(self.ended), self.gone]
     }
 
-    /// Everything but the times: answers, whether close was announced, how the connection ended, the exit status.
+    /// Everything but the times: answers, whether close was announced, how the connection ended,
+    /// the exit status.
     pub(crate) fn words(&self) -> [String; 4] {
         let mut answers: Vec<_> = self.answers.iter().map(u16::to_string).collect();
         if self.cut {
@@ -200,7 +201,8 @@ impl Seen {
         ]
     }
 
-    /// When the last answer was complete, when the connection ended, and when the server had exited.
+    /// When the last answer was complete, when the connection ended, and when the server had
+    /// exited.
     pub(crate) fn times(&self) -> String {
         self.moments().map(|at| at.map_or_else(|| "–".into(), |at| format!("{at:.1}"))).join(" / ")
     }

@@ -1,13 +1,13 @@
-//! The states that a connection can be in.
+//! The states of a connection that the probe observes.
 
 use super::connection::{BLOCK, Opened};
 use crate::process::Server;
 use crate::scenario::{get, get_with_body};
 
-/// One state.
+/// A state.
 pub(super) struct Row {
     pub(super) name: &'static str,
-    /// Brings a new connection into it.
+    /// Brings a new connection into this state.
     pub(super) open: fn(&Server) -> Opened,
 }
 
@@ -17,7 +17,7 @@ impl Row {
     }
 }
 
-/// Those that need no handler come first, so that nothing is begun long before TERM.
+/// Rows that need no handler come first, so that no handler begins long before TERM.
 pub(super) const ROWS: &[Row] = &[
     Row::new("fresh", |server| {
         let client = server.connect();
@@ -52,7 +52,7 @@ pub(super) const ROWS: &[Row] = &[
     }),
 ];
 
-/// Blocks of a body that nobody reads: most of it is sent after the response.
+/// Blocks of an unread body: most of it is sent after the response.
 const UNREAD: usize = 100;
 
 fn idle(server: &Server) -> Opened {

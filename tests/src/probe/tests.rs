@@ -1,9 +1,9 @@
-//! What counts as a difference.
+//! Which observations count as differences.
 
 use super::*;
 use crate::client::End;
 
-/// Two backends for which every row shows the same.
+/// A report in which both backends show the same in every row.
 fn report() -> Report {
     let seen = Seen {
         answers: vec![200],
@@ -21,7 +21,7 @@ fn report() -> Report {
     Report { backends: vec!["sync".into(), "other".into()], together: seen.clone(), seen }
 }
 
-/// How many differences there are once `change` was made to one cell.
+/// The number of differences after `change` was made to one cell.
 fn differences(cell: Cell, change: fn(&mut Seen)) -> usize {
     let mut report = report();
     change(report.seen.get_mut(&cell).expect("it is there"));
@@ -44,7 +44,7 @@ fn what_is_seen_may_not_differ() {
 }
 
 #[test]
-fn company_may_make_no_difference() {
+fn other_rows_on_the_server_may_make_no_difference() {
     let mut report = report();
     report.together.get_mut(&(3, 0, 0)).expect("it is there").answers.clear();
     assert_eq!(report.differences().len(), 1, "{:?}", report.differences());
@@ -56,7 +56,7 @@ fn kinds_of_application_may_make_no_difference() {
 }
 
 #[test]
-fn a_table_that_was_printed_is_compared() {
+fn a_printed_table_is_compared() {
     let report = report();
     let table = report.to_string();
     assert_eq!(report.differences_from(&table), [""; 0]);

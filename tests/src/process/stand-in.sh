@@ -1,3 +1,3 @@
 #!/bin/sh
-# In place of a server: runs what it is told by the argument behind `-k BACKEND -b ADDRESS`.
+# A stand-in for a server: runs the argument after `-k BACKEND -b ADDRESS` as a script.
 eval "$5"

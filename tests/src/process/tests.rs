@@ -1,4 +1,4 @@
-//! The harness over shell scripts in place of servers.
+//! The harness with shell scripts in place of servers.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Connections in a drain: requests in flight (D5), requests that come late (D6), and how it ends (D7, D8, D14).
+//! Connections in a drain: requests in flight (D5), late requests (D6), and how the connections end
+//! (D7, D8, D14).
 
 use std::io::Write;
 use std::thread;
@@ -42,7 +43,7 @@ pub(crate) fn d5_half_a_head_is_completed_and_served(harness: &Harness) {
     client.send("GET / HTTP/1.1\r\nHo");
     server.catch_up();
     server.drain();
-    assert!(!client.has_more(seconds(1.0)), "nobody has asked for anything yet");
+    assert!(!client.has_more(seconds(1.0)), "the request is not complete yet");
     client.send("st: test\r\n\r\n");
     client.last_response(200);
     drop(client);
@@ -52,8 +53,7 @@ pub(crate) fn d5_half_a_head_is_completed_and_served(harness: &Harness) {
 pub(crate) fn d5_upload_in_flight_is_finished(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let mut client = server.connect();
-    client.send(post("/echo", 10) + "first");
-    server.catch_up();
+    server.begin(&mut client, post("/echo", 10) + "first");
     server.drain();
     client.send(" half");
     assert_eq!(client.response().text(), "first half");
@@ -73,7 +73,7 @@ pub(crate) fn d6_next_request_is_served_and_announced(harness: &Harness) {
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-pub(crate) fn d6_whoever_speaks_in_a_drain_is_answered(harness: &Harness) {
+pub(crate) fn d6_a_request_after_term_is_answered_with_close(harness: &Harness) {
     let mut server = harness.serve(&["--keep-alive", "2"]);
     let mut busy = server.connect();
     let mut idle: Vec<_> = (0..50).map(|_| server.connect()).collect();
@@ -111,11 +111,11 @@ pub(crate) fn d6_nothing_is_read_after_an_announced_close(harness: &Harness) {
     late.get("/");
     client.get("/");
     server.drain();
-    // The second request arrives when the first is being answered.
+    // The second request arrives while the first is being answered.
     server.begin(&mut client, get("/sleep?ms=300"));
     client.send(get("/"));
     client.last_response(200);
-    // The second request arrives when close has been announced.
+    // The second request arrives after close was announced.
     late.send(get("/"));
     assert!(late.response().announces_close());
     late.send(get("/"));
@@ -154,7 +154,7 @@ pub(crate) fn d7_client_that_keeps_sending_sees_the_response_and_no_reset(harnes
     server.drain();
     let mut sender = client.sender();
     thread::scope(|scope| {
-        // Nobody reads this body, and most of it is sent after the response.
+        // No handler reads this body, and most of it is sent after the response.
         scope.spawn(move || {
             let block = [b'x'; 16 * 1024];
             let mut sent = sender.write_all(get_with_body("/sleep?ms=100", 60 * block.len()).as_bytes());
@@ -162,7 +162,7 @@ pub(crate) fn d7_client_that_keeps_sending_sees_the_response_and_no_reset(harnes
                 sent = sent.and_then(|()| sender.write_all(&block));
                 thread::sleep(Duration::from_millis(10));
             }
-            sent.expect("what the client sends is taken until it stops");
+            sent.expect("the server reads until the client stops sending");
         });
         let response = client.response();
         assert_eq!((response.status, response.announces_close()), (200, true));
@@ -173,13 +173,13 @@ pub(crate) fn d7_client_that_keeps_sending_sees_the_response_and_no_reset(harnes
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-pub(crate) fn d7_lingering_ends_by_itself_and_holds_nobody_up(harness: &Harness) {
+pub(crate) fn d7_lingering_ends_by_itself_and_delays_no_other_client(harness: &Harness) {
     let server = harness.serve(&["--linger", "1"]);
     let mut lingering = server.connect();
     lingering.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let start = Instant::now();
     lingering.last_response(200);
-    // While this one stays, others are accepted and served.
+    // While this connection lingers, others are accepted and served.
     for _ in 0..10 {
         server.connect().get("/");
     }
@@ -188,18 +188,18 @@ pub(crate) fn d7_lingering_ends_by_itself_and_holds_nobody_up(harness: &Harness)
     took("it was closed", start, 0.8..2.5);
 }
 
-pub(crate) fn d7_lingering_discards_only_so_much(harness: &Harness) {
-    let server = harness.serve(&["--linger", "60"]);
+pub(crate) fn d7_lingering_discards_up_to_its_limit(harness: &Harness) {
+    let server = harness.serve(&["--linger", "60", "--limit-linger", "4M"]);
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     client.last_response(200);
     let start = Instant::now();
     let sent = client.sender().write_all(&vec![b'x'; 64 << 20]);
-    assert!(sent.is_err(), "the server reads on and on");
+    assert!(sent.is_err(), "the server reads without limit");
     took("it was closed", start, 0.0..5.0);
 }
 
-pub(crate) fn d7_client_that_never_closes_holds_nobody_up_in_a_drain(harness: &Harness) {
+pub(crate) fn d7_a_client_that_never_closes_delays_no_other_in_a_drain(harness: &Harness) {
     let mut server = harness.serve(&["--linger", "1"]);
     let [mut lingering, mut others @ ..] = [(); 6].map(|()| server.connect());
     lingering.get("/");
@@ -227,7 +227,7 @@ pub(crate) fn d8_idle_age_counts_from_the_last_response(harness: &Harness) {
     let mut late = server.connect();
     late.get("/stream?chunks=9&size=10&ms=100");
     let late = (late, Instant::now());
-    // Neither counts from the drain, which begins when one of them is nearly over.
+    // Neither counts from the start of the drain, which begins when one of them is nearly over.
     thread::sleep(seconds(1.5).saturating_sub(early.1.elapsed()));
     server.drain();
     for (mut client, answered) in [early, late] {

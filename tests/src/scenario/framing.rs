@@ -1,4 +1,4 @@
-//! Where messages end (RFC 9112 §6 and §7), as written in the corpus and here.
+//! Where messages end (RFC 9112 §6 and §7), by the corpus and by cases written here.
 
 use std::cell::RefCell;
 
@@ -7,12 +7,13 @@ use crate::Harness;
 use crate::client::{Client, End, Framing, PATIENCE, Response};
 use crate::corpus::{Case, cases};
 
-pub(crate) fn the_corpus_is_answered_as_it_says(harness: &Harness) {
+pub(crate) fn the_corpus_is_answered_as_expected(harness: &Harness) {
     replay(harness, "whole", |request| vec![request.len()]);
 }
 
 pub(crate) fn the_corpus_is_answered_alike_byte_by_byte(harness: &Harness) {
-    // What is long is so by repeating a letter.
+    // Long requests in the corpus are long because a letter repeats, so pieces of more than one
+    // byte will do.
     replay(harness, "byte by byte", |request| vec![1 + request.len() / 1000; request.len()]);
 }
 
@@ -24,13 +25,14 @@ pub(crate) fn the_corpus_is_answered_alike_in_any_pieces(harness: &Harness) {
     });
 }
 
-/// Connections that a case is sent on at once with others.
+/// How many cases are sent at once, each on a connection of its own.
 const AT_ONCE: usize = 64;
 
-/// Sends every case of the corpus on a connection of its own, in pieces of these lengths and a piece of each in turn, and
-/// compares what comes back.
+/// Sends every case of the corpus on a connection of its own, in pieces of these lengths and a
+/// piece of each in turn, and compares the responses with what the case expects.
 fn replay(harness: &Harness, how: &str, lengths: impl Fn(&[u8]) -> Vec<usize>) {
-    // A peer that is sent to for longer than that loses what it has not read.
+    // The server stops reading when the linger time is over. A client that still sends then is
+    // reset and loses the response.
     let server = harness.serve(&["--linger", "60"]);
     for cases in cases().chunks(AT_ONCE) {
         let mut clients: Vec<_> = cases.iter().map(|_| server.connect()).collect();
@@ -41,7 +43,7 @@ fn replay(harness: &Harness, how: &str, lengths: impl Fn(&[u8]) -> Vec<usize>) {
                 let most = lengths.get(turn).copied().unwrap_or(usize::MAX);
                 let (piece, after) = rest.split_at(most.min(rest.len()));
                 if !piece.is_empty() {
-                    // The server need not take what is behind a fault.
+                    // The server need not read beyond a fault.
                     client.try_send(piece).ok();
                 }
                 *rest = after;
@@ -81,7 +83,7 @@ fn check(case: &Case, client: &mut Client, what: &str) {
         assert!(response.field("date").is_some(), "{what}: {response:?}");
     }
     if open {
-        // What was read of this request must not be taken for the beginning of the next.
+        // Bytes that were read of this request must not become the beginning of the next.
         client.send(get("/bytes?n=7"));
         let next = client.try_response().unwrap_or_else(|broken| panic!("{what}, next: {broken}"));
         assert_eq!((next.status, next.body.len()), (200, 7), "{what}: {next:?}");
@@ -90,7 +92,7 @@ fn check(case: &Case, client: &mut Client, what: &str) {
     }
 }
 
-pub(crate) fn a_length_that_is_known_is_announced(harness: &Harness) {
+pub(crate) fn a_known_length_is_announced(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     assert_eq!(client.get("/").framing, Framing::Length(13));
@@ -160,7 +162,7 @@ pub(crate) fn a_bad_chunk_is_never_a_short_body(harness: &Harness) {
         let mut client = server.connect();
         client.send([&post_chunks("/echo"), "3\r\nabc\r\n", bad].concat());
         match client.try_response() {
-            // Refused before the head of the answer was sent, or cut afterwards.
+            // Refused before the head of the response was sent, or cut afterwards.
             Ok(response) => {
                 assert_eq!(response.status, 400, "{bad:?}: {response:?}");
                 assert_eq!(client.end(PATIENCE), End::Fin, "{bad:?}");

@@ -1,32 +1,32 @@
-//! Clients that end their sending side behind the request (RFC 9293 §3.6): each gets its whole response, whatever is pending,
-//! and then the end of the connection.
+//! Clients that end their sending side after the request (RFC 9293 §3.6): each gets its whole
+//! response, whatever is pending, and then the end of the connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::process::newcomer;
-use super::{control, get, get_with_body, post, post_chunks, seconds, upgrade};
+use super::{control, get, get_with_body, post, post_chunks, seconds, took, upgrade};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::process::{Server, until};
 
-/// What is asked for, and the length of each response.
+/// A request, and the body lengths of its responses.
 struct Case {
     request: String,
     lengths: &'static [usize],
 }
 
-/// When the end of the sending side comes.
+/// When the client's FIN is sent.
 #[derive(Clone, Copy, Debug)]
 enum Fin {
     /// With the last bytes, in the same segment.
     Together,
-    /// In the next one.
+    /// In the next segment.
     Next,
-    /// Once the request may have been read, and its handler be at work.
+    /// Once the request may have been read and its handler may be running.
     Later,
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn half_close_gets_every_response_whole_among_many(harness: &Harness)
     });
 }
 
-pub(crate) fn half_close_gets_what_no_buffer_holds(harness: &Harness) {
+pub(crate) fn half_close_gets_a_response_larger_than_all_buffers(harness: &Harness) {
     let server = harness.serve(&[]);
     for path in ["/bytes?n=33554432", "/stream?ms=0&size=1048576&chunks=32"] {
         for fin in FINS {
@@ -124,7 +124,8 @@ pub(crate) fn half_close_gets_its_response_while_workers_are_replaced(harness: &
                     if over.load(Ordering::Relaxed) {
                         break;
                     }
-                    // It may be on its way from one worker to another when the last request and its end come.
+                    // The connection may be moving from one worker to another when the last request
+                    // and the FIN arrive.
                     let mut client = server.connect();
                     client.get("/");
                     thread::sleep(Duration::from_millis(5));
@@ -142,7 +143,7 @@ pub(crate) fn half_close_gets_its_response_while_workers_are_replaced(harness: &
     });
 }
 
-pub(crate) fn half_close_leaves_the_other_direction_of_an_upgraded_connection_open(harness: &Harness) {
+pub(crate) fn half_close_of_an_upgraded_connection_ends_one_direction(harness: &Harness) {
     let server = harness.serve(&[]);
     const LEN: usize = 4 << 20;
     for early in ["", "these bytes come with the request"] {
@@ -157,8 +158,57 @@ pub(crate) fn half_close_leaves_the_other_direction_of_an_upgraded_connection_op
     }
 }
 
-/// The end of the peer's side is reported again and again by what reports levels, and is nothing to act on.
-pub(crate) fn half_close_is_waited_for_without_work(harness: &Harness) {
+/// Other servers report the half-close within a second, also while nothing is being written.
+pub(crate) fn d14_a_running_handler_sees_the_half_close_and_answers(harness: &Harness) {
+    for server in [harness.serve(&[]), harness.serve_unix(&[])] {
+        for fin in FINS {
+            for path in ["/client-end?ms=60000", "/client-end/begun?ms=60000"] {
+                let mut client = server.connect();
+                let start = Instant::now();
+                fin.send(&mut client, &get(path));
+                let response = client.response();
+                took("the handler answered", start, 0.0..1.0);
+                let text = response.text();
+                assert!(response.status == 200 && text.ends_with("ended\n"), "{path}, {fin:?}: {text}");
+                assert_eq!(client.end(PATIENCE), End::Fin, "{path}, {fin:?}");
+            }
+        }
+        // A client that is still connected is not reported as half-closed.
+        assert_eq!(server.connect().get("/client-end?ms=50").text(), "stayed\n");
+    }
+}
+
+pub(crate) fn d14_a_running_handler_sees_that_its_client_closed(harness: &Harness) {
+    let server = harness.serve(&[]);
+    for (n, path) in ["/client-end?ms=60000", "/client-end/begun?ms=60000"].into_iter().enumerate() {
+        let mut client = server.connect();
+        server.begin(&mut client, get(path));
+        assert_eq!(server.log().matches("<ended>").count(), n);
+        let start = Instant::now();
+        drop(client);
+        until(PATIENCE, || (server.log().matches("<ended>").count() > n).then_some(()))
+            .unwrap_or_else(|| panic!("{path}: the handler does not see it"));
+        took("the report", start, 0.0..1.0);
+    }
+    server.connect().get("/");
+}
+
+/// A handler that sees the half-close can end a drain in which only that handler is left.
+pub(crate) fn d14_a_handler_sees_the_half_close_in_a_drain(harness: &Harness) {
+    let mut server = harness.serve(&["--graceful-timeout", "30"]);
+    let mut client = server.connect();
+    server.begin(&mut client, get("/client-end?ms=60000"));
+    server.drain();
+    let start = Instant::now();
+    client.half_close();
+    assert_eq!(client.response().text(), "ended\n");
+    assert_eq!(server.exit(PATIENCE), 0);
+    took("the rest of the drain", start, 0.0..2.0);
+}
+
+/// A level-triggered poller reports the end of the peer's side again and again. The loop must not
+/// spin on it.
+pub(crate) fn waiting_after_a_half_close_uses_no_processor_time(harness: &Harness) {
     let server = harness.serve(&[]);
     let worker = server.worker();
     let mut clients = [(); 3].map(|()| server.connect());

@@ -1,10 +1,11 @@
-//! Hand-off (D19): a worker that leaves gives its connections to those that stay, and no client notices.
+//! Hand-off (D19): a worker that leaves gives its connections to those that stay, and no client
+//! notices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -18,14 +19,14 @@ use crate::process::{Process, Server, until};
 
 /// How a worker is made to leave while others stay.
 #[derive(Clone, Copy)]
-enum Way {
+enum Trigger {
     Recycle,
     Reload,
     Ttou,
 }
 
-impl Way {
-    /// A server, and the worker of it that is to leave.
+impl Trigger {
+    /// A server, and the one of its workers that will leave.
     fn serve(self, harness: &Harness, args: &[&str]) -> (Server, Process) {
         let server = serve(harness, &[&["--keep-alive", "60"], args].concat());
         let first = server.worker();
@@ -33,13 +34,13 @@ impl Way {
             Self::Recycle | Self::Reload => (server, first),
             Self::Ttou => {
                 server.arbiter().signal(Signal::TTIN);
-                let second = newcomer(server.workers(2), &[first]).expect("two workers are not one");
+                let second = newcomer(server.workers(2), &[first]).expect("one of the two workers is new");
                 (server, second)
             }
         }
     }
 
-    /// Has it leave, without waiting for that.
+    /// Makes the worker leave, without waiting for that.
     fn begin(self, harness: &Harness, server: &Server) {
         match self {
             Self::Recycle => drop(done(harness, server, &["recycle", "--no-wait"])),
@@ -49,21 +50,22 @@ impl Way {
     }
 }
 
-pub(crate) fn d19_nobody_notices_a_recycling(harness: &Harness) {
-    nobody_notices(harness, Way::Recycle);
+pub(crate) fn d19_clients_notice_no_recycling(harness: &Harness) {
+    moves_unnoticed(harness, Trigger::Recycle);
 }
 
-pub(crate) fn d19_nobody_notices_a_reload(harness: &Harness) {
-    nobody_notices(harness, Way::Reload);
+pub(crate) fn d19_clients_notice_no_reload(harness: &Harness) {
+    moves_unnoticed(harness, Trigger::Reload);
 }
 
-pub(crate) fn d19_nobody_notices_that_there_are_fewer_workers(harness: &Harness) {
-    nobody_notices(harness, Way::Ttou);
+pub(crate) fn d19_clients_notice_no_removal_of_a_worker(harness: &Harness) {
+    moves_unnoticed(harness, Trigger::Ttou);
 }
 
-/// A connection in each state is answered by another worker, on the same socket, and nothing says that anything happened.
-fn nobody_notices(harness: &Harness, way: Way) {
-    let (mut server, leaving) = way.serve(harness, &[]);
+/// A connection in each state is answered by another worker, on the same socket. No response
+/// announces close.
+fn moves_unnoticed(harness: &Harness, trigger: Trigger) {
+    let (mut server, leaving) = trigger.serve(harness, &[]);
     let mut idle = connection_to(&server, &leaving);
     let mut head = connection_to(&server, &leaving);
     head.send("GET /info HTTP/1.1\r\nHo");
@@ -75,11 +77,11 @@ fn nobody_notices(harness: &Harness, way: Way) {
     let fresh: Vec<_> = (0..8).map(|_| server.connect()).collect();
     let mut busy = connection_to(&server, &leaving);
     server.begin(&mut busy, get("/sleep?ms=1000"));
-    way.begin(harness, &server);
+    trigger.begin(harness, &server);
 
     let slept = busy.response();
     assert!(slept.status == 200 && !slept.announces_close(), "{slept:?}");
-    assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
+    assert!(leaving.wait_gone(PATIENCE), "the leaving worker keeps its connections");
     for (client, served) in [(&mut idle, 1), (&mut busy, 2)] {
         client.send(get("/info"));
         elsewhere(&client.response(), &leaving, served + 1);
@@ -102,12 +104,12 @@ fn nobody_notices(harness: &Harness, way: Way) {
 pub(crate) fn d19_many_idle_connections_move(harness: &Harness) {
     const CONNECTIONS: usize = 500;
     allow_descriptors(16 * CONNECTIONS as u64);
-    let (server, leaving) = Way::Recycle.serve(harness, &[]);
+    let (server, leaving) = Trigger::Recycle.serve(harness, &[]);
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(get("/info")));
     clients.iter_mut().for_each(|client| by(&client.response(), &leaving));
-    Way::Recycle.begin(harness, &server);
-    assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
+    Trigger::Recycle.begin(harness, &server);
+    assert!(leaving.wait_gone(PATIENCE), "the leaving worker keeps its connections");
     clients.iter_mut().for_each(|client| client.send(get("/info")));
     clients.iter_mut().for_each(|client| elsewhere(&client.response(), &leaving, 2));
 }
@@ -115,16 +117,22 @@ pub(crate) fn d19_many_idle_connections_move(harness: &Harness) {
 pub(crate) fn d19_a_client_keeps_its_connection_through_many_recyclings(harness: &Harness) {
     const CLIENTS: usize = 6;
     const REQUESTS: u64 = 300;
+    const WORKERS: usize = 8;
     let server = harness.serve(&["-w", "2", "--max-requests", "60", "--keep-alive", "60"]);
     let pids = Mutex::new(BTreeSet::new());
+    let served = || pids.lock().expect("no thread panics with the lock").len();
+    let limit = Instant::now() + PATIENCE;
     thread::scope(|scope| {
         for n in 0..CLIENTS {
-            let (server, pids) = (&server, &pids);
+            let (server, pids, served) = (&server, &pids, &served);
             scope.spawn(move || {
                 let mut client = server.connect();
-                for request in 1..=REQUESTS {
+                // A busy machine takes long to start a successor; until then the old worker serves.
+                let goes_on =
+                    |request: &u64| *request <= REQUESTS || (served() < WORKERS && Instant::now() < limit);
+                for request in (1..).take_while(goes_on) {
                     let text = get("/info");
-                    // Some are sent in two parts, at whatever moment.
+                    // Some requests are sent in two parts, at any moment of a recycling.
                     let cut = if request % 3 == n as u64 % 3 { text.len() / 2 } else { text.len() };
                     client.send(&text[..cut]);
                     client.send(&text[cut..]);
@@ -132,13 +140,13 @@ pub(crate) fn d19_a_client_keeps_its_connection_through_many_recyclings(harness:
                         client.try_response().unwrap_or_else(|lost| panic!("request {request}: {lost}"));
                     assert_eq!(info.number("connection_requests"), request, "{info:?}");
                     assert!(!info.announces_close(), "{info:?}");
-                    pids.lock().expect("no one panics here").insert(info.number("pid"));
+                    pids.lock().expect("no thread panics with the lock").insert(info.number("pid"));
                 }
             });
         }
     });
-    let served = pids.lock().expect("no one panics here").len();
-    assert!(served >= 8, "{served} workers have served");
+    let served = served();
+    assert!(served >= WORKERS, "{served} workers have served");
 }
 
 pub(crate) fn d19_connections_move_between_backends(harness: &Harness) {
@@ -172,7 +180,7 @@ pub(crate) fn d19_at_a_stop_nothing_moves(harness: &Harness) {
     let workers = server.workers(2);
     let mut idle = connection_to(&server, &workers[0]);
     server.drain();
-    assert!(!idle.has_more(seconds(0.3)), "it is kept");
+    assert!(!idle.has_more(seconds(0.3)), "an idle connection is kept");
     idle.send(get("/info"));
     assert_eq!(idle.last_response(200).number("pid"), workers[0].id());
     drop(idle);
@@ -180,27 +188,31 @@ pub(crate) fn d19_at_a_stop_nothing_moves(harness: &Harness) {
 }
 
 pub(crate) fn d19_finish_moves_nothing(harness: &Harness) {
-    let (server, leaving) = Way::Recycle.serve(harness, &["--drain-recycle", "finish"]);
+    let (server, leaving) = Trigger::Recycle.serve(harness, &["--drain-recycle", "finish"]);
     let mut idle = connection_to(&server, &leaving);
-    Way::Recycle.begin(harness, &server);
+    Trigger::Recycle.begin(harness, &server);
     assert!(server.logs("recycle: asked", PATIENCE));
     let replaced = || (server.connect().get("/info").number("pid") != leaving.id()).then_some(());
-    assert!(until(PATIENCE, replaced).is_some(), "nobody comes in its place");
-    assert!(!idle.has_more(seconds(0.3)), "it is kept");
+    assert!(until(PATIENCE, replaced).is_some(), "the worker is not replaced");
+    assert!(!idle.has_more(seconds(0.3)), "an idle connection is kept");
     idle.send(get("/info"));
     assert_eq!(idle.last_response(200).number("pid"), leaving.id());
-    assert!(leaving.wait_gone(PATIENCE), "it outlives its connections");
+    assert!(leaving.wait_gone(PATIENCE), "the worker outlives its connections");
 }
 
-pub(crate) fn d19_who_is_killed_leaves_the_queue_to_the_next(harness: &Harness) {
-    let (server, leaving) = Way::Ttou.serve(harness, &[]);
-    let receiver = newcomer(server.workers(2), slice::from_ref(&leaving)).expect("two workers are not one");
+pub(crate) fn d19_a_killed_receiver_leaves_the_queue_to_its_successor(harness: &Harness) {
+    let (server, leaving) = Trigger::Ttou.serve(harness, &[]);
+    let receiver =
+        newcomer(server.workers(2), slice::from_ref(&leaving)).expect("one of the two workers is new");
     let mut clients: Vec<_> = (0..20).map(|_| connection_to(&server, &leaving)).collect();
     receiver.signal(Signal::STOP);
     assert!(receiver.wait_frozen(PATIENCE), "SIGSTOP stops a process");
-    Way::Ttou.begin(harness, &server);
-    assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
-    assert!(server.logs("waits in the hand-off queue", PATIENCE), "nobody is told");
+    Trigger::Ttou.begin(harness, &server);
+    assert!(leaving.wait_gone(PATIENCE), "the leaving worker keeps its connections");
+    assert!(
+        server.logs("a connection has waited in the hand-off queue", PATIENCE),
+        "the queue is not logged"
+    );
     receiver.signal(Signal::KILL);
     clients.iter_mut().for_each(|client| client.send(get("/info")));
     for client in &mut clients {
@@ -208,20 +220,27 @@ pub(crate) fn d19_who_is_killed_leaves_the_queue_to_the_next(harness: &Harness) 
         elsewhere(&info, &leaving, 2);
         assert_ne!(info.number("pid"), receiver.id());
     }
-    assert!(server.logs("no connection waits in the hand-off queue any more", PATIENCE));
+    assert!(server.logs("the hand-off queue is empty again", PATIENCE));
 }
 
-pub(crate) fn d19_a_full_worker_takes_over_once_it_has_room(harness: &Harness) {
-    let (server, leaving) = Way::Ttou.serve(harness, &["--worker-connections", "3"]);
-    let receiver = newcomer(server.workers(2), slice::from_ref(&leaving)).expect("two workers are not one");
+pub(crate) fn d19_a_full_worker_receives_once_it_has_room(harness: &Harness) {
+    let (server, leaving) = Trigger::Ttou.serve(harness, &["--worker-connections", "3"]);
+    let receiver =
+        newcomer(server.workers(2), slice::from_ref(&leaving)).expect("one of the two workers is new");
     let mut full: Vec<_> = (0..3).map(|_| connection_to(&server, &receiver)).collect();
     let mut moving: Vec<_> = (0..2).map(|_| connection_to(&server, &leaving)).collect();
-    Way::Ttou.begin(harness, &server);
-    assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
-    assert!(server.logs("waits in the hand-off queue", PATIENCE), "nobody is told");
+    Trigger::Ttou.begin(harness, &server);
+    assert!(leaving.wait_gone(PATIENCE), "the leaving worker keeps its connections");
+    assert!(
+        server.logs("a connection has waited in the hand-off queue", PATIENCE),
+        "the queue is not logged"
+    );
     moving.iter_mut().for_each(|client| client.send(get("/info")));
     for waiting in (0..2).rev() {
-        assert!(moving.iter_mut().all(|client| !client.has_more(seconds(0.2))), "it takes more than it may");
+        assert!(
+            moving.iter_mut().all(|client| !client.has_more(seconds(0.2))),
+            "a full worker receives connections"
+        );
         drop(full.pop());
         let next = until(PATIENCE, || moving.iter_mut().position(|client| client.has_more(seconds(0.01))));
         let mut next = moving.swap_remove(next.expect("it has room"));
@@ -229,10 +248,10 @@ pub(crate) fn d19_a_full_worker_takes_over_once_it_has_room(harness: &Harness) {
         full.insert(0, next);
         assert_eq!(moving.len(), waiting);
     }
-    assert!(server.logs("no connection waits in the hand-off queue any more", PATIENCE));
+    assert!(server.logs("the hand-off queue is empty again", PATIENCE));
 }
 
-pub(crate) fn d19_no_worker_takes_more_than_it_may(harness: &Harness) {
+pub(crate) fn d19_no_worker_exceeds_its_connection_limit(harness: &Harness) {
     const CONNECTIONS: usize = 45;
     const LIMIT: usize = 20;
     let limit = LIMIT.to_string();
@@ -246,38 +265,40 @@ pub(crate) fn d19_no_worker_takes_more_than_it_may(harness: &Harness) {
             assert_eq!((info.number("connection_requests"), info.announces_close()), (n, false), "{info:?}");
             *held.entry(info.number("pid")).or_default() += 1;
         }
-        // There is room for all, though not with two.
+        // Three workers have room for all connections, two have not.
         assert!(held.len() == 3 && held.values().all(|held| *held <= LIMIT), "{held:?}");
-        assert!(held.keys().all(|pid| before.insert(*pid)), "{held:?}: it has not been replaced");
+        assert!(held.keys().all(|pid| before.insert(*pid)), "{held:?}: a worker was not replaced");
         done(harness, &server, &["recycle"]);
     }
 }
 
-pub(crate) fn d19_what_finds_no_room_is_left_to_the_fallback(harness: &Harness) {
+pub(crate) fn d19_connections_without_room_follow_the_fallback_policy(harness: &Harness) {
     const CONNECTIONS: usize = 1000;
     allow_descriptors(16 * CONNECTIONS as u64);
     let args = ["--worker-connections", "0", "--drain-reload", "handoff,close-idle"];
-    let (server, leaving) = Way::Ttou.serve(harness, &args);
-    let receiver = newcomer(server.workers(2), slice::from_ref(&leaving)).expect("two workers are not one");
+    let (server, leaving) = Trigger::Ttou.serve(harness, &args);
+    let receiver =
+        newcomer(server.workers(2), slice::from_ref(&leaving)).expect("one of the two workers is new");
     receiver.signal(Signal::STOP);
     assert!(receiver.wait_frozen(PATIENCE), "SIGSTOP stops a process");
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(get("/info")));
-    // The kernel may have chosen the other one, once for each time that it was waiting.
+    // The kernel may have given the connection to the other worker, once for each accept that
+    // waited.
     let served = until(PATIENCE, || {
         let waiting =
             clients.iter_mut().map(|client| client.has_more(Duration::ZERO)).filter(|has| !has).count();
         (waiting <= 5).then_some(())
     });
-    assert!(served.is_some(), "connections are left to who is frozen");
+    assert!(served.is_some(), "connections are left with the frozen worker");
     clients.retain_mut(|client| client.has_more(Duration::ZERO));
     clients.iter_mut().for_each(|client| by(&client.response(), &leaving));
-    Way::Ttou.begin(harness, &server);
-    assert!(leaving.wait_gone(PATIENCE), "connections keep the worker that leaves");
+    Trigger::Ttou.begin(harness, &server);
+    assert!(leaving.wait_gone(PATIENCE), "the leaving worker keeps its connections");
     let all = clients.len();
     clients.retain_mut(|client| !client.has_more(Duration::ZERO));
     let moved = clients.len();
-    assert!((1..all).contains(&moved), "{moved} of {all} are on their way, and the others closed");
+    assert!((1..all).contains(&moved), "{moved} of {all} are in the hand-off queue, and the others closed");
     receiver.signal(Signal::CONT);
     for mut client in clients {
         client.send(get("/info"));
@@ -293,7 +314,7 @@ pub(crate) fn d19_every_connection_is_accounted_for(harness: &Harness) {
         clients.iter_mut().for_each(|client| drop(client.get("/")));
         done(harness, &server, &["recycle"]);
         drop(clients.pop());
-        // How many are open is told with each beat of a loop.
+        // A worker reports its open connections with each beat of its loop.
         let add_up = || {
             let text = admin::ask(&server, "/metrics").text();
             let value = |series: &str| admin::metric(&text, &format!("remuda_{series}"));
@@ -306,7 +327,7 @@ pub(crate) fn d19_every_connection_is_accounted_for(harness: &Harness) {
                 && value(come) == value(out)
                 && value("handoff_queue") == 0.0
                 && value("connections{state=\"waiting\"}") == (CONNECTIONS - n) as f64
-                && value("connections_total") == CONNECTIONS as f64
+                && value("connections_accepted_total") == CONNECTIONS as f64
                 && value("connections_unaccounted") == 0.0;
             known.then_some(())
         };
@@ -315,18 +336,19 @@ pub(crate) fn d19_every_connection_is_accounted_for(harness: &Harness) {
     }
 }
 
-/// An answer of `worker` that says nothing of a close.
+/// Asserts that `response` is from `worker` and does not announce close.
 #[track_caller]
 fn by(response: &Response, worker: &Process) {
     assert_eq!((response.status, response.number("pid")), (200, worker.id()), "{response:?}");
     assert!(!response.announces_close(), "{response:?}");
 }
 
-/// An answer of any worker but `before` to the `n`-th request on its connection, that says nothing of a close.
+/// Asserts that `response` is the answer to the `n`-th request on its connection, from any worker
+/// but `before`, and does not announce close.
 #[track_caller]
 fn elsewhere(response: &Response, before: &Process, n: u64) {
     assert_eq!(response.status, 200, "{response:?}");
-    assert_ne!(response.number("pid"), before.id(), "it has not moved: {response:?}");
+    assert_ne!(response.number("pid"), before.id(), "the connection has not moved: {response:?}");
     assert_eq!(response.number("connection_requests"), n, "{response:?}");
     assert!(!response.announces_close(), "{response:?}");
 }

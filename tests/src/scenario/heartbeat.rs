@@ -1,5 +1,5 @@
-//! The heartbeat (D1): a worker that hangs is found, named and replaced, and nobody else is; what was counted and what
-//! was served is known whoever ended the worker.
+//! The heartbeat (D1): a worker that hangs is found, named and replaced, and no other worker is.
+//! What a worker counted and served is known, whatever ended it.
 
 use std::fs;
 use std::thread;
@@ -10,11 +10,12 @@ use rustix::process::Signal;
 use super::process::{connection_to, replacement};
 use super::{get, seconds, took};
 use crate::Harness;
-use crate::client::{End, PATIENCE};
+use crate::client::PATIENCE;
 use crate::process::{Server, until};
 
 pub(crate) fn d1_hung_loop_is_found_and_replaced(harness: &Harness) {
-    // Where handlers of all kinds have threads, the only one is as good as the loop.
+    // On backends that run all handlers on threads, blocking the only thread equals blocking the
+    // loop.
     let server = harness.serve(&["-w", "2", "--timeout", "2", "--threads", "1"]);
     let workers = server.workers(2);
     let [mut hung, mut other] = [0, 1].map(|n| connection_to(&server, &workers[n]));
@@ -25,7 +26,7 @@ pub(crate) fn d1_hung_loop_is_found_and_replaced(harness: &Harness) {
         assert!(start.elapsed() < PATIENCE, "the hang is never found");
     }
     took("the worker was ended", start, 1.9..6.0);
-    assert!(matches!(hung.end(PATIENCE), End::Fin | End::Reset));
+    hung.last_response(500);
     let replaced = replacement(&server, &workers);
     connection_to(&server, &replaced);
     assert_eq!(other.get("/info").number("pid"), workers[1].id());
@@ -42,7 +43,7 @@ pub(crate) fn d1_a_hung_loop_keeps_no_new_connection_waiting(harness: &Harness) 
     for _ in 0..10 {
         let start = Instant::now();
         server.connect().get("/info");
-        assert!(start.elapsed() < seconds(5.0), "it has waited for the loop that hangs");
+        assert!(start.elapsed() < seconds(5.0), "a new connection waited for the hung loop");
     }
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn d1_an_idle_connection_in_a_drain_is_not_a_hang(harness: &Harness) 
     let mut idle = server.connect();
     idle.get("/");
     server.drain();
-    assert!(!idle.has_more(seconds(2.5)), "the drain is cut short");
+    assert!(!idle.has_more(seconds(2.5)), "the drain ended early");
     idle.send(get("/"));
     idle.last_response(200);
     drop(idle);
@@ -80,7 +81,7 @@ pub(crate) fn d1_hung_loop_is_found_in_a_drain(harness: &Harness) {
     assert_logged(&server, &["ERROR", "hangs"]);
 }
 
-pub(crate) fn d1_a_frozen_group_is_forgiven(harness: &Harness) {
+pub(crate) fn d1_a_freeze_of_all_processes_is_not_a_hang(harness: &Harness) {
     let server = harness.serve(&["-w", "2", "--timeout", "1"]);
     let workers = server.workers(2);
     let mut clients = [0, 1].map(|n| connection_to(&server, &workers[n]));
@@ -89,46 +90,51 @@ pub(crate) fn d1_a_frozen_group_is_forgiven(harness: &Harness) {
         workers.iter().for_each(|worker| worker.signal(signal));
     };
     all(Signal::STOP);
-    thread::sleep(seconds(2.5)); // there is nothing to wait for but the time itself
+    thread::sleep(seconds(2.5)); // only the time itself can be waited for
     all(Signal::CONT);
     for (client, worker) in clients.iter_mut().zip(&workers) {
         assert_eq!(client.get("/info").number("pid"), worker.id());
     }
     for worker in &workers {
-        assert!(!worker.wait_gone(seconds(1.5)), "worker {} was ended for the freeze", worker.id());
+        assert!(!worker.wait_gone(seconds(1.5)), "worker {} was killed after the freeze", worker.id());
     }
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
-pub(crate) fn a_hang_is_told_with_where_each_thread_stands(harness: &Harness) {
+pub(crate) fn a_hang_is_logged_with_the_stack_of_each_thread(harness: &Harness) {
     let server = harness.serve(&["--timeout", "1"]);
     let mut first = server.connect();
     server.begin(&mut first, get("/block?ms=60000"));
-    // Where that holds up a thread only, these hold up the loop or the other threads; elsewhere nobody reads them.
+    // Where `/hang` blocks one thread only, these requests block the loop or the other threads.
+    // Elsewhere they are not read.
     let mut others = [(); 4].map(|()| server.connect());
     others.iter_mut().for_each(|other| other.send(get("/hang?ms=60000")));
     assert_logged(&server, &["ERROR", "hangs"]);
     assert_logged(&server, &["ended with signal 6"]);
     let is_told = |line: &&str| line.contains("ERROR worker was serving");
     let log = server.log();
-    let serving = log.lines().find(is_told).expect("what it was serving is told");
+    let serving = log.lines().find(is_told).expect("the log names the request");
     assert!(serving.contains("GET /block for") && serving.contains("MiB of memory"), "{serving}");
     for (request, function) in [("GET /block", "remuda::demo::"), ("GET /hang", "fixture::hang")] {
         if serving.contains(request) {
-            assert_named(&server, &["ERROR worker stood on", request, function]);
+            assert_told(&server, &["ERROR worker stack trace", request], function);
+            // The server's own frames are left out.
+            let frames = |log: String| frames(&log, &["ERROR worker stack trace", request]);
+            let all = frames(server.log()).expect("the stack is logged");
+            assert!(all.len() <= 8 && all.iter().all(|frame| !frame.contains("catch_unwind")), "{all:#?}");
         }
     }
 }
 
-pub(crate) fn abrt_says_what_a_worker_is_doing_and_ends_it(harness: &Harness) {
+pub(crate) fn abrt_logs_what_a_worker_is_doing_and_ends_it(harness: &Harness) {
     let server = harness.serve(&[]);
     let worker = server.worker();
     worker.signal(Signal::ABORT);
-    assert!(worker.wait_gone(PATIENCE), "it lives on");
+    assert!(worker.wait_gone(PATIENCE), "the worker is alive");
     let pid = format!("pid={}", worker.id());
     assert_logged(&server, &["ended with signal 6", &pid]);
     assert_logged(&server, &["WARN worker was serving nothing", &pid]);
-    assert_named(&server, &["ERROR worker stood on its loop", "remuda_core::worker::", &pid]);
+    assert_told(&server, &["ERROR worker stack trace, event loop", &pid], "remuda_");
     replacement(&server, &[worker]);
 }
 
@@ -146,7 +152,7 @@ pub(crate) fn a_worker_that_does_not_boot_in_time_is_replaced(harness: &Harness)
     assert_logged(&server, &["ERROR", "not ready"]);
 }
 
-pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Harness) {
+pub(crate) fn d10_requests_and_counts_of_a_killed_worker_are_known(harness: &Harness) {
     let mut server = harness.serve(&[]);
     let worker = server.worker();
     let mut client = server.connect();
@@ -160,20 +166,31 @@ pub(crate) fn d10_what_a_killed_worker_served_and_counted_is_known(harness: &Har
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
     assert_logged(&server, &["ERROR", "GET /hang", "MiB of memory at most", "memory_peak="]);
-    // Seven, the one of the replacement, and the one that was never finished.
+    // Seven requests, one served by the replacement, and one that was never finished.
     assert_logged(&server, &["INFO", "8 of 9 requests", "aborted=1"]);
 }
 
-/// A line of the log has all of `parts`.
+/// Asserts that a line of the log has all of `parts`.
 #[track_caller]
-fn assert_logged(server: &Server, parts: &[&str]) {
+pub(super) fn assert_logged(server: &Server, parts: &[&str]) {
     assert_logged_within(PATIENCE, server, parts);
 }
 
-/// The same of one with names of functions, which are read from all that a program without optimisation has of them.
+/// Asserts the same of a line followed by a stack with `function`. Symbolizing a program without
+/// optimisation reads all of its debug information, hence the limit of 90 s.
 #[track_caller]
-fn assert_named(server: &Server, parts: &[&str]) {
-    assert_logged_within(seconds(90.0), server, parts);
+fn assert_told(server: &Server, parts: &[&str], function: &str) {
+    let is_told = || frames(&server.log(), parts)?.iter().any(|frame| frame.contains(function)).then_some(());
+    let found = until(seconds(90.0), is_told);
+    assert!(found.is_some(), "no stack of {parts:?} has {function}: {:#?}", frames(&server.log(), parts));
+}
+
+/// The stack frames, one a line, after the first log line that has all `parts`.
+fn frames(log: &str, parts: &[&str]) -> Option<Vec<String>> {
+    let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
+    let rest = log.lines().skip_while(|line| !has_all(line));
+    let frames = rest.skip(1).take_while(|line| line.starts_with("    "));
+    log.lines().any(|line| has_all(&line)).then(|| frames.map(str::to_owned).collect())
 }
 
 #[track_caller]

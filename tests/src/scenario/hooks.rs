@@ -1,6 +1,7 @@
 //! Hooks: which are called, when, how often, and in which process.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -11,20 +12,20 @@ use crate::process::{Process, Server, until};
 /// A line of the fixture's journal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
-    /// The hook.
+    /// The hook's name.
     pub(super) what: String,
-    /// The process that it was called in.
+    /// The process in which the hook was called.
     pub(super) pid: u64,
-    /// What it was told.
+    /// The facts the hook was called with.
     pub(super) facts: String,
 }
 
-/// Servers whose hooks write down when they are called, and misbehave as `told`.
+/// A harness whose hooks write a journal when they are called, and misbehave as `told`.
 pub(super) fn with_journal(harness: &Harness, told: &str) -> Harness {
     harness.clone().with_variable("FIXTURE_HOOKS", told)
 }
 
-/// What has been written down, in order.
+/// The entries of the journal, in order.
 pub(super) fn journal(server: &Server) -> Vec<Entry> {
     let text = fs::read_to_string(server.dir().join("journal")).unwrap_or_default();
     let entry = |line: &str| {
@@ -35,13 +36,13 @@ pub(super) fn journal(server: &Server) -> Vec<Entry> {
     text.lines().map(|line| entry(line).unwrap_or_else(|| panic!("{line:?} is no entry"))).collect()
 }
 
-/// Where entries about `what`, with these words among their facts, are in the journal.
+/// The indexes of entries about `what` with `words` among their facts.
 fn places(journal: &[Entry], what: &str, words: &str) -> Vec<usize> {
     let fits = |entry: &Entry| entry.what == what && entry.facts.contains(words);
     (0..journal.len()).filter(|place| fits(&journal[*place])).collect()
 }
 
-/// The place of the only such entry.
+/// The index of the only such entry.
 #[track_caller]
 fn place(journal: &[Entry], what: &str, words: &str) -> usize {
     match places(journal, what, words)[..] {
@@ -50,7 +51,7 @@ fn place(journal: &[Entry], what: &str, words: &str) -> usize {
     }
 }
 
-/// Waits until there are `n` such entries.
+/// Waits until there are `n` such entries, and returns the journal.
 #[track_caller]
 pub(super) fn wait(server: &Server, n: usize, what: &str, words: &str) -> Vec<Entry> {
     let found = until(PATIENCE, || Some(journal(server)).filter(|all| places(all, what, words).len() >= n));
@@ -64,7 +65,7 @@ fn stop(server: &mut Server) -> Vec<Entry> {
     journal(server)
 }
 
-/// The hooks of one worker's life are in order, and each in its process.
+/// Asserts that the hooks of one worker's life are in order, each in the right process.
 #[track_caller]
 fn lives(journal: &[Entry], arbiter: u64, worker: u64, slot: u16, generation: u32, reason: &str) {
     let who = format!("worker={worker} slot={slot} generation={generation}");
@@ -89,14 +90,14 @@ pub(crate) fn hooks_are_called_in_the_right_process_and_in_order(harness: &Harne
     for worker in workers {
         let slot = all[place(&all, "post_fork", &format!("worker={worker} "))].facts.contains("slot=1");
         lives(&all, arbiter, worker, slot.into(), 1, "Stop");
-        // Nothing of the application is there when the worker is.
+        // The application does not exist before its worker does.
         let [born, ready] =
             ["post_fork", "post_worker_init"].map(|what| place(&all, what, &format!("worker={worker} ")));
         let built = all.iter().position(|entry| entry.what == "build" && entry.pid == worker);
         assert!(built.is_some_and(|built| born < built && built < ready), "{all:#?}");
     }
-    let start = place(&all, "on_starting", "workers=2 heir=false");
-    let ready = place(&all, "when_ready", "workers=2 heir=false");
+    let start = place(&all, "on_starting", "workers=2 old_arbiter=false");
+    let ready = place(&all, "when_ready", "workers=2 old_arbiter=false");
     let end = place(&all, "on_exit", &format!("arbiter={arbiter} status=0"));
     assert_eq!((start, end), (0, all.len() - 1));
     assert!(places(&all, "post_worker_init", "").iter().all(|built| *built < ready), "{all:#?}");
@@ -106,7 +107,7 @@ pub(crate) fn hooks_are_called_in_the_right_process_and_in_order(harness: &Harne
     assert_eq!(all.len(), 3 + 2 * 6, "{all:#?}");
 }
 
-pub(crate) fn hooks_tell_of_a_worker_that_was_killed_and_of_one_more(harness: &Harness) {
+pub(crate) fn hooks_report_a_killed_and_an_added_worker(harness: &Harness) {
     let mut server = with_journal(harness, "").serve(&[]);
     wait(&server, 1, "when_ready", "");
     let killed = server.worker();
@@ -120,7 +121,7 @@ pub(crate) fn hooks_tell_of_a_worker_that_was_killed_and_of_one_more(harness: &H
     let who = format!("worker={} slot=0 generation=1", killed.id());
     let died = place(&all, "child_exit", &who);
     assert_eq!(all[died].facts, format!("{who} status=None signal=Some(9) replaced=true reason=none"));
-    assert!(places(&all, "worker_exit", &who).is_empty(), "who was killed says nothing");
+    assert!(places(&all, "worker_exit", &who).is_empty(), "a killed worker calls no hook");
     let [first, second] = places(&all, "pre_fork", "slot=0 generation=1")[..] else { panic!("{all:#?}") };
     assert!(first < died && died < second, "{all:#?}");
     let (more, less) =
@@ -130,7 +131,7 @@ pub(crate) fn hooks_tell_of_a_worker_that_was_killed_and_of_one_more(harness: &H
     assert_eq!(places(&all, "when_ready", "").len(), 1, "a server becomes ready once");
 }
 
-pub(crate) fn hooks_tell_of_a_recycling(harness: &Harness) {
+pub(crate) fn hooks_report_a_recycling(harness: &Harness) {
     let args = ["--max-requests", "1", "--max-requests-jitter", "0"];
     let mut server = with_journal(harness, "").serve(&args);
     let (arbiter, first) = (server.arbiter().id(), server.worker().id());
@@ -138,12 +139,12 @@ pub(crate) fn hooks_tell_of_a_recycling(harness: &Harness) {
     wait(&server, 1, "child_exit", "reason=RecycleRequests");
     let all = stop(&mut server);
     lives(&all, arbiter, first, 0, 1, "RecycleRequests");
-    // The one that takes over was there before.
+    // The successor was ready before the old worker left.
     let [_, second] = places(&all, "post_worker_init", "slot=0 generation=1")[..] else { panic!("{all:#?}") };
     assert!(second < place(&all, "worker_exit", "reason=RecycleRequests"), "{all:#?}");
 }
 
-pub(crate) fn hooks_tell_of_a_reload(harness: &Harness) {
+pub(crate) fn hooks_report_a_reload(harness: &Harness) {
     let mut server = with_journal(harness, "").serve(&[]);
     let (arbiter, first) = (server.arbiter().id(), server.worker().id());
     wait(&server, 1, "when_ready", "");
@@ -159,7 +160,7 @@ pub(crate) fn hooks_tell_of_a_reload(harness: &Harness) {
     assert!(places(&all, "nworkers_changed", "").is_empty(), "{all:#?}");
 }
 
-pub(crate) fn hooks_tell_of_an_upgrade(harness: &Harness) {
+pub(crate) fn hooks_report_an_upgrade(harness: &Harness) {
     let mut server = with_journal(harness, "").serve(&[]);
     let (old, first) = (server.arbiter().id(), server.worker().id());
     wait(&server, 1, "when_ready", "");
@@ -168,19 +169,19 @@ pub(crate) fn hooks_tell_of_an_upgrade(harness: &Harness) {
     let all = stop(&mut server);
     lives(&all, old, first, 0, 1, "Upgrade");
     lives(&all, new, second, 0, 1, "Stop");
-    // The new arbiter is ready before the old one knows of that; what each does then, it does by itself.
+    // The new arbiter is ready before the old one knows. From then on the two act independently.
     let (begun, ended) = (format!("arbiter={old}"), format!("arbiter={old} status=0"));
     let of_old: &[_] = &[
-        ("on_starting", "heir=false", old),
+        ("on_starting", "old_arbiter=false", old),
         ("pre_exec", &begun, old),
-        ("on_starting", "heir=true", new),
+        ("on_starting", "old_arbiter=true", new),
         ("post_worker_init", &format!("worker={second} "), second),
         ("worker_exit", "reason=Upgrade", first),
         ("on_exit", &ended, old),
     ];
     let of_new: &[_] = &[
-        ("on_starting", "heir=true", new),
-        ("when_ready", "heir=true", new),
+        ("on_starting", "old_arbiter=true", new),
+        ("when_ready", "old_arbiter=true", new),
         ("worker_exit", "reason=Stop", second),
         ("on_exit", &format!("arbiter={new} status=0"), new),
     ];
@@ -221,21 +222,44 @@ pub(crate) fn a_hook_that_panics_does_not_end_the_server(harness: &Harness) {
     stop(&mut server);
     for hook in panicking {
         let said = format!("the hook {hook} panicked: {hook} was told to");
-        assert!(server.log().contains(&said), "{hook} did not panic, or nobody was told");
+        assert!(server.log().contains(&said), "{hook} did not panic, or the panic was not logged");
     }
 }
 
-pub(crate) fn a_hook_that_takes_long_is_named(harness: &Harness) {
+pub(crate) fn a_slow_hook_is_named(harness: &Harness) {
     let mut server = with_journal(harness, "nworkers_changed:slow").serve(&[]);
     wait(&server, 1, "when_ready", "");
     server.arbiter().signal(Signal::TTIN);
-    assert!(server.logs("the hook nworkers_changed has held the arbiter up for", PATIENCE), "nobody is told");
-    // What came meanwhile is done then.
+    assert!(server.logs("the hook nworkers_changed took", PATIENCE), "the slow hook is not logged");
+    // Events that arrived meanwhile are handled afterwards.
     wait(&server, 2, "post_worker_init", "");
     stop(&mut server);
 }
 
-pub(crate) fn a_hook_that_panics_in_a_booting_worker_keeps_it_from_starting(harness: &Harness) {
+pub(crate) fn a_signal_while_the_arbiter_exits_does_not_change_its_status(harness: &Harness) {
+    use Signal as S;
+    let all =
+        [S::TERM, S::INT, S::QUIT, S::HUP, S::USR1, S::USR2, S::TTIN, S::TTOU, S::WINCH, S::PIPE, S::ALARM];
+    // In the last hook, which takes a while.
+    let mut server = with_journal(harness, "on_exit:slow").serve(&[]);
+    server.arbiter().signal(Signal::TERM);
+    wait(&server, 1, "on_exit", "status=0");
+    all.into_iter().for_each(|signal| server.arbiter().signal(signal));
+    assert_eq!(server.exit(PATIENCE), 0);
+
+    // And at every moment after it, up to the end.
+    for signal in [S::TERM, S::INT, S::HUP, S::USR1, S::USR2, S::TTIN, S::TTOU] {
+        let mut server = with_journal(harness, "").serve(&[]);
+        server.arbiter().signal(Signal::TERM);
+        wait(&server, 1, "on_exit", "status=0");
+        while !server.arbiter().wait_gone(Duration::ZERO) {
+            server.arbiter().signal(signal);
+        }
+        assert_eq!(server.exit(PATIENCE), 0, "{signal:?}");
+    }
+}
+
+pub(crate) fn a_hook_that_panics_in_a_booting_worker_ends_its_start(harness: &Harness) {
     for (hook, status, said) in [
         ("post_fork", 3, "the hook post_fork panicked"),
         ("post_worker_init", 4, "the application failed to load"),
@@ -243,7 +267,7 @@ pub(crate) fn a_hook_that_panics_in_a_booting_worker_keeps_it_from_starting(harn
         let mut server = with_journal(harness, hook).launch("127.0.0.1:0", &[]);
         assert_eq!(server.exit(PATIENCE), status, "{hook}");
         assert!(server.log().contains(said), "{}", server.log());
-        // It was there, and says so before it goes.
+        // The worker existed, and calls `worker_exit` before it ends.
         let all = journal(&server);
         let left = place(&all, "worker_exit", &format!("status={status} reason="));
         assert!(place(&all, hook, "") < left, "{all:#?}");

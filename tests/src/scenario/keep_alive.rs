@@ -1,4 +1,4 @@
-//! Connections that are used again, and those that are not (RFC 9112 §9.3).
+//! Connections that are reused, and those that are not (RFC 9112 §9.3).
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use super::{get, took};
 use crate::Harness;
 use crate::client::{End, PATIENCE};
 
-pub(crate) fn a_connection_is_used_again(harness: &Harness) {
+pub(crate) fn a_connection_is_reused(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for _ in 0..3 {
@@ -32,7 +32,7 @@ pub(crate) fn http_1_0_closes_after_its_response(harness: &Harness) {
     client.last_response(200);
 }
 
-pub(crate) fn http_1_0_keeps_a_connection_that_it_asks_to_keep(harness: &Harness) {
+pub(crate) fn http_1_0_keeps_a_connection_on_request(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for _ in 0..2 {
@@ -46,7 +46,7 @@ pub(crate) fn http_1_0_keeps_a_connection_that_it_asks_to_keep(harness: &Harness
 pub(crate) fn pipelined_requests_are_answered_in_order(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
-    // The slowest first: an order by readiness would turn them round.
+    // The slowest request comes first: answering in order of completion would reverse them.
     client.send([get("/sleep?ms=100"), get("/bytes?n=2"), get("/bytes?n=3")].concat());
     assert_eq!(client.response().status, 200);
     assert_eq!(client.response().body.len(), 2);

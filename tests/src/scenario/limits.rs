@@ -1,4 +1,4 @@
-//! What a client may not exceed, and what it is told then (RFC 9110 §15.5, RFC 6585 §5).
+//! Limits on what a client may send, and the status of each refusal (RFC 9110 §15.5, RFC 6585 §5).
 
 use std::io::Write;
 use std::thread;
@@ -15,7 +15,7 @@ pub(crate) fn a_long_request_line_is_414(harness: &Harness) {
     let mut client = server.connect();
     client.send(get(&target(101)));
     client.last_response(414);
-    // A line that never ends is not read to its end.
+    // A line without end is not read to its end.
     let mut client = server.connect();
     client.send(format!("GET /{}", "x".repeat(4000)));
     client.last_response(414);
@@ -61,7 +61,7 @@ pub(crate) fn a_head_over_its_limit_is_431(harness: &Harness) {
     assert_eq!(client.response().status, 200);
     client.send("\r\n".to_owned() + &with(999));
     client.last_response(431);
-    // Neither a head that never ends is read to its end, nor are empty lines before it.
+    // Neither a head without end is read to its end, nor empty lines before a head.
     for endless in [before.to_owned() + &"X: 1\r\n".repeat(200), "\r\n".repeat(501)] {
         let mut client = server.connect();
         client.send(endless);
@@ -74,7 +74,7 @@ pub(crate) fn a_body_over_its_announced_limit_is_413(harness: &Harness) {
     let mut client = server.connect();
     client.send(post("/echo", 1000) + &"x".repeat(1000));
     assert_eq!(client.response().body.len(), 1000);
-    // Refused for what it announces, before any of it is sent.
+    // Refused for the announced length, before any of the body is sent.
     client.send(post("/echo", 1001));
     client.last_response(413);
 }
@@ -97,7 +97,7 @@ pub(crate) fn a_chunked_body_over_the_limit_is_413(harness: &Harness) {
 
 pub(crate) fn a_client_that_is_still_sending_sees_its_413(harness: &Harness) {
     let server = harness.serve(&["--limit-request-body", "1000"]);
-    // No 100 comes before a refusal, and a chunked body is refused before its end.
+    // No 100 is sent before a refusal, and a chunked body is refused before its end.
     let expecting = post("/collect", 1 << 20).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     for begun in [expecting, post("/collect", 1 << 20), post_chunks("/collect") + "100000\r\n"] {
         let mut client = server.connect();
@@ -112,7 +112,7 @@ pub(crate) fn a_client_that_is_still_sending_sees_its_413(harness: &Harness) {
     let start = Instant::now();
     client.send(post_chunks("/collect") + "fff\r\n" + &"x".repeat(1001));
     client.last_response(413);
-    took("what is over was not waited for any longer", start, 0.0..5.0);
+    took("the refusals came", start, 0.0..5.0);
 }
 
 pub(crate) fn chunks_with_more_framing_than_allowed_are_400(harness: &Harness) {
@@ -130,7 +130,7 @@ pub(crate) fn chunks_with_more_framing_than_allowed_are_400(harness: &Harness) {
     }
 }
 
-pub(crate) fn an_unread_body_is_read_away_up_to_its_limit(harness: &Harness) {
+pub(crate) fn an_unread_body_is_discarded_up_to_its_limit(harness: &Harness) {
     let server = harness.serve(&["--limit-unread-body", "1000"]);
     let mut client = server.connect();
     client.send(get_with_body("/sleep?ms=0", 1000) + &"x".repeat(1000));
@@ -151,7 +151,7 @@ pub(crate) fn a_pipeline_is_answered_whatever_its_budget(harness: &Harness) {
     }
 }
 
-pub(crate) fn a_full_worker_stops_accepting_and_drops_nobody(harness: &Harness) {
+pub(crate) fn a_full_worker_stops_accepting_and_drops_no_client(harness: &Harness) {
     let server = harness.serve(&["--worker-connections", "2"]);
     let mut open = [server.connect(), server.connect()];
     for client in &mut open {

@@ -1,7 +1,11 @@
-//! Listeners in a drain: nothing new is accepted (D2), and who may end the socket does (D3).
+//! Listeners in a drain: nothing new is accepted (D2), and a socket is ended by its owner only
+//! (D3).
 
+use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,11 +16,12 @@ use crate::Harness;
 use crate::client::{Address, End, PATIENCE};
 use crate::process::Server;
 
-/// The contract's 50 ms, and what a busy machine may add.
+/// The contract's 50 ms, and a margin for a busy machine.
 pub(super) const AT_ONCE: f64 = 0.25;
 
 pub(crate) fn d2_nothing_new_is_accepted_in_a_drain(harness: &Harness) {
-    // An inherited listener is left open, so a connect still succeeds and shows whether anyone accepts it.
+    // An inherited listener stays open, so a connect still succeeds, and its queue shows whether
+    // the server accepts.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let mut server = harness.serve_inherited(&listener, &[]);
     let mut busy = server.connect();
@@ -38,7 +43,7 @@ pub(crate) fn d3_connect_is_refused_after_term(harness: &Harness) {
     let mut busy = server.connect();
     server.begin(&mut busy, get("/sleep?ms=1000"));
     assert_refused_after_term(&server);
-    // The workers were there all the time.
+    // The workers were alive all the time.
     busy.last_response(200);
 }
 
@@ -48,6 +53,28 @@ pub(crate) fn d3_connect_is_refused_while_all_handlers_are_busy(harness: &Harnes
     server.begin(&mut busy[0], get("/block?ms=5000"));
     busy[1].send(get("/block?ms=5000"));
     assert_refused_after_term(&server);
+}
+
+pub(crate) fn an_abstract_socket_is_served_and_passed_on_and_ends(harness: &Harness) {
+    let name = format!("remuda-{}-{}", std::process::id(), harness.backend());
+    let name = format!("{name}-{:?}", thread::current().id()).replace(['(', ')'], "");
+    let mut server = harness.launch(&format!("unix:@{name}"), &["-w", "2"]);
+    assert!(server.logs(&format!("ready: unix:@{name}, 2 "), PATIENCE), "{}", server.log());
+    let address = <SocketAddr as SocketAddrExt>::from_abstract_name(&name).expect("the name is short enough");
+    let ask = || {
+        let mut stream = UnixStream::connect_addr(&address)?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    assert!(ask().expect("it is served").starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(fs::read_dir(server.dir()).expect("it is there").count(), 0, "an abstract socket has no file");
+    let new = server.begin_upgrade();
+    server.pass_to(new);
+    assert!(ask().expect("another arbiter serves it").starts_with("HTTP/1.1 200 OK\r\n"));
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(ask().is_err(), "the socket has ended");
 }
 
 pub(crate) fn d3_unix_socket_is_refused_and_unlinked(harness: &Harness) {
@@ -80,7 +107,7 @@ pub(crate) fn d3_inherited_unix_socket_survives(harness: &Harness) {
     server.connect().get("/");
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
-    let _client = UnixStream::connect(&path).expect("the socket is its owner's");
+    let _client = UnixStream::connect(&path).expect("the socket is open");
     listener.accept().expect("it still listens");
 }
 

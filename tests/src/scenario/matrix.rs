@@ -1,7 +1,8 @@
-//! What a policy makes of each connection, whatever the reason for the drain: a matrix, with the expected as data.
+//! How each policy ends each connection, for each reason of a drain: a matrix, with the expected
+//! results as data.
 //!
-//! A cell is a policy and a way to make a worker drain. Each row has a server of its own, so that connections do not
-//! wait for one another where only one handler can run.
+//! A cell is a policy and the trigger of a drain. Each row has a server of its own, so that
+//! connections do not wait for one another on backends with one handler.
 
 use std::ops::Range;
 use std::thread;
@@ -16,17 +17,17 @@ use crate::client::{Client, End, PATIENCE};
 use crate::probe::connection::{Opened, Seen};
 use crate::process::{Process, Server, until};
 
-/// A policy, and what it makes of each of [`ROWS`].
+/// A policy, and how it ends each connection of [`ROWS`].
 struct Policy {
     args: &'static [&'static str],
-    fates: [Fate; ROWS.len()],
+    expected: [Expected; ROWS.len()],
 }
 
-/// What becomes of a connection.
-struct Fate {
-    /// Whether its request is answered; either may be, where nothing is said.
+/// How a connection ends.
+struct Expected {
+    /// Whether its request is answered. None: either is right.
     answered: Option<bool>,
-    /// Whether the answer announces the close.
+    /// Whether the response announces close. None: either is right.
     announced: Option<bool>,
     /// When the connection ends, in seconds after the drain began, unless the deadline comes first.
     ended: Range<f64>,
@@ -34,17 +35,18 @@ struct Fate {
 
 /// How a worker is made to drain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Trigger {
     Term,
     Int,
     Ttou,
-    /// It has served what it may (D15).
+    /// The worker has served its maximum of requests (D15).
     Recycle,
 }
 
-impl Way {
-    /// How many of [`ROWS`] there are. Where the request in flight is what recycles its worker, nobody knows whether the
-    /// drain or the head of its response comes first.
+impl Trigger {
+    /// How many of [`ROWS`] apply. With [`Trigger::Recycle`] the last does not: its request in
+    /// flight is the one that recycles the worker, so the drain may begin before or after the head
+    /// of its response.
     fn rows(self) -> usize {
         match self {
             Self::Recycle => ROWS.len() - 1,
@@ -60,25 +62,26 @@ impl Way {
     }
 }
 
-/// Longer than the deadline that INT gives, so that it is seen.
+/// Longer than the deadline of INT, so that that deadline shows.
 const ARGS: &[&str] = &["--keep-alive", "3", "--graceful-timeout", "10"];
 
-/// The deadline that INT gives (D11).
+/// The deadline that INT sets (D11).
 const HURRY: f64 = 2.0;
 
-/// How much later than it began a drain may be noticed to have.
+/// How late the test may notice that a drain has begun.
 const EARLY: f64 = 0.4;
 
-/// What a busy machine may add.
+/// A margin for a busy machine.
 const LATE: f64 = 0.6;
 
-/// States of a connection that has been used before: what brings it there, and what its client does later.
+/// States of a connection that was used before: what brings the connection there, and what its
+/// client does later.
 const ROWS: [fn(&Server, Client) -> Opened; 5] = [
     // Idle.
     |_, client| Opened::new(client),
-    // Idle, speaks after 0.6 s.
+    // Idle, sends a request after 0.6 s.
     |_, client| Opened::new(client).saying(0.6, get("/")),
-    // Half a head, completed after 0.7 s. It was read together with the request before.
+    // Half a head, completed after 0.7 s. It was read together with the previous request.
     |_, mut client| {
         client.send(get("/") + "GET / HTTP/1.1\r\nHo");
         assert_eq!(client.response().status, 200);
@@ -97,7 +100,7 @@ const ROWS: [fn(&Server, Client) -> Opened; 5] = [
     },
 ];
 
-/// Every drain, whatever its reason, by the same policy.
+/// The same policy for every kind of drain.
 macro_rules! all_by {
     ($policy:literal) => {
         &["--drain", $policy, "--drain-reload", $policy, "--drain-recycle", $policy]
@@ -106,50 +109,70 @@ macro_rules! all_by {
 
 const FINISH: Policy = Policy {
     args: all_by!("finish"),
-    fates: [silent(3.0..3.0), told(0.6), told(0.7), told(0.5), untold(3.5..3.5)],
+    expected: [
+        silent(3.0..3.0),
+        answered_with_close(0.6),
+        answered_with_close(0.7),
+        answered_with_close(0.5),
+        answered_without_close(3.5..3.5),
+    ],
 };
 
 const CLOSE_IDLE: Policy = Policy {
     args: all_by!("close-idle"),
-    fates: [silent(0.0..0.0), silent(0.0..0.0), told(0.7), told(0.5), untold(0.5..0.5)],
+    expected: [
+        silent(0.0..0.0),
+        silent(0.0..0.0),
+        answered_with_close(0.7),
+        answered_with_close(0.5),
+        answered_without_close(0.5..0.5),
+    ],
 };
 
 const GRACE: Policy = Policy {
     args: all_by!("grace:1s"),
-    fates: [silent(1.0..1.0), told(0.6), told(0.7), told(0.5), untold(1.5..1.5)],
-};
-
-/// The moment at which a connection is closed is its own, and so is whether it is told before.
-const SPREAD: Policy = Policy {
-    args: all_by!("spread:2s"),
-    fates: [
-        silent(0.0..2.0),
-        Fate { answered: None, announced: None, ended: 0.0..2.0 },
-        Fate { answered: Some(true), announced: None, ended: 0.7..2.0 },
-        Fate { answered: Some(true), announced: None, ended: 0.5..2.0 },
-        untold(0.5..2.0),
+    expected: [
+        silent(1.0..1.0),
+        answered_with_close(0.6),
+        answered_with_close(0.7),
+        answered_with_close(0.5),
+        answered_without_close(1.5..1.5),
     ],
 };
 
-/// It is not asked anything, and ends then.
-const fn silent(ended: Range<f64>) -> Fate {
-    Fate { answered: Some(false), announced: None, ended }
+/// Under `spread`, the moment of each close is random, and so is whether a response announces it
+/// first.
+const SPREAD: Policy = Policy {
+    args: all_by!("spread:2s"),
+    expected: [
+        silent(0.0..2.0),
+        Expected { answered: None, announced: None, ended: 0.0..2.0 },
+        Expected { answered: Some(true), announced: None, ended: 0.7..2.0 },
+        Expected { answered: Some(true), announced: None, ended: 0.5..2.0 },
+        answered_without_close(0.5..2.0),
+    ],
+};
+
+/// Sends no request, and ends at `ended`.
+const fn silent(ended: Range<f64>) -> Expected {
+    Expected { answered: Some(false), announced: None, ended }
 }
 
-/// It is answered and told of the close, and ends with that.
-const fn told(at: f64) -> Fate {
-    Fate { answered: Some(true), announced: Some(true), ended: at..at }
+/// Is answered with close announced, and ends with that response.
+const fn answered_with_close(at: f64) -> Expected {
+    Expected { answered: Some(true), announced: Some(true), ended: at..at }
 }
 
-/// It is answered, by a head that knew nothing of the drain, and ends then.
-const fn untold(ended: Range<f64>) -> Fate {
-    Fate { answered: Some(true), announced: Some(false), ended }
+/// Is answered with a head that was sent before the drain and does not announce close, and ends at
+/// `ended`.
+const fn answered_without_close(ended: Range<f64>) -> Expected {
+    Expected { answered: Some(true), announced: Some(false), ended }
 }
 
 macro_rules! cells {
-    ($($name:ident: $policy:ident, $way:ident;)+) => {
+    ($($name:ident: $policy:ident, $trigger:ident;)+) => {
         $(pub(crate) fn $name(harness: &Harness) {
-            cell(harness, &$policy, Way::$way);
+            cell(harness, &$policy, Trigger::$trigger);
         })+
     };
 }
@@ -173,37 +196,37 @@ cells! {
     spread_at_recycling: SPREAD, Recycle;
 }
 
-fn cell(harness: &Harness, policy: &Policy, way: Way) {
+fn cell(harness: &Harness, policy: &Policy, trigger: Trigger) {
     thread::scope(|scope| {
         let rows: Vec<_> = ROWS
             .iter()
-            .take(way.rows())
-            .map(|open| scope.spawn(|| Draining::of(harness, policy, way).watch(*open)))
+            .take(trigger.rows())
+            .map(|open| scope.spawn(|| Draining::of(harness, policy, trigger).watch(*open)))
             .collect();
-        for (n, (row, fate)) in rows.into_iter().zip(&policy.fates).enumerate() {
-            let seen = row.join().expect("whoever watches does not panic");
-            fate.check(n, way, &seen);
+        for (n, (row, expected)) in rows.into_iter().zip(&policy.expected).enumerate() {
+            let seen = row.join().expect("the watching thread does not panic");
+            expected.check(n, trigger, &seen);
         }
     });
 }
 
-/// A server with the worker that is going to drain.
+/// A server, with the worker that is about to drain.
 struct Draining {
     server: Server,
     worker: Process,
-    way: Way,
+    trigger: Trigger,
 }
 
 impl Draining {
-    fn of(harness: &Harness, policy: &Policy, way: Way) -> Self {
-        let server = harness.serve(&[ARGS, policy.args, way.args()].concat());
+    fn of(harness: &Harness, policy: &Policy, trigger: Trigger) -> Self {
+        let server = harness.serve(&[ARGS, policy.args, trigger.args()].concat());
         let first = server.worker();
-        if way != Way::Ttou {
-            return Self { server, worker: first, way };
+        if trigger != Trigger::Ttou {
+            return Self { server, worker: first, trigger };
         }
         server.arbiter().signal(Signal::TTIN);
-        let worker = newcomer(server.workers(2), &[first]).expect("two workers are not one");
-        Self { server, worker, way }
+        let worker = newcomer(server.workers(2), &[first]).expect("one of the two workers is new");
+        Self { server, worker, trigger }
     }
 
     fn watch(mut self, open: fn(&Server, Client) -> Opened) -> Seen {
@@ -211,22 +234,23 @@ impl Draining {
         let start = self.begin();
         let seen = opened.watch(start);
         assert!(self.worker.wait_gone(seconds(1.0)), "the worker outlives its connections: {seen}");
-        if matches!(self.way, Way::Term | Way::Int) {
+        if matches!(self.trigger, Trigger::Term | Trigger::Int) {
             assert_eq!(self.server.exit(PATIENCE), 0);
         }
         seen
     }
 
-    /// Makes the worker drain, and says since when it does.
+    /// Makes the worker drain, and returns when that began.
     fn begin(&self) -> Instant {
         let start = Instant::now();
-        self.server.arbiter().signal(match self.way {
-            Way::Term => Signal::TERM,
-            Way::Int => Signal::INT,
-            Way::Ttou => Signal::TTOU,
-            Way::Recycle => {
-                // If nobody else's request was the last that it may serve, the first of these is. The last of them may be
-                // one of the new connections that the policy closes.
+        self.server.arbiter().signal(match self.trigger {
+            Trigger::Term => Signal::TERM,
+            Trigger::Int => Signal::INT,
+            Trigger::Ttou => Signal::TTOU,
+            Trigger::Recycle => {
+                // Unless a request on another connection was the worker's last, the first of these
+                // requests is. The last of them may be on one of the new connections that the
+                // policy closes.
                 let replaced = || {
                     let mut client = self.server.connect();
                     client.send(get("/info"));
@@ -240,10 +264,10 @@ impl Draining {
     }
 }
 
-impl Fate {
+impl Expected {
     #[track_caller]
-    fn check(&self, row: usize, way: Way, seen: &Seen) {
-        let deadline = if way == Way::Int { HURRY } else { f64::INFINITY };
+    fn check(&self, row: usize, trigger: Trigger, seen: &Seen) {
+        let deadline = if trigger == Trigger::Int { HURRY } else { f64::INFINITY };
         let ended = self.ended.start.min(deadline) - EARLY..self.ended.end.min(deadline) + LATE;
         let answered = !seen.answers.is_empty();
         let as_expected = self.answered.is_none_or(|expected| expected == answered)

@@ -1,4 +1,5 @@
-//! What is sent before and behind an answer, what never is, and bodies that are not what they say (RFC 9110, RFC 9112).
+//! Responses with 1xx, trailers and hop-by-hop fields, responses that must not be sent, and bodies
+//! that differ from what their heads say (RFC 9110, RFC 9112).
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use crate::client::{Client, End, Framing, PATIENCE};
 use crate::fixture::message::EVIL;
 use crate::process::{Server, until};
 
-pub(crate) fn early_hints_are_sent_while_the_handler_is_at_work(harness: &Harness) {
-    let server = harness.serve(&[]);
+pub(crate) fn early_hints_are_sent_while_the_handler_runs(harness: &Harness) {
+    let server = harness.serve(&["--interim-responses"]);
     let mut client = server.connect();
     for _ in 0..2 {
         client.send(get("/message/hints"));
         hinted(&mut client, "</1.css>; rel=preload");
-        assert!(!client.has_more(Duration::from_millis(50)), "the handler is at work");
+        assert!(!client.has_more(Duration::from_millis(50)), "the handler is still running");
         hinted(&mut client, "</2.css>; rel=preload");
         let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (200, "done"));
@@ -24,25 +25,37 @@ pub(crate) fn early_hints_are_sent_while_the_handler_is_at_work(harness: &Harnes
     assert_eq!(client.last_response(200).text(), "done");
 }
 
+/// Widely used clients take a 103 for the final response.
+pub(crate) fn early_hints_are_sent_only_if_the_setting_is_on(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    for _ in 0..2 {
+        client.send(get("/message/hints"));
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "done"));
+    }
+}
+
 #[track_caller]
 fn hinted(client: &mut Client, link: &str) {
     let hint = client.response();
     assert_eq!((hint.status, &hint.fields), (103, &vec![("link".to_owned(), link.to_owned())]));
 }
 
-pub(crate) fn an_expectation_that_nobody_reads_the_body_for_is_answered_without_a_100(harness: &Harness) {
+pub(crate) fn no_100_is_sent_if_the_handler_does_not_read_the_body(harness: &Harness) {
     let server = harness.serve(&[]);
     let expecting = |expectation: &str, len: usize| {
         get_with_body("/", len).replace("\r\n\r\n", &format!("\r\nExpect: {expectation}\r\n\r\n"))
     };
-    // RFC 9110 §10.1.1: what the client sends then is its decision, so nothing can follow.
+    // RFC 9110 §10.1.1: the client may send the body or not, so no other request can follow on this
+    // connection.
     for len in [5, 300_000] {
         let mut client = server.connect();
         client.send(expecting("100-continue", len));
         assert_eq!(client.last_response(200).text(), "Hello, World!");
     }
 
-    // What has arrived already needs no 100.
+    // A body that has already arrived needs no 100.
     let mut client = server.connect();
     client.send(post("/echo", 5).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\nhello"));
     let mut response = client.response();
@@ -83,13 +96,13 @@ pub(crate) fn trailers_reach_the_application_and_the_client(harness: &Harness) {
     assert_eq!((response.framing, response.text().as_str()), (Framing::UntilClose, "done"));
     assert_eq!(response.field("trailer"), None, "{response:?}");
 
-    // A section without end is refused.
+    // A trailer section over the limit is refused.
     let mut client = server.connect();
     client.send(post_chunks("/message/trailers") + "0\r\n" + &"a: b\r\n".repeat(101) + "\r\n");
     assert_eq!(client.last_response(400).framing, Framing::Length("malformed chunked coding\n".len()));
 }
 
-pub(crate) fn fields_of_a_connection_are_not_the_applications(harness: &Harness) {
+pub(crate) fn hop_by_hop_fields_of_the_application_are_not_sent(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for version in ["1.1", "1.0"] {
@@ -106,7 +119,7 @@ pub(crate) fn fields_of_a_connection_are_not_the_applications(harness: &Harness)
     client.get("/");
 }
 
-pub(crate) fn statuses_and_methods_without_content_have_none_in_any_version(harness: &Harness) {
+pub(crate) fn responses_without_content_have_none_in_any_version(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for version in ["1.1", "1.0"] {
@@ -131,13 +144,13 @@ pub(crate) fn statuses_and_methods_without_content_have_none_in_any_version(harn
     }
 }
 
-pub(crate) fn a_response_that_belies_its_length_is_cut_and_logged(harness: &Harness) {
+pub(crate) fn a_response_of_the_wrong_length_is_cut_and_logged(harness: &Harness) {
     let server = harness.serve(&[]);
     for path in ["length", "sent"] {
         for (length, written) in [(9, 4), (3, 4)] {
             let mut client = server.connect();
             client.send(get(&format!("/message/{path}?{length}")) + &get("/"));
-            let broken = client.try_response().expect_err("it is not whole");
+            let broken = client.try_response().expect_err("the response is cut");
             assert!(broken.is_cut_by_server(), "{broken}");
             let target = format!("GET /message/{path}?{length}");
             assert!(server.logs(&target, PATIENCE), "{target}: {}", server.log());
@@ -147,14 +160,14 @@ pub(crate) fn a_response_that_belies_its_length_is_cut_and_logged(harness: &Harn
             assert!(told.contains(&format!("its content-length is {length}")), "{told}");
         }
     }
-    // The length of a response to HEAD is that of another one.
+    // The Content-Length of a response to HEAD is that of the response to GET.
     let mut client = server.connect();
     client.send(get("/message/sent?9").replace("GET", "HEAD"));
     assert_eq!(client.head().framing, Framing::Length(9));
     client.get("/");
 }
 
-pub(crate) fn nobody_breaks_out_of_a_field(harness: &Harness) {
+pub(crate) fn a_field_of_the_application_cannot_inject_another(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for place in ["value", "name", "upgrade", "interim", "status"] {
@@ -175,7 +188,7 @@ pub(crate) fn nobody_breaks_out_of_a_field(harness: &Harness) {
 }
 
 pub(crate) fn a_truncated_body_is_an_error_to_the_application(harness: &Harness) {
-    // More than is waited for before a handler gets its turn.
+    // More than the server reads before it starts a handler.
     let part = "x".repeat(200_000);
     for head in [post("/message/collect", 300_000), post_chunks("/message/collect") + "493e0\r\n"] {
         let body = head + &part;
@@ -194,7 +207,7 @@ pub(crate) fn a_truncated_body_is_an_error_to_the_application(harness: &Harness)
         let mut client = server.connect();
         server.begin(&mut client, &body);
         client.vanish();
-        // A future is dropped with its connection.
+        // A future is dropped together with its connection.
         let is_noticed = || {
             let log = server.log();
             (log.contains("<broken") || log.contains("<dropped>")).then_some(())

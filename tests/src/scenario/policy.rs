@@ -1,4 +1,5 @@
-//! What each policy of a drain does to an idle connection and to the next request on it, and what none may do.
+//! What each drain policy does to an idle connection and to the next request on it, and what no
+//! policy may do.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::process::{Server, until};
 
-/// All but the default.
+/// All policies but the default.
 const POLICIES: [&str; 3] = ["close-idle", "grace:300ms", "spread:300ms"];
 
 /// Connections that have been served, and are idle.
@@ -37,7 +38,7 @@ pub(crate) fn d6_grace_serves_the_next_request_and_closes_what_stays_idle(harnes
     let answered = Instant::now();
     let [mut speaks, mut stays] = idle(&server);
     server.drain();
-    assert!(!speaks.has_more(seconds(0.3)), "it is kept");
+    assert!(!speaks.has_more(seconds(0.3)), "an idle connection is kept");
     speaks.send(get("/"));
     speaks.last_response(200);
     drop(speaks);
@@ -78,7 +79,7 @@ pub(crate) fn d6_spread_announces_once_its_window_is_over(harness: &Harness) {
     let mut server = harness.serve(&["--drain", "spread:500ms"]);
     let mut client = server.connect();
     client.send(get("/sleep?ms=1000"));
-    assert!(!client.has_more(seconds(0.2)), "it is read by now");
+    assert!(!client.has_more(seconds(0.2)), "the response is not due yet");
     server.drain();
     client.last_response(200);
     drop(client);
@@ -89,15 +90,16 @@ pub(crate) fn d6_each_kind_of_drain_has_its_own_policy(harness: &Harness) {
     let recycle = ["--max-requests", "2", "--max-requests-jitter", "0", "--drain-recycle", "close-idle"];
     let server = harness.serve(&[&recycle[..], &["--keep-alive", "60"]].concat());
     let [mut recycled] = idle(&server);
-    recycled.get("/"); // which may be told already, if the replacement is that quick
+    recycled.get("/"); // which may announce close, if the replacement is quick
     assert_eq!(recycled.end(PATIENCE), End::Fin);
 
     let mut server = harness.serve(&["-w", "2", "--drain-reload", "close-idle", "--keep-alive", "30"]);
-    // Of some on each worker, those on the one that leaves are closed, and the others are kept.
+    // Of connections to both workers, those of the leaving worker are closed, and the others are
+    // kept.
     let mut open = Vec::from(idle::<8>(&server));
     server.arbiter().signal(Signal::TTOU);
     let left = until(PATIENCE, || (server.processes() == 1).then_some(()));
-    assert!(left.is_some(), "idle connections keep the worker that leaves");
+    assert!(left.is_some(), "the leaving worker keeps idle connections");
     open.retain_mut(|client| !client.has_more(seconds(0.01)));
     assert!((1..8).contains(&open.len()), "{} of 8 connections are kept", open.len());
     server.drain();
@@ -115,7 +117,7 @@ pub(crate) fn d5_no_policy_cuts_half_a_head(harness: &Harness) {
         client.send("GET / HTTP/1.1\r\nHo");
         server.catch_up();
         server.drain();
-        assert!(!client.has_more(seconds(0.5)), "{policy}: nobody has asked for anything yet");
+        assert!(!client.has_more(seconds(0.5)), "{policy}: the request is not complete yet");
         client.send("st: test\r\n\r\n");
         client.last_response(200);
         drop(client);

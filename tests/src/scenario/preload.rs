@@ -8,7 +8,7 @@ use crate::Harness;
 use crate::client::PATIENCE;
 use crate::process::Server;
 
-/// The processes that the application was built in, one after the other.
+/// The processes in which the application was built, in order.
 fn builders(server: &Server) -> Vec<u64> {
     let all = journal(server);
     assert!(
@@ -21,7 +21,8 @@ fn builders(server: &Server) -> Vec<u64> {
 pub(crate) fn preload_builds_one_application_for_all_workers(harness: &Harness) {
     let mut server = with_journal(harness, "").serve(&["-w", "2", "--preload"]);
     assert_eq!(builders(&server), [server.arbiter().id()]);
-    // What a worker counts, and whether it drains, the application learns from the one that it is in.
+    // Request counts and the drain are the worker's own: a preloaded application reads them from
+    // the worker it runs in.
     let mut client = server.connect();
     let before = client.get("/info").number("requests");
     assert_eq!(client.get("/info").number("requests"), before + 1);
@@ -36,12 +37,15 @@ pub(crate) fn preload_builds_one_application_for_all_workers(harness: &Harness) 
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-pub(crate) fn a_reload_keeps_the_preloaded_application_and_an_upgrade_builds_it_anew(harness: &Harness) {
+pub(crate) fn a_reload_keeps_the_preloaded_application_an_upgrade_does_not(harness: &Harness) {
     let mut server = with_journal(harness, "").serve(&["--preload"]);
     let old = server.arbiter().id();
     server.arbiter().signal(Signal::HUP);
     wait(&server, 1, "child_exit", "reason=Reload");
-    assert!(server.logs("the application stays the one that was preloaded", PATIENCE), "nobody is told");
+    assert!(
+        server.logs("the reload keeps the preloaded application", PATIENCE),
+        "the kept application is not logged"
+    );
     server.connect().get("/");
     assert_eq!(builders(&server), [old]);
     server.upgrade();

@@ -13,7 +13,7 @@ use crate::Harness;
 use crate::client::{Client, PATIENCE};
 use crate::process::{Process, Server, until};
 
-/// Asks who is there until it is somebody else than `before`; a connection to it.
+/// Connects until another worker than `before` answers. Returns its pid and the connection.
 #[track_caller]
 fn successor(server: &Server, before: u64) -> (u64, Client) {
     until(PATIENCE, || {
@@ -35,14 +35,14 @@ pub(crate) fn d15_requests_are_counted_and_not_connections(harness: &Harness) {
         assert_eq!((info.number("requests"), info.number("pid")), (n, first.id()));
         assert!(!info.announces_close());
     }
-    assert_eq!(server.worker().id(), first.id(), "nobody has had enough");
+    assert_eq!(server.worker().id(), first.id(), "no worker has reached its limit");
     drop(silent);
 
-    assert!(!client.get("/").announces_close(), "it serves on until its replacement is ready");
+    assert!(!client.get("/").announces_close(), "the worker serves until its replacement is ready");
     let (_, mut kept) = successor(&server, first.id());
     let info = kept.get("/info");
-    assert_eq!(info.number("slot"), 0, "it has the place of the one before");
-    // The old worker drains: what it is still asked is its last on that connection.
+    assert_eq!(info.number("slot"), 0, "the replacement has the slot of the old worker");
+    // The old worker drains: the next request is the last on its connection.
     let announced = until(PATIENCE, || {
         client.send(get("/info"));
         let info = client.response();
@@ -69,7 +69,7 @@ pub(super) fn recycles_under_load(mut server: Server) {
     const SERVED: usize = 12;
     let pids = Mutex::new(HashSet::new());
     let start = Instant::now();
-    let served = || pids.lock().expect("no one panics here").len();
+    let served = || pids.lock().expect("no thread panics with the lock").len();
     let is_enough = || served() >= SERVED;
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -88,8 +88,8 @@ pub(super) fn recycles_under_load(mut server: Server) {
     assert!(!log.contains("ended with signal") && !log.contains("ended with status"), "{log}");
 }
 
-/// Sends one request after the other, on connections that are used until their close is announced or, so that some are
-/// opened at any time, for a while; notes who has answered.
+/// Sends one request after the other and notes the pids that answer. A connection is used until
+/// close is announced, or for a while, so that connections are opened at any time.
 fn ask(server: &Server, pids: &Mutex<HashSet<u64>>, is_enough: impl Fn() -> bool) {
     let mut client = server.connect();
     let start = Instant::now();
@@ -97,7 +97,7 @@ fn ask(server: &Server, pids: &Mutex<HashSet<u64>>, is_enough: impl Fn() -> bool
         client.send(get("/info"));
         let response = client.try_response().unwrap_or_else(|broken| panic!("request {n} is lost: {broken}"));
         assert_eq!(response.status, 200);
-        pids.lock().expect("no one panics here").insert(response.number("pid"));
+        pids.lock().expect("no thread panics with the lock").insert(response.number("pid"));
         if is_enough() || start.elapsed() > PATIENCE {
             return;
         }
@@ -107,7 +107,7 @@ fn ask(server: &Server, pids: &Mutex<HashSet<u64>>, is_enough: impl Fn() -> bool
     }
 }
 
-pub(crate) fn d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving(harness: &Harness) {
+pub(crate) fn d15_a_failed_replacement_leaves_the_old_worker_serving(harness: &Harness) {
     const FAILED: &str = "worker could not start";
     let mut server = harness.serve(&["--max-requests", "3", "--max-requests-jitter", "0"]);
     let first = server.worker();
@@ -118,7 +118,7 @@ pub(crate) fn d15_a_replacement_that_fails_to_boot_leaves_the_old_worker_serving
         client.get("/");
     }
     let tried_again = until(PATIENCE, || (server.log().matches(FAILED).count() >= 3).then_some(()));
-    assert!(tried_again.is_some(), "it is not tried again");
+    assert!(tried_again.is_some(), "the replacement is not tried again");
     for mut client in [client, server.connect()] {
         let info = client.get("/info");
         assert_eq!((info.number("pid"), info.announces_close()), (first.id(), false));
@@ -150,8 +150,8 @@ pub(crate) fn d15_a_recycled_worker_is_ended_at_its_deadline(harness: &Harness) 
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-/// The worker that has been there since the start is replaced for `reason`, which the log has with these words, while its
-/// clients are served.
+/// Asserts that `first`, the only worker since the start, is replaced for `reason`, which the log
+/// has with these words, while clients are served.
 #[track_caller]
 fn is_replaced(mut server: Server, first: Process, reason: &str, words: &str) {
     let (second, client) = successor(&server, first.id());
@@ -168,7 +168,7 @@ fn is_replaced(mut server: Server, first: Process, reason: &str, words: &str) {
 pub(crate) fn d15_a_worker_that_has_lived_for_long_enough_is_replaced(harness: &Harness) {
     let server = harness.serve(&["--max-lifetime", "2", "--max-lifetime-jitter", "0"]);
     let first = server.worker();
-    is_replaced(server, first, "recycle: lifetime", "its limit is 2.0s: it is to be replaced");
+    is_replaced(server, first, "recycle: lifetime", "limit 2.0s: to be replaced");
 }
 
 pub(crate) fn d15_a_worker_that_has_grown_too_large_is_replaced(harness: &Harness) {
@@ -176,13 +176,13 @@ pub(crate) fn d15_a_worker_that_has_grown_too_large_is_replaced(harness: &Harnes
     let first = server.worker();
     let mut client = server.connect();
     client.get("/grow?mb=16");
-    // It is looked at once a second.
+    // The arbiter looks at memory once a second.
     let start = Instant::now();
     while start.elapsed() < seconds(2.0) {
-        assert_eq!(client.get("/info").number("pid"), first.id(), "it is not too large yet");
+        assert_eq!(client.get("/info").number("pid"), first.id(), "the worker is within its limit");
         thread::sleep(Duration::from_millis(50));
     }
     client.get("/grow?mb=128");
     drop(client);
-    is_replaced(server, first, "recycle: memory", "its limit is 134217728: it is to be replaced");
+    is_replaced(server, first, "recycle: memory", "limit 134217728: to be replaced");
 }

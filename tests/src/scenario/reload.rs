@@ -1,9 +1,13 @@
-//! Reloads (D16): a new configuration takes over without a client noticing, or leaves everything as it is.
+//! Reloads (D16): a new configuration takes over without a client noticing, or everything stays as
+//! it is.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -16,7 +20,15 @@ use crate::Harness;
 use crate::client::{Address, Client, End, PATIENCE, Response};
 use crate::process::{Process, Server, until};
 
-/// What the log says of a reload that was not to be.
+/// Starts a server in a directory that can be removed.
+pub(super) const IN_A_DIRECTORY: [&str; 4] = ["sh", "-c", "mkdir start && cd start && exec \"$@\"", "sh"];
+
+/// The same, with two settings files in the directory.
+const BESIDE_SETTINGS: [&str; 4] = ["sh", "-c", SETTINGS_AND_SERVER, "sh"];
+const SETTINGS_AND_SERVER: &str =
+    "mkdir start && cd start && echo 'backlog = 64' | tee remuda.toml > server.toml && exec \"$@\"";
+
+/// The log's words for a reload that failed.
 const NOT_RELOADED: &str = "not reloaded, the server goes on as before";
 
 pub(crate) fn d16_reloads_under_load_lose_no_request_and_refuse_no_connect(harness: &Harness) {
@@ -56,7 +68,7 @@ pub(crate) fn d16_new_settings_take_effect(harness: &Harness) {
     let mut server = harness.serve_file(&settings(harness, "keep-alive = 60\ndrain-reload = \"finish\"\n"));
     let mut old = server.connect();
     assert_eq!(old.get("/info").number("generation"), 1);
-    assert!(!server.log().contains("DEBUG"), "nobody has asked for that");
+    assert!(!server.log().contains("DEBUG"), "the level is not debug yet");
     server.write_settings(&settings(harness, "keep-alive = 1\nlog-level = \"debug\"\n"));
     reload(&server, 2);
     let mut new = connection_to(&server, 2);
@@ -100,7 +112,7 @@ pub(crate) fn d16_broken_settings_leave_everything_as_it_is(harness: &Harness) {
     server.worker();
 }
 
-pub(crate) fn d16_an_application_that_does_not_load_leaves_the_old_generation_serving(harness: &Harness) {
+pub(crate) fn d16_a_failed_load_leaves_the_old_generation_serving(harness: &Harness) {
     let mut server = harness.serve(&["-w", "2"]);
     let workers = ids(&server.workers(2));
     let obstacle = server.dir().join("fail-boot");
@@ -119,9 +131,7 @@ pub(crate) fn d16_an_application_that_does_not_load_leaves_the_old_generation_se
     assert_eq!(server.exit(PATIENCE), 0);
 }
 
-pub(crate) fn d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old_generation_serving(
-    harness: &Harness,
-) {
+pub(crate) fn d16_a_crash_in_the_load_leaves_the_old_generation_serving(harness: &Harness) {
     let server = harness.serve(&["-w", "2"]);
     let workers = ids(&server.workers(2));
     let obstacle = server.dir().join("crash-boot");
@@ -138,9 +148,7 @@ pub(crate) fn d16_a_worker_that_dies_as_it_builds_the_application_leaves_the_old
     assert!(ids(&server.workers(2)).is_disjoint(&workers), "an old worker is left");
 }
 
-pub(crate) fn d16_an_application_that_does_not_load_in_time_leaves_the_old_generation_serving(
-    harness: &Harness,
-) {
+pub(crate) fn d16_a_late_load_leaves_the_old_generation_serving(harness: &Harness) {
     let server = harness.serve(&["--boot-timeout", "1"]);
     let worker = server.worker();
     fs::write(server.dir().join("stall-boot"), "").expect("a file can be written");
@@ -155,14 +163,14 @@ pub(crate) fn d16_a_changed_reuse_port_is_refused(harness: &Harness) {
         let server = harness.serve_file(&text(old));
         let worker = server.worker();
         server.write_settings(&text(new));
-        under_load(&server, || fail_to_reload(&server, "needs upgrade"));
+        under_load(&server, || fail_to_reload(&server, "needs an upgrade"));
         assert_eq!(server.worker().id(), worker.id());
         server.write_settings(&text(old));
         reload(&server, 2);
     }
 }
 
-pub(crate) fn d16_an_address_that_is_added_is_served(harness: &Harness) {
+pub(crate) fn d16_an_added_address_is_served(harness: &Harness) {
     let server = harness.serve_file(&settings(harness, ""));
     let mut client = server.connect();
     client.get("/");
@@ -173,15 +181,15 @@ pub(crate) fn d16_an_address_that_is_added_is_served(harness: &Harness) {
     let obstacle = server.dir().join("fail-boot");
     fs::write(&obstacle, "").expect("a file can be written");
     fail_to_reload(&server, "there is a file fail-boot");
-    assert!(!server.dir().join("added.sock").exists(), "what was bound is left behind");
+    assert!(!server.dir().join("added.sock").exists(), "the bound socket is left behind");
     fs::remove_file(&obstacle).expect("it was written");
     under_load(&server, || reload(&server, 3));
     connect(&added).get("/");
-    connection_to(&server, 3); // the one that stays has its port
+    connection_to(&server, 3); // the listener that stays keeps its port
     drop(client);
 }
 
-pub(crate) fn d16_an_address_that_is_removed_ends_and_its_backlog_is_served(harness: &Harness) {
+pub(crate) fn d16_a_removed_address_ends_and_its_backlog_is_served(harness: &Harness) {
     const WAITING: usize = 50;
     let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port is free");
     let binds = |more: &str| {
@@ -189,7 +197,7 @@ pub(crate) fn d16_an_address_that_is_removed_ends_and_its_backlog_is_served(harn
     };
     let mut server = harness.serve_file(&binds(&format!(", \"unix:goes.sock\", \"{free}\"")));
     let gone = [Address::Unix(server.dir().join("goes.sock")), Address::Inet(free)];
-    // Nobody takes these before the old worker can go on, which is too late.
+    // No worker accepts these before the old worker runs again, which is too late.
     let frozen = freeze(&server, 1);
     let mut waiting: Vec<_> = gone.iter().flat_map(|at| (0..WAITING).map(|_| connect(at))).collect();
     waiting.iter_mut().for_each(|client| client.send(get("/info")));
@@ -203,7 +211,10 @@ pub(crate) fn d16_an_address_that_is_removed_ends_and_its_backlog_is_served(harn
         assert!(address.refused(PATIENCE).is_some(), "connects to {address:?} are never refused");
     }
     assert!(!server.dir().join("goes.sock").exists());
-    assert!(waiting.iter_mut().all(|client| !client.get("/").announces_close()), "they are kept alive");
+    assert!(
+        waiting.iter_mut().all(|client| !client.get("/").announces_close()),
+        "the connections are kept alive"
+    );
     server.connect().get("/");
     thaw(&frozen);
     assert!(frozen[0].wait_gone(PATIENCE), "the old worker does not end");
@@ -223,11 +234,11 @@ pub(crate) fn d16_an_address_that_cannot_be_bound_changes_nothing(harness: &Harn
         server.write_settings(&binds(&format!("\"unix:new.sock\", \"{taken}\"")));
         fail_to_reload(&server, "address already in use");
         server.write_settings(&binds(&format!("\"0.0.0.0:{}\"", held.port())));
-        fail_to_reload(&server, "needs upgrade");
+        fail_to_reload(&server, "needs an upgrade");
         server.write_settings(&binds("\"fd://99\""));
         fail_to_reload(&server, "needs a new start");
     });
-    assert!(!server.dir().join("new.sock").exists(), "what was bound is left behind");
+    assert!(!server.dir().join("new.sock").exists(), "the bound socket is left behind");
     assert_eq!(server.worker().id(), worker.id());
 }
 
@@ -237,7 +248,7 @@ pub(crate) fn d16_an_inherited_listener_stays(harness: &Harness) {
     under_load(&server, || (2..=4).for_each(|generation| reload(&server, generation)));
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
-    connect(server.address()); // nobody has ended it
+    connect(server.address()); // the listener is open
 }
 
 pub(crate) fn d16_the_backend_can_be_changed(harness: &Harness) {
@@ -252,7 +263,7 @@ pub(crate) fn d16_the_backend_can_be_changed(harness: &Harness) {
     assert_eq!(backend(&connection_to(&server, 2).get("/info")), Some(other));
 }
 
-pub(crate) fn d16_reloads_in_a_row_come_down_to_the_newest(harness: &Harness) {
+pub(crate) fn d16_of_reloads_in_a_row_the_newest_counts(harness: &Harness) {
     let mut server = harness.serve(&["-w", "2"]);
     server.workers(2);
     let descriptors = server.arbiter().descriptors();
@@ -283,7 +294,7 @@ pub(crate) fn d16_reloads_leave_nothing_behind(harness: &Harness) {
     let mut memory = 0;
     under_load(&server, || {
         for generation in 2..=21 {
-            // An address that comes and goes each time.
+            // An address that comes and goes with each reload.
             let more = if generation % 2 == 0 { ", \"unix:other.sock\"" } else { "" };
             let binds = format!("bind = [\"127.0.0.1:0\"{more}]");
             server
@@ -294,14 +305,14 @@ pub(crate) fn d16_reloads_leave_nothing_behind(harness: &Harness) {
             }
         }
     });
-    // Those that drain are gone then; a zombie would be among them.
+    // Draining workers are gone by then. A zombie would be counted among the workers.
     server.workers(2);
     assert_eq!(server.arbiter().descriptors(), descriptors);
     let grown = server.arbiter().memory().saturating_sub(memory);
     assert!(grown < 256 * 1024, "the arbiter has grown by {grown} bytes in 16 reloads");
 }
 
-pub(crate) fn the_number_of_workers_follows_the_settings_and_otherwise_survives_a_reload(harness: &Harness) {
+pub(crate) fn a_reload_keeps_the_worker_count_unless_its_setting_changes(harness: &Harness) {
     let server = harness.serve_file(&settings(harness, "workers = 2\n"));
     server.workers(2);
     server.arbiter().signal(Signal::TTIN);
@@ -325,18 +336,15 @@ pub(crate) fn a_stop_ends_a_reload(harness: &Harness) {
     server.arbiter().signal(Signal::HUP);
     assert!(until(PATIENCE, || (!obstacle.exists()).then_some(())).is_some(), "no new worker boots");
     server.drain();
-    assert!(
-        server.log().contains("not reloaded: the server stops"),
-        "nobody is told that there is no reload"
-    );
+    assert!(server.log().contains("not reloaded: the server stops"), "the end of the reload is not logged");
     busy.last_response(200);
     drop(busy);
-    // Who boots is told like the others, and has as long as they; this one never hears of it.
-    assert_eq!(server.exit(PATIENCE), 6);
+    // The booting worker has nothing to finish.
+    assert_eq!(server.exit(PATIENCE), 0);
 }
 
-/// A new connection that a worker of this generation has accepted: an old one may do so for a moment after it was told to
-/// drain.
+/// A new connection that a worker of `generation` has accepted. A worker of an older one may accept
+/// for a moment after its drain order.
 #[track_caller]
 fn connection_to(server: &Server, generation: u32) -> Client {
     until(PATIENCE, || {
@@ -351,19 +359,19 @@ fn connect(address: &Address) -> Client {
     address.connect(PATIENCE).expect("the server accepts connections")
 }
 
-/// Asks for a reload and waits until all workers of this generation are told to take over.
+/// Requests a reload, and waits until all older workers were told to drain.
 #[track_caller]
 pub(super) fn reload(server: &Server, generation: u32) {
     server.arbiter().signal(Signal::HUP);
     assert!(server.logs(&reloaded(generation), PATIENCE), "generation {generation} never takes over");
 }
 
-/// What the log says then.
+/// The log's words for that.
 pub(super) fn reloaded(generation: u32) -> String {
     format!("older workers were told to drain generation={generation}\n")
 }
 
-/// Asks for a reload and waits until the server has said that there is none, and why.
+/// Requests a reload, and waits until the log says that it failed, and why.
 #[track_caller]
 fn fail_to_reload(server: &Server, why: &str) {
     let before = server.log().matches(NOT_RELOADED).count();
@@ -373,7 +381,7 @@ fn fail_to_reload(server: &Server, why: &str) {
         let line = log.lines().filter(|line| line.contains(NOT_RELOADED)).nth(before)?;
         Some(line.to_owned())
     });
-    let said = said.expect("nobody is told that there is no reload");
+    let said = said.expect("the failed reload is not logged");
     assert!(said.contains(why), "{why:?} is not the reason: {said}");
 }
 
@@ -386,9 +394,9 @@ fn ids(workers: &[Process]) -> BTreeSet<u64> {
     workers.iter().map(Process::id).collect()
 }
 
-/// Does `work` while clients ask the server for one thing after the other, on connections that they use until the server
-/// announces their close or, so that some are opened at any time, for a while. Whatever is asked is answered, and no connect
-/// is refused.
+/// Does `work` while clients send one request after the other. A connection is used until the
+/// server announces close, or for a while, so that connections are opened at any time. Every
+/// request is answered, and no connect is refused.
 #[track_caller]
 pub(super) fn under_load(server: &Server, work: impl FnOnce()) {
     const CLIENTS: usize = 8;
@@ -423,4 +431,114 @@ pub(super) fn under_load(server: &Server, work: impl FnOnce()) {
         over.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| resume_unwind(panic));
     });
+}
+
+pub(crate) fn d16_hup_restores_removed_files(harness: &Harness) {
+    const FILES: [&str; 4] = ["server.sock", "control.sock", "admin.sock", "server.pid"];
+    let args = ["--control-socket", FILES[1], "--admin-bind", "unix:admin.sock", "--pid", FILES[3]];
+    let mut server = harness.serve_unix(&args);
+    let dir = server.dir().to_owned();
+    let at = |file: &str| dir.join(file);
+    let run = |args: &[&str]| {
+        let run = harness.sub_command(&at(FILES[1]), args).current_dir(&dir).output().unwrap();
+        String::from_utf8_lossy(&run.stdout).into_owned()
+    };
+    let doctor = [&["-b", "unix:server.sock"], &args[..], &["doctor"]].concat();
+    until(PATIENCE, || at("admin.sock").exists().then_some(())).expect("there is a helper");
+    assert!(!run(&["status"]).contains("gone") && !run(&doctor).contains("gone"));
+    let mut idle = server.connect();
+    idle.get("/");
+
+    // All but the control socket, on which the server is asked.
+    [0, 2, 3].into_iter().for_each(|n| fs::remove_file(at(FILES[n])).expect("it is there"));
+    let status = run(&["status"]);
+    for words in [
+        "! unix:server.sock: its file is gone",
+        "! admin listener unix:admin.sock: its",
+        "! pidfile server.pid: its",
+    ] {
+        assert!(status.contains(words), "{words}: {status}");
+    }
+    let found = run(&doctor);
+    for file in ["unix socket server.sock", "admin listener admin.sock", "pidfile server.pid"] {
+        assert!(found.contains(&format!("the {file} of the running server is gone")), "{found}");
+    }
+
+    fs::remove_file(at(FILES[1])).expect("it is there");
+    server.arbiter().signal(Signal::HUP);
+    assert!(server.logs("all older workers were told to drain", PATIENCE));
+    server.connect().get("/");
+    idle.get("/");
+    let mut admin = Address::Unix(at("admin.sock")).connect(PATIENCE).expect("the admin helper listens");
+    admin.get("/healthz");
+    let pid = fs::read_to_string(at("server.pid")).expect("it is there");
+    assert_eq!(pid.trim(), server.arbiter().id().to_string());
+    let status = run(&["status"]);
+    assert!(status.contains("generation 2") && !status.contains("gone"), "{status}");
+    drop((idle, admin));
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+    assert!(FILES.iter().all(|file| !at(file).exists()), "files are left");
+}
+
+pub(crate) fn d16_hup_refuses_a_file_taken_by_another_program(harness: &Harness) {
+    let args = ["--control-socket", "control.sock", "--pid", "server.pid"];
+    let mut server = harness.serve_unix(&args);
+    let mut idle = server.connect();
+    idle.get("/");
+    let mut refused = |file: &str, words: &str, make: &dyn Fn(&Path)| {
+        let path = server.dir().join(file);
+        let (kept, tries) = (server.dir().join("kept"), server.log().matches("not reloaded").count());
+        fs::rename(&path, &kept).expect("it is there");
+        make(&path);
+        server.arbiter().signal(Signal::HUP);
+        let again = || (server.log().matches("not reloaded").count() > tries).then_some(());
+        until(PATIENCE, again).expect("the reload is refused");
+        let log = server.log();
+        let last = log.lines().rfind(|line| line.contains("not reloaded")).expect("it was");
+        assert!(last.contains(file) && last.contains(words), "{last}");
+        assert!(path.exists(), "{file} was removed");
+        idle.get("/");
+        fs::rename(&kept, &path).expect("both are in one directory");
+    };
+    let others = RefCell::new(Vec::new());
+    let listen = |path: &Path| others.borrow_mut().push(UnixListener::bind(path).expect("the path is free"));
+    let write = |path: &Path| fs::write(path, "something else").expect("a file can be written");
+    refused("server.sock", "another program listens there", &listen);
+    refused("server.sock", "is not a socket", &write);
+    refused("control.sock", "another program listens there", &listen);
+    refused("server.pid", "holds no pid", &write);
+    server.arbiter().signal(Signal::HUP);
+    assert!(server.logs("all older workers were told to drain", PATIENCE), "the reload succeeds now");
+    drop(idle);
+    server.arbiter().signal(Signal::TERM);
+    assert_eq!(server.exit(PATIENCE), 0);
+}
+
+pub(crate) fn a_reload_names_a_missing_start_directory(harness: &Harness) {
+    let harness = harness.clone().started_by(&BESIDE_SETTINGS);
+    let start = |server: &Server| server.dir().join("start");
+    for (args, reloads) in [
+        (&["-c", "server.toml"][..], false),
+        (&["--chdir", "/", "-c", "server.toml"], false),
+        (&["--chdir", "/"], false), // with the default settings file
+        (&["--chdir", "/", "-c", "/dev/null"], true),
+    ] {
+        let mut server = harness.serve(args);
+        let pid = server.worker().id();
+        fs::remove_dir_all(start(&server)).expect("it is there");
+        server.arbiter().signal(Signal::HUP);
+        if reloads {
+            assert!(server.logs("all older workers were told to drain", PATIENCE), "{args:?}");
+        } else {
+            assert!(server.logs(NOT_RELOADED, PATIENCE), "{args:?}");
+            let log = server.log();
+            let line = log.lines().find(|line| line.contains(NOT_RELOADED)).expect("the failure is logged");
+            let words = ["the start directory ", "/start\", the base of relative paths", "is gone"];
+            assert!(words.iter().all(|words| line.contains(words)), "{args:?}: {line}");
+            assert_eq!(server.connect().get("/info").number("pid"), pid, "{args:?}");
+        }
+        server.arbiter().signal(Signal::TERM);
+        assert_eq!(server.exit(PATIENCE), 0);
+    }
 }

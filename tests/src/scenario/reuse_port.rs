@@ -1,4 +1,5 @@
-//! A listener for each worker (`--reuse-port`): what the kernel has given to one of them is not lost with it.
+//! A listener for each worker (`--reuse-port`): connections that the kernel has queued for a worker
+//! are not lost with it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -38,7 +39,7 @@ pub(crate) fn d3_every_reuse_port_listener_is_refused(harness: &Harness) {
     server.begin(&mut busy, get("/sleep?ms=1000"));
     assert_refused_after_term(&server);
     for _ in 0..50 {
-        assert!(server.address().connect(PATIENCE).is_err(), "one of them still listens");
+        assert!(server.address().connect(PATIENCE).is_err(), "a listener is still open");
     }
     busy.last_response(200);
 }
@@ -47,7 +48,7 @@ pub(crate) fn d4_backlog_of_every_reuse_port_listener_is_served_at_a_stop(harnes
     backlog_is_served(harness.serve(TWO), 2, |server| server.arbiter().signal(Signal::TERM));
 }
 
-pub(crate) fn queues_of_workers_that_came_later_are_counted(harness: &Harness) {
+pub(crate) fn queues_of_workers_added_later_are_counted(harness: &Harness) {
     const WAITING: usize = 32;
     let server = admin::serve(harness, &["--reuse-port", "--timeout", "0"]);
     server.arbiter().signal(Signal::TTIN);
@@ -68,7 +69,7 @@ pub(crate) fn queues_of_workers_that_came_later_are_counted(harness: &Harness) {
             .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("a number"))
             .sum()
     };
-    // A worker may have accepted one that its loop has not taken.
+    // A worker may have accepted a connection that its loop has not taken yet.
     let all = until(PATIENCE, || (queued() + both.len() >= WAITING).then_some(()));
     assert!(all.is_some(), "{} of {WAITING}", queued());
 }
@@ -97,7 +98,7 @@ pub(crate) fn a_draining_workers_queue_is_served_by_others(harness: &Harness) {
     }
     took("all were served", start, 0.0..1.5);
     idle.send(get("/info"));
-    assert_eq!(idle.last_response(200).number("pid"), workers[0].id(), "it drained all the time");
+    assert_eq!(idle.last_response(200).number("pid"), workers[0].id(), "the old worker drained all the time");
 }
 
 pub(crate) fn d17_a_crash_loops_queue_is_served_by_others(harness: &Harness) {
@@ -106,7 +107,7 @@ pub(crate) fn d17_a_crash_loops_queue_is_served_by_others(harness: &Harness) {
     let obstacle = server.dir().join("crash-boot");
     fs::write(&obstacle, "").expect("a file can be written");
     workers[0].signal(Signal::KILL);
-    assert!(server.logs("replaced in 400ms", PATIENCE), "it does not crash");
+    assert!(server.logs("replaced in 400ms", PATIENCE), "the worker does not crash");
     let start = Instant::now();
     for _ in 0..40 {
         assert_eq!(server.connect().get("/info").number("pid"), workers[1].id());
@@ -119,7 +120,7 @@ pub(crate) fn ttou_serves_the_queue_of_the_worker_that_leaves(harness: &Harness)
     let frozen = freeze(&server, 2);
     let waiting = wait_in_backlog(&server);
     server.arbiter().signal(Signal::TTOU);
-    assert!(server.logs("now 1 worker", PATIENCE), "nobody is told of it");
+    assert!(server.logs("scaled to 1 worker", PATIENCE), "the new count is not logged");
     thaw(&frozen);
     served(waiting);
     let left = server.worker();
@@ -142,17 +143,17 @@ pub(crate) fn ttin_and_ttou_under_load_lose_no_request(harness: &Harness) {
     });
 }
 
-pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_and_refuses_no_connect(harness: &Harness) {
+pub(crate) fn d15_recycling_with_reuse_port_loses_no_request_or_connect(harness: &Harness) {
     recycles_under_load(harness.serve(&["-w", "2", "--reuse-port", "--max-requests", "50"]));
 }
 
-pub(crate) fn d16_reloads_with_reuse_port_lose_no_request_and_refuse_no_connect(harness: &Harness) {
+pub(crate) fn d16_reloads_with_reuse_port_lose_no_request_or_connect(harness: &Harness) {
     under_connects(harness.serve(TWO), 4, |server| {
         under_load(server, || (2..=5).for_each(|generation| reload(server, generation)));
     });
 }
 
-pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is_there(harness: &Harness) {
+pub(crate) fn d16_changed_addresses_with_reuse_port_are_always_served(harness: &Harness) {
     let free =
         || TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port is free");
     let (goes, comes) = (free(), free());
@@ -165,7 +166,7 @@ pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is
     };
     let server = harness.serve_file(&settings(goes));
     server.workers(2);
-    // One of the new workers is ready, and the other is not.
+    // One of the new workers is ready, the other is not.
     fs::write(server.dir().join("stall-boot"), "").expect("a file can be written");
     server.write_settings(&settings(comes));
     server.arbiter().signal(Signal::HUP);
@@ -178,16 +179,17 @@ pub(crate) fn d16_addresses_that_change_with_reuse_port_are_served_by_whoever_is
         }
     }
     took("all were served", start, 0.0..1.5);
-    assert!(!server.log().contains(&reloaded(2)), "too late to tell");
+    assert!(!server.log().contains(&reloaded(2)), "the reload ended too early");
     assert!(server.logs(&reloaded(2), PATIENCE), "the reload never ends");
     assert!(goes.refused(PATIENCE).is_some(), "connects are never refused");
     for _ in 0..40 {
-        assert!(goes.connect(PATIENCE).is_err(), "one of them still listens");
+        assert!(goes.connect(PATIENCE).is_err(), "a listener is still open");
         comes.connect(PATIENCE).expect("it is listening").get("/");
     }
 }
 
-/// Does `work` while so many clients connect anew for each request, and then stops the server. Nothing is lost.
+/// Does `work` while `clients` clients connect anew for each request, and then stops the server.
+/// Nothing is lost.
 fn under_connects(mut server: Server, clients: usize, work: impl FnOnce(&Server)) {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -195,12 +197,21 @@ fn under_connects(mut server: Server, clients: usize, work: impl FnOnce(&Server)
         for _ in 0..clients {
             scope.spawn(|| connect_until(address, &over));
         }
+        let _over = Over(&over);
         work(&server);
-        over.store(true, Ordering::Relaxed);
     });
     server.arbiter().signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE), 0);
     assert!(!server.log().contains("backlog_lost"), "{}", server.log());
+}
+
+/// Ends the clients, also if the work has panicked.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Opens a connection for each request until it is `over`. None may fail.
@@ -211,7 +222,7 @@ fn connect_until(address: &Address, over: &AtomicBool) {
     }
 }
 
-/// All of them are answered, and none is reset.
+/// Asserts that each client is answered, and none is reset.
 #[track_caller]
 fn served(waiting: Vec<Client>) {
     let all = waiting.len();

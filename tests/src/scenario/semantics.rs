@@ -1,4 +1,5 @@
-//! What responses say, whatever was asked (RFC 9110 §6 to §10 and §15, RFC 9112 §6 and §9), by the built-in application.
+//! Response fields and framing for every kind of request (RFC 9110 §6 to §10 and §15, RFC 9112 §6
+//! and §9), with the built-in application.
 
 use super::{get, post};
 use crate::Harness;
@@ -20,7 +21,7 @@ pub(crate) fn rfc9110_6_6_1_every_response_has_a_date(harness: &Harness) {
     }
 }
 
-/// It has the one form that a sender may use (RFC 9110 §5.6.7).
+/// Asserts that `response` has a Date in the one form that a sender may use (RFC 9110 §5.6.7).
 fn assert_dated(response: &Response, what: &str) {
     let date = response.field("date").unwrap_or_default();
     let like = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -57,7 +58,7 @@ pub(crate) fn rfc9110_9_3_2_head_has_the_fields_of_get(harness: &Harness) {
     client.get("/");
 }
 
-pub(crate) fn rfc9110_15_5_6_what_is_allowed_is_told(harness: &Harness) {
+pub(crate) fn rfc9110_15_5_6_a_405_lists_the_allowed_methods(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for (target, allowed) in
@@ -76,7 +77,7 @@ pub(crate) fn rfc9110_15_5_6_what_is_allowed_is_told(harness: &Harness) {
     for (method, target) in [("GET", "/nothing"), ("PUT", "/nothing"), ("OPTIONS", "/nothing")] {
         assert_eq!(ask(&mut client, method, target).status, 404, "{method} {target}");
     }
-    // RFC 9110 §9.3.7: of the server as a whole.
+    // RFC 9110 §9.3.7: the methods of the server as a whole.
     let response = ask(&mut client, "OPTIONS", "*");
     assert_eq!((response.status, response.framing), (200, Framing::Length(0)), "{response:?}");
     assert_eq!(response.field("allow"), Some("GET, HEAD, POST, OPTIONS"));
@@ -87,7 +88,7 @@ fn ask(client: &mut Client, method: &str, target: &str) -> Response {
     if method == "HEAD" { client.head() } else { client.response() }
 }
 
-pub(crate) fn rfc9110_15_each_status_is_framed_as_it_has_to_be(harness: &Harness) {
+pub(crate) fn rfc9110_15_each_status_has_its_framing(harness: &Harness) {
     let server = harness.serve(&[]);
     let mut client = server.connect();
     for body in [0, 1] {
@@ -113,7 +114,7 @@ pub(crate) fn rfc9110_15_each_status_is_framed_as_it_has_to_be(harness: &Harness
     }
 }
 
-pub(crate) fn rfc9110_10_1_1_a_100_is_for_who_waits_for_it(harness: &Harness) {
+pub(crate) fn rfc9110_10_1_1_a_100_is_sent_only_if_expected(harness: &Harness) {
     let server = harness.serve(&[]);
     let expecting = |request: String| request.replacen("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n", 1);
     let mut client = server.connect();
@@ -122,10 +123,11 @@ pub(crate) fn rfc9110_10_1_1_a_100_is_for_who_waits_for_it(harness: &Harness) {
     assert_eq!((interim.status, interim.fields.len()), (100, 0), "{interim:?}");
     client.send("hello");
     assert_eq!(client.response().text(), "hello");
-    // There is no body, so nobody waits.
+    // There is no body, so the client waits for nothing.
     client.send(expecting(get("/")));
     assert_eq!(client.response().status, 200);
-    // Nobody reads it. Where nobody has asked for it either, it cannot be known whether it comes, so nothing comes behind it.
+    // No handler reads this body. If no 100 was sent, the server cannot know whether the body
+    // follows, so the connection is not reused.
     client.send(expecting(post("/", 5)));
     let mut response = client.response();
     if response.status == 100 {
@@ -140,7 +142,7 @@ pub(crate) fn rfc9110_10_1_1_a_100_is_for_who_waits_for_it(harness: &Harness) {
     assert_eq!(client.last_response(200).text(), "hello");
 }
 
-pub(crate) fn rfc9112_9_6_a_refusal_survives_what_is_not_read(harness: &Harness) {
+pub(crate) fn rfc9112_9_6_a_refusal_arrives_despite_unread_bytes(harness: &Harness) {
     let server = harness.serve(&[]);
     for bad in
         ["GET / HTTP/1.1\r\nX A: b\r\n\r\n", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"]

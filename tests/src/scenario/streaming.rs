@@ -1,4 +1,4 @@
-//! Bodies of any size in bounded memory, both ways, and bodies that nobody reads.
+//! Bodies of any size in bounded memory, both ways, and bodies that no handler reads.
 
 use std::io::Write;
 use std::thread;
@@ -11,12 +11,12 @@ use crate::process::{Process, until};
 
 const MEBIBYTE: usize = 1024 * 1024;
 
-pub(crate) fn sixty_four_mebibytes_come_back_the_same_in_little_memory(harness: &Harness) {
+pub(crate) fn sixty_four_mebibytes_are_echoed_in_little_memory(harness: &Harness) {
     let server = harness.serve(&[]);
     let worker = server.worker();
     let mut client = server.connect();
     let body = noise(64 * MEBIBYTE);
-    // What every thread and buffer takes once is not growth.
+    // Buffers that each thread allocates once do not count as growth.
     echo(&mut client, &body[..MEBIBYTE]);
     let before = worker.peak_memory();
     let response = echo(&mut client, &body);
@@ -24,10 +24,34 @@ pub(crate) fn sixty_four_mebibytes_come_back_the_same_in_little_memory(harness: 
     assert_growth(&worker, before);
 }
 
+/// The client sends its next piece only after the echo of the last one.
+pub(crate) fn small_pieces_are_echoed_before_the_body_ends(harness: &Harness) {
+    let server = harness.serve(&[]);
+    let mut client = server.connect();
+    client.send(post_chunks("/echo"));
+    for (n, piece) in ["one", "two", "three"].into_iter().enumerate() {
+        client.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
+        if n == 0 {
+            assert_eq!(client.head().status, 200);
+        }
+        assert_eq!(client.chunk(), Ok(Some(piece.into())));
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.chunk(), Ok(None));
+    // The same with a known length.
+    client.send(post("/echo", 6) + "abc");
+    assert_eq!(client.head().status, 200);
+    assert_eq!(client.chunk(), Ok(Some("abc".into())));
+    client.send("def");
+    assert_eq!((client.chunk(), client.chunk()), (Ok(Some("def".into())), Ok(None)));
+    client.get("/");
+}
+
 pub(crate) fn a_slow_reader_does_not_grow_the_worker(harness: &Harness) {
     let server = harness.serve(&[]);
     let worker = server.worker();
-    // The first waits for its reader after each chunk, the second only when it has to.
+    // The first handler waits for its reader after each chunk, the second only when its buffer is
+    // full.
     for [little, much] in [
         ["/stream?ms=0&size=16384&chunks=64", "/stream?ms=0&size=16384&chunks=2048"],
         ["/bytes?n=1048576", "/bytes?n=33554432"],
@@ -37,7 +61,7 @@ pub(crate) fn a_slow_reader_does_not_grow_the_worker(harness: &Harness) {
         let mut client = server.connect();
         client.send(get(much));
         let mut response = client.head();
-        // A worker that took in all that the application has would be done with it within this time.
+        // A worker that buffered the whole response would have done so within this time.
         let grown = until(Duration::from_millis(500), || {
             let grown = worker.peak_memory().saturating_sub(before);
             (grown > MEBIBYTE as u64).then_some(grown)
@@ -66,7 +90,8 @@ pub(crate) fn a_continue_is_sent_when_the_body_is_read(harness: &Harness) {
 
 pub(crate) fn a_response_that_ignores_the_body_arrives_whole(harness: &Harness) {
     let server = harness.serve(&[]);
-    // The first fits into every buffer, the second into none; a reset would cost the response's end.
+    // The first body fits into every buffer, the second into none. A reset would lose the end of
+    // the response.
     for len in [1000, 2 * MEBIBYTE] {
         let mut client = server.connect();
         let mut sender = client.sender();
@@ -85,7 +110,7 @@ pub(crate) fn a_response_that_ignores_the_body_arrives_whole(harness: &Harness) 
     }
 }
 
-pub(crate) fn a_client_that_leaves_costs_only_its_connection(harness: &Harness) {
+pub(crate) fn a_client_that_disconnects_costs_only_its_connection(harness: &Harness) {
     let server = harness.serve(&["--threads", "1"]);
     let worker = server.worker();
     let leave: [(&str, String); 4] = [
@@ -107,7 +132,7 @@ pub(crate) fn a_client_that_leaves_costs_only_its_connection(harness: &Harness) 
     assert_eq!(server.worker().id(), worker.id());
 }
 
-/// Sends `body` to `/echo` while reading what comes back.
+/// Sends `body` to `/echo` while reading the response.
 #[track_caller]
 fn echo(client: &mut Client, body: &[u8]) -> Response {
     let mut sender = client.sender();
@@ -125,7 +150,7 @@ fn assert_growth(worker: &Process, before: u64) {
     assert!(grown < MEBIBYTE as u64, "the worker has grown by {grown} bytes");
 }
 
-/// Bytes without a pattern that a lost or doubled block would fit into (xorshift).
+/// Bytes without a pattern, so that a lost or doubled block shows (xorshift).
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len + 8);

@@ -1,4 +1,4 @@
-//! Clients that say nothing, or not enough (D12), and those that stop half-way.
+//! Clients that send nothing, or too little (D12), and those that stop midway.
 
 use std::io::Write;
 use std::thread;
@@ -16,7 +16,7 @@ pub(crate) fn d12_head_timeout_is_absolute(harness: &Harness) {
     let mut sender = client.sender();
     let start = Instant::now();
     thread::scope(|scope| {
-        // Progress would restart a timer of the other kind over and over.
+        // Constant progress, which would restart a timer that is not absolute.
         scope.spawn(move || {
             for byte in b"GET / HTTP/1.1\r\nX: ".iter().chain([b'x'; 100].iter()) {
                 if start.elapsed() > seconds(4.0) || sender.write_all(&[*byte]).is_err() {
@@ -40,7 +40,7 @@ pub(crate) fn d12_head_timeout_holds_in_a_drain(harness: &Harness) {
     server.catch_up();
     server.drain();
     let response = client.last_response(408);
-    took("it was refused", start, 0.9..2.0);
+    took("the 408 came", start, 0.9..2.0);
     drop((client, response));
     assert_eq!(server.exit(PATIENCE), 0);
 }
@@ -67,7 +67,7 @@ pub(crate) fn d12_fresh_connection_is_kept_in_a_drain_as_an_idle_one(harness: &H
     }
 }
 
-pub(crate) fn d12_slow_and_silent_clients_hold_nobody_up(harness: &Harness) {
+pub(crate) fn d12_slow_and_silent_clients_delay_no_other_client(harness: &Harness) {
     allow_descriptors(4096);
     let server = harness.serve(&["--header-timeout", "30"]);
     let silent: Vec<_> = (0..500).map(|_| server.connect()).collect();
@@ -102,11 +102,12 @@ pub(crate) fn a_body_that_trickles_is_408_while_others_are_served(harness: &Harn
         client.send(post("/collect", bytes));
     }
     thread::scope(|scope| {
-        // Both make progress all the time: 10 bytes a second, and 200.
+        // Both clients make progress all the time: 10 bytes a second, and 200.
         scope.spawn(move || {
             for _ in 0..30 {
                 for (sender, piece) in &mut senders {
-                    // The one is refused before it is done, the other has no more to send after a while.
+                    // The slow client is refused before it is done, the other has nothing more to
+                    // send after a while.
                     let _ = sender.write_all(&vec![b'x'; *piece]);
                 }
                 if start.elapsed() > seconds(5.0) {
@@ -120,29 +121,29 @@ pub(crate) fn a_body_that_trickles_is_408_while_others_are_served(harness: &Harn
             other.get("/");
         }
         trickling.last_response(408);
-        took("it was refused", start, 0.9..3.0);
+        took("the 408 came", start, 0.9..3.0);
         assert_eq!(steady.response().text(), "400\n");
     });
 }
 
-pub(crate) fn a_reader_that_takes_too_little_is_cut_while_others_are_served(harness: &Harness) {
+pub(crate) fn a_slow_reader_is_cut_while_others_are_served(harness: &Harness) {
     let server = harness.serve(&["--write-timeout", "1", "--min-write-rate", "1G"]);
     let mut client = server.connect();
     let start = Instant::now();
     client.send(get("/stream?chunks=16384&size=65536&ms=0"));
     assert_eq!(client.head().status, 200);
     let mut other = server.connect();
-    // It takes several mebibytes a second, of a gibibyte.
+    // The client reads several mebibytes a second. The limit is a gibibyte.
     let broken = loop {
         match client.chunk() {
-            Ok(_) => assert!(start.elapsed() < seconds(8.0), "it has all the time that it wants"),
+            Ok(_) => assert!(start.elapsed() < seconds(8.0), "the slow reader is not cut"),
             Err(broken) => break broken,
         }
         other.get("/");
         thread::sleep(Duration::from_millis(10));
     };
     assert!(broken.is_cut_by_server(), "{broken}");
-    took("it was given up", start, 0.9..8.0);
+    took("the response was cut", start, 0.9..8.0);
 }
 
 pub(crate) fn a_stalled_body_ends_its_connection(harness: &Harness) {
@@ -164,9 +165,9 @@ pub(crate) fn a_stalled_reader_ends_its_connection(harness: &Harness) {
     client.send(get("/stream?chunks=10000&size=16384&ms=0"));
     let mut response = client.head();
     let start = Instant::now();
-    // The only handler thread is free again when the stalled response is given up.
+    // The only handler thread is free again once the stalled response has ended.
     server.connect().get("/block?ms=0");
-    took("it was given up", start, 0.7..3.0);
-    let broken = client.try_body(&mut response).expect_err("the response was given up");
+    took("the response was cut", start, 0.7..3.0);
+    let broken = client.try_body(&mut response).expect_err("the response is cut");
     assert!(broken.is_cut_by_server(), "{broken}");
 }

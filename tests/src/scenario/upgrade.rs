@@ -1,4 +1,4 @@
-//! Connections that speak something else after a 101 (RFC 9110 §7.8).
+//! Connections that change protocol after a 101 (RFC 9110 §7.8).
 
 use super::{get, took};
 use crate::Harness;
@@ -28,7 +28,7 @@ pub(crate) fn d13_upgraded_connection_is_told_of_the_drain(harness: &Harness) {
 
 pub(crate) fn d13_upgraded_connection_is_in_flight_until_the_deadline(harness: &Harness) {
     let mut server = harness.serve(&["--graceful-timeout", "1"]);
-    let mut client = upgrade(&server, "/deaf");
+    let mut client = upgrade(&server, "/ignore-drain");
     let start = server.drain();
     client.send("still there");
     assert_eq!(client.bytes(11), b"still there");
@@ -37,7 +37,8 @@ pub(crate) fn d13_upgraded_connection_is_in_flight_until_the_deadline(harness: &
     assert_eq!(server.exit(PATIENCE), 6);
 }
 
-/// A connection that is upgraded to an echo of bytes, the first of which come in one piece with the request.
+/// A connection upgraded to an echo of bytes. The first bytes are sent in one piece with the
+/// request.
 #[track_caller]
 pub(super) fn upgrade(server: &Server, path: &str) -> Client {
     let mut client = server.connect();
@@ -51,7 +52,7 @@ pub(super) fn upgrade(server: &Server, path: &str) -> Client {
     client
 }
 
-/// A request for `path` that offers to speak something else.
+/// A request for `path` that offers an upgrade.
 pub(super) fn request(path: &str) -> String {
     get(path).replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 }

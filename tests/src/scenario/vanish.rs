@@ -1,12 +1,12 @@
-//! Clients that are gone in both directions while a handler is at work for them: an async one is cancelled, a blocking one can
-//! ask, and nothing of it costs others anything.
+//! Clients that are gone in both directions while their handler runs: an async handler is
+//! cancelled, a blocking one can ask, and other clients are not affected.
 
 use super::{admin, get, logs, seconds};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::process::{Server, until};
 
-/// Handlers that take a minute: one has sent nothing, the other the head and a piece.
+/// Handlers that run for a minute: one has sent nothing, the other the head and a piece.
 const PATIENT: [&str; 2] = ["/patient?ms=60000", "/patient/begun?ms=60000"];
 
 pub(crate) fn a_client_that_vanishes_is_noticed_while_a_handler_runs(harness: &Harness) {
@@ -30,11 +30,26 @@ pub(crate) fn a_client_that_vanishes_after_its_half_close_is_noticed(harness: &H
         server_waits();
         client.vanish();
     });
-    // The end of its sending side alone says nothing of the kind.
+    // The end of the client's sending side alone does not count as vanished.
     let mut client = server.connect();
     client.send_last(get("/patient?ms=300"));
     assert_eq!(client.response().text(), "late\n");
     assert_eq!(client.end(PATIENCE), End::Fin);
+}
+
+pub(crate) fn cancel_on_half_close_treats_a_closed_client_as_gone(harness: &Harness) {
+    let server = harness.serve(&["--threads", "1", "--cancel-on-half-close"]);
+    is_noticed(harness, &server, drop);
+    let server = &server;
+    is_noticed(harness, server, |mut client| {
+        client.half_close();
+        let ended = client.end(PATIENCE);
+        assert!(matches!(ended, End::Fin | End::Reset), "{ended:?}");
+    });
+    // A client that is silent for a while has not closed.
+    let mut client = server.connect();
+    client.send(get("/patient?ms=300"));
+    assert_eq!(client.response().text(), "late\n");
 }
 
 pub(crate) fn a_client_that_vanished_is_counted_and_logged(harness: &Harness) {
@@ -54,10 +69,9 @@ pub(crate) fn a_client_that_vanished_is_counted_and_logged(harness: &Harness) {
     assert!(counted.is_some(), "{}", admin::ask(&server, "/metrics").text());
 }
 
-/// What reports levels reports a reset until the socket is closed, which it cannot be before the handler returns.
-pub(crate) fn a_handler_that_does_not_look_costs_no_processor_time_when_its_client_vanishes(
-    harness: &Harness,
-) {
+/// A level-triggered poller reports a reset until the socket is closed, which is not possible
+/// before the handler returns.
+pub(crate) fn a_vanished_client_uses_no_processor_time_of_its_handler(harness: &Harness) {
     let server = harness.serve(&["--threads", "1"]);
     let worker = server.worker();
     let mut client = server.connect();
@@ -71,13 +85,13 @@ pub(crate) fn a_handler_that_does_not_look_costs_no_processor_time_when_its_clie
     server.connect().get("/block?ms=0");
 }
 
-/// Lets the server see one thing before the next. Nothing tells when it has; if it sees both at once, the scenario is
-/// weaker, and holds.
+/// Gives the server time to see one event before the next. No signal tells when it has. If it sees
+/// both at once, the scenario shows less, but still holds.
 fn server_waits() {
     std::thread::sleep(seconds(0.05));
 }
 
-/// A handler learns that its client is gone, and others are served.
+/// Asserts that a handler sees that its client is gone, and that others are served.
 #[track_caller]
 fn is_noticed(harness: &Harness, server: &Server, vanish: impl Fn(Client)) {
     let word = if harness.is_async() { "<dropped>" } else { "<gone>" };
@@ -87,12 +101,12 @@ fn is_noticed(harness: &Harness, server: &Server, vanish: impl Fn(Client)) {
         assert_eq!(server.log().matches(word).count(), before);
         vanish(client);
         until(PATIENCE, || (server.log().matches(word).count() > before).then_some(()))
-            .unwrap_or_else(|| panic!("{path}: nobody notices"));
+            .unwrap_or_else(|| panic!("{path}: no handler notices"));
         server.connect().get("/block?ms=0");
     }
 }
 
-/// A client of a handler that is at work, and has sent what it has to send before that.
+/// A client whose handler is running and has sent all it sends before that.
 #[track_caller]
 fn begin(server: &Server, path: &str) -> Client {
     let mut client = server.connect();

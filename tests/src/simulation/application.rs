@@ -1,7 +1,7 @@
-//! The application under simulation, of both kinds: what it does is spelled in the request's path.
+//! The simulated application, blocking and async. The path of a request describes its handler.
 //!
-//! `/ID/WHAT/MS/SIZE`: request `ID` (16 for each connection) is answered after `MS` milliseconds with `SIZE` bytes that
-//! follow from `ID`.
+//! `/ID/WHAT/MS/SIZE`: request `ID` (16 for each connection) is answered after `MS` milliseconds
+//! with `SIZE` bytes that follow from `ID`.
 
 use std::cmp::min;
 use std::future::poll_fn;
@@ -19,9 +19,9 @@ use remuda_core::app::{
 use remuda_core::http1::{Head, ResponseHead};
 use remuda_core::time::Time;
 
-use super::ground::{Alarms, Ground, Nap, ms};
+use super::monitor::{Monitor, Nap, Timers, ms};
 
-/// What a request asks the application to do.
+/// The behaviour of a handler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum What {
     /// Reads all of the body, then answers at once or late.
@@ -76,7 +76,7 @@ impl Task {
     }
 }
 
-/// Bytes `at..at + len` of what belongs to a request: its body (odd) and that of its response (even).
+/// Bytes `at..at + len` of the body of a request (odd) or of its response (even).
 pub(super) fn content(id: u32, odd: bool, at: usize, len: usize) -> Vec<u8> {
     let salt = id.wrapping_mul(2).wrapping_add(u32::from(odd)).wrapping_mul(0x9E37_79B9);
     (at..at + len).map(|n| (salt.wrapping_add(n as u32).wrapping_mul(0x85EB_CA6B) >> 24) as u8).collect()
@@ -87,10 +87,10 @@ pub(super) const PIECE: usize = 4 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Simulated {
-    pub(super) ground: Arc<Ground>,
-    pub(super) alarms: Arc<Alarms>,
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) timers: Arc<Timers>,
     pub(super) drain: DrainSignal,
-    /// Blocking handlers that answer at once do so on the loop.
+    /// Blocking handlers that answer at once run on the loop.
     pub(super) inline: bool,
 }
 
@@ -102,38 +102,38 @@ impl Simulated {
     /// The body so far is that of the request.
     fn check(&self, task: Task, at: usize, piece: &[u8]) {
         let kept = piece == content(task.id, true, at, piece.len());
-        self.ground
+        self.monitor
             .hold("bytes", kept, || format!("request {}: its body arrived changed at byte {at}", task.id));
     }
 
     fn answered(&self, task: Task) {
         let drain = self.drain.drain();
-        self.ground.trace(|| format!("app      {} answers, draining: {}", task.id, drain.is_some()));
-        self.ground.answer(task.id, drain);
+        self.monitor.trace(|| format!("app      {} answers, draining: {}", task.id, drain.is_some()));
+        self.monitor.answer(task.id, drain);
     }
 
     fn work(&self, task: Task) -> Work<'_> {
-        self.ground.trace(|| format!("app      {} {:?}", task.id, task.what));
-        self.ground.begin_work(task.id / 16);
-        Work { ground: &self.ground, conn: task.id / 16 }
+        self.monitor.trace(|| format!("app      {} {:?}", task.id, task.what));
+        self.monitor.begin_work(task.id / 16);
+        Work { monitor: &self.monitor, conn: task.id / 16 }
     }
 
     fn nap_for(&self, millis: u64, or_drain: bool) {
         if millis > 0 {
-            self.ground.nap(Nap { until: self.ground.now() + ms(millis), or_drain });
+            self.monitor.nap(Nap { until: self.monitor.now() + ms(millis), or_drain });
         }
     }
 }
 
 /// While this lives, a handler is at work.
 struct Work<'a> {
-    ground: &'a Ground,
+    monitor: &'a Monitor,
     conn: u32,
 }
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
-        self.ground.end_work(self.conn);
+        self.monitor.end_work(self.conn);
     }
 }
 
@@ -160,7 +160,7 @@ impl Handler for Simulated {
                 self.answered(task);
             }
             What::Never => {
-                self.ground.nap(Nap { until: Time::MAX, or_drain: false });
+                self.monitor.nap(Nap { until: Time::MAX, or_drain: false });
                 out.send(head, "")?;
             }
             What::Panic => std::panic::resume_unwind(Box::new("as asked")),
@@ -201,7 +201,7 @@ impl Handler for Simulated {
 impl AsyncHandler for Simulated {
     async fn call(&self, request: Request<Incoming>) -> Response<Body> {
         let info = request.body().info();
-        self.ground.hold("d14_handlers_know", info.drain.is_set() == self.drain.is_set(), || {
+        self.monitor.hold("d14_handlers_know", info.drain.is_set() == self.drain.is_set(), || {
             "two signals of one worker disagree".to_owned()
         });
         let Some(task) = Task::parse(request.uri().path()) else { return status(404) };
@@ -233,13 +233,13 @@ impl AsyncHandler for Simulated {
             What::Stream | What::Events | What::Break => {
                 self.answered(task);
                 drop(work);
-                self.ground.begin_work(task.id / 16);
+                self.monitor.begin_work(task.id / 16);
                 let drained = self.drain.clone();
                 let pieces = Pieces {
                     app: self.clone(),
                     task,
                     at: 0,
-                    alarm: None,
+                    timer: None,
                     drained: Box::pin(async move { drained.drained().await }),
                 };
                 Response::new(Body::new(pieces))
@@ -251,9 +251,9 @@ impl AsyncHandler for Simulated {
 impl Simulated {
     async fn sleep(&self, millis: u64) {
         if millis > 0 {
-            let mut sleep = Sleep { alarms: &self.alarms, key: None };
-            let until = self.ground.now() + ms(millis);
-            poll_fn(|cx| sleep.poll(until, self.ground.now(), cx)).await;
+            let mut sleep = Sleep { timers: &self.timers, key: None };
+            let until = self.monitor.now() + ms(millis);
+            poll_fn(|cx| sleep.poll(until, self.monitor.now(), cx)).await;
         }
     }
 }
@@ -263,24 +263,24 @@ fn status(status: u16) -> Response<Body> {
 }
 
 struct Sleep<'a> {
-    alarms: &'a Alarms,
+    timers: &'a Timers,
     key: Option<(Time, u64)>,
 }
 
 impl Sleep<'_> {
     fn poll(&mut self, until: Time, now: Time, cx: &Context<'_>) -> Poll<()> {
-        self.key.take().into_iter().for_each(|key| self.alarms.forget(key));
+        self.key.take().into_iter().for_each(|key| self.timers.forget(key));
         if now >= until {
             return Poll::Ready(());
         }
-        self.key = Some(self.alarms.set(until, cx.waker()));
+        self.key = Some(self.timers.set(until, cx.waker()));
         Poll::Pending
     }
 }
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        self.key.into_iter().for_each(|key| self.alarms.forget(key));
+        self.key.into_iter().for_each(|key| self.timers.forget(key));
     }
 }
 
@@ -289,7 +289,7 @@ struct Pieces {
     app: Simulated,
     task: Task,
     at: usize,
-    alarm: Option<(Time, u64)>,
+    timer: Option<(Time, u64)>,
     drained: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -313,11 +313,11 @@ impl http_body::Body for Pieces {
             return Poll::Ready(None);
         }
         if task.ms > 0 {
-            let now = this.app.ground.now();
-            let until = this.alarm.map_or_else(|| now + ms(task.ms), |(at, _)| at);
-            this.alarm.take().into_iter().for_each(|key| this.app.alarms.forget(key));
+            let now = this.app.monitor.now();
+            let until = this.timer.map_or_else(|| now + ms(task.ms), |(at, _)| at);
+            this.timer.take().into_iter().for_each(|key| this.app.timers.forget(key));
             if now < until {
-                this.alarm = Some(this.app.alarms.set(until, cx.waker()));
+                this.timer = Some(this.app.timers.set(until, cx.waker()));
                 return Poll::Pending;
             }
         }
@@ -330,7 +330,7 @@ impl http_body::Body for Pieces {
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        self.alarm.into_iter().for_each(|key| self.app.alarms.forget(key));
-        self.app.ground.end_work(self.task.id / 16);
+        self.timer.into_iter().for_each(|key| self.app.timers.forget(key));
+        self.app.monitor.end_work(self.task.id / 16);
     }
 }

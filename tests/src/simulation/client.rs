@@ -1,33 +1,34 @@
-//! A client: plays its part, reads responses, and in the end says what became of its requests.
+//! A client: sends its requests, reads responses, and checks at the end that each request got its
+//! response.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use remuda_core::machine::{CloseReason, Timer};
-use remuda_core::shutdown::Phase;
+use remuda_core::shutdown::{Drain, Phase};
 use remuda_core::time::Time;
 
 use super::application::{What, content};
-use super::ground::Ground;
+use super::monitor::{Monitor, START};
 use super::response::{Answer, Parser};
-use super::script::{Act, Plot, Script, Wanted};
+use super::script::{Act, Behaviour, Script, SentRequest};
 use super::wire::Wire;
 
 pub(super) struct Client {
     pub(super) conn: u32,
-    pub(super) plot: Plot,
+    pub(super) behaviour: Behaviour,
     pub(super) wire: Rc<RefCell<Wire>>,
     /// The next of its acts.
     next: usize,
     /// It has begun to wait until then.
     waits: Option<Time>,
-    /// When the last of what it has sent arrives.
+    /// When the last bytes that it has sent arrive.
     pub(super) travels: Time,
-    /// When it goes on by itself; what is sooner is set in addition.
+    /// When its next event is due. An earlier one is queued in addition.
     pub(super) wakes: Time,
-    /// It takes nothing before then.
-    sips_at: Time,
+    /// It reads nothing before then.
+    reads_at: Time,
     parser: Parser,
     pub(super) answers: Vec<Answer>,
     /// Bytes that it has sent, and those that have arrived.
@@ -35,7 +36,7 @@ pub(super) struct Client {
     pub(super) delivered: u64,
     /// When the first and the last byte of each request arrived at the server.
     arrivals: Vec<(Option<Time>, Option<Time>)>,
-    /// It has ended its side, or more.
+    /// How it has ended its sending side, or the connection.
     pub(super) left: Option<Left>,
     /// Its whole socket is gone.
     pub(super) gone: bool,
@@ -44,8 +45,8 @@ pub(super) struct Client {
     /// The worker that has its connection.
     pub(super) owner: Option<i32>,
     pub(super) refused: bool,
-    /// The worker that had it ended without closing it.
-    pub(super) widowed: bool,
+    /// Its worker ended without closing the connection, or no worker has accepted it.
+    pub(super) abandoned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,25 +56,25 @@ pub(super) enum Left {
     Reset,
 }
 
-/// What a client does to the wire.
+/// An effect of a client on the wire.
 #[derive(Debug)]
-pub(super) enum Deed {
+pub(super) enum ClientAction {
     Bytes(Vec<u8>),
     Leave(Left),
 }
 
 impl Client {
-    pub(super) fn new(conn: u32, plot: Plot, wire: Rc<RefCell<Wire>>) -> Self {
+    pub(super) fn new(conn: u32, behaviour: Behaviour, wire: Rc<RefCell<Wire>>) -> Self {
         Self {
             conn,
-            arrivals: vec![(None, None); plot.requests.len()],
-            plot,
+            arrivals: vec![(None, None); behaviour.requests.len()],
+            behaviour,
             wire,
             next: 0,
             waits: None,
             travels: Time::ZERO,
             wakes: Time::MAX,
-            sips_at: Time::ZERO,
+            reads_at: Time::ZERO,
             parser: Parser::default(),
             answers: Vec::new(),
             sent: 0,
@@ -83,98 +84,100 @@ impl Client {
             seen_end: None,
             owner: None,
             refused: false,
-            widowed: false,
+            abandoned: false,
         }
     }
 
-    /// Reads what is there; whether there is more room for the server to write, and when to come again.
-    pub(super) fn read(&mut self, ground: &Ground) -> (bool, Option<Time>) {
+    /// Reads the bytes that have arrived. Returns whether the server can write more, and when to
+    /// read again.
+    pub(super) fn read(&mut self, monitor: &Monitor) -> (bool, Option<Time>) {
         if self.gone {
             return (false, None);
         }
-        let now = ground.now();
+        let now = monitor.now();
         let mut wire = self.wire.borrow_mut();
         let mut taken = Vec::new();
         let mut again = None;
-        if now < self.sips_at {
-            again = Some(self.sips_at);
+        if now < self.reads_at {
+            again = Some(self.reads_at);
         } else {
-            let most = self.plot.sips.map_or(usize::MAX, |(bytes, _)| bytes);
+            let most = self.behaviour.slow_reads.map_or(usize::MAX, |(bytes, _)| bytes);
             let n = wire.sent.len().min(most);
             taken.extend(wire.sent.drain(..n));
-            if let (Some((_, pause)), true) = (self.plot.sips, n > 0) {
-                self.sips_at = now + pause;
-                again = Some(self.sips_at);
+            if let (Some((_, pause)), true) = (self.behaviour.slow_reads, n > 0) {
+                self.reads_at = now + pause;
+                again = Some(self.reads_at);
             }
         }
         let ended = wire.over_since().is_some() && wire.sent.is_empty();
         let reset = wire.refused;
         drop(wire);
-        let wanted = |at: usize| self.plot.requests.get(at);
-        if let Err(error) = self.parser.take(&taken, &mut self.answers, now, wanted) {
-            ground.breach("bytes", format!("connection {}: {error}", self.conn));
+        let request = |at: usize| self.behaviour.requests.get(at);
+        if let Err(error) = self.parser.take(&taken, &mut self.answers, now, request) {
+            monitor.breach("bytes", format!("connection {}: {error}", self.conn));
         }
         if ended && self.seen_end.is_none() {
             self.seen_end = Some(now);
             self.parser.end(&mut self.answers, now, reset);
-            ground.trace(|| format!("client   {} sees the end", self.conn));
+            monitor.trace(|| format!("client   {} sees the end", self.conn));
         }
         (!taken.is_empty(), again)
     }
 
-    /// Goes on with its part: what it does now, and when it wants to go on.
-    pub(super) fn act(&mut self, ground: &Ground) -> (Vec<Deed>, Option<Time>) {
-        let now = ground.now();
-        let mut deeds = Vec::new();
+    /// Continues its acts. Returns the actions that are due now, and when the next ones are.
+    pub(super) fn act(&mut self, monitor: &Monitor) -> (Vec<ClientAction>, Option<Time>) {
+        let now = monitor.now();
+        let mut actions = Vec::new();
         loop {
             if self.left == Some(Left::Closed) || self.left == Some(Left::Reset) {
-                return (deeds, None);
+                return (actions, None);
             }
-            let over = self.seen_end.or_else(|| self.was_told_to_close().filter(|_| !self.plot.rude));
+            let over =
+                self.seen_end.or_else(|| self.was_told_to_close().filter(|_| !self.behaviour.keeps_sending));
             if let Some(over) = over
-                && (!self.plot.rude || self.next >= self.plot.acts.len())
+                && (!self.behaviour.keeps_sending || self.next >= self.behaviour.acts.len())
             {
-                let Some(leave) = self.plot.leaves else { return (deeds, None) };
+                let Some(leave) = self.behaviour.leaves else { return (actions, None) };
                 let at = over + leave;
                 if now < at {
-                    return (deeds, Some(at));
+                    return (actions, Some(at));
                 }
-                self.leave(Left::Closed, &mut deeds);
+                self.leave(Left::Closed, &mut actions);
                 continue;
             }
             if let Some(until) = self.waits {
                 if now < until {
-                    return (deeds, Some(until));
+                    return (actions, Some(until));
                 }
                 self.waits = None;
             }
-            let Some(act) = self.plot.acts.get(self.next) else { return (deeds, None) };
+            let Some(act) = self.behaviour.acts.get(self.next) else { return (actions, None) };
             match act.clone() {
                 Act::Wait(length) => self.waits = Some(now + length),
                 Act::Send(range) if self.left.is_none() => {
                     self.sent += range.len() as u64;
-                    deeds.push(Deed::Bytes(self.plot.bytes[range].to_vec()));
+                    actions.push(ClientAction::Bytes(self.behaviour.bytes[range].to_vec()));
                 }
-                Act::Await(n) if self.answers.len() < n => return (deeds, None),
+                Act::Await(n) if self.answers.len() < n => return (actions, None),
                 Act::Send(_) | Act::Await(_) => {}
-                Act::HalfClose if self.left.is_none() => self.leave(Left::HalfClosed, &mut deeds),
+                Act::HalfClose if self.left.is_none() => self.leave(Left::HalfClosed, &mut actions),
                 Act::HalfClose => {}
-                Act::Close => self.leave(Left::Closed, &mut deeds),
-                Act::Reset => self.leave(Left::Reset, &mut deeds),
+                Act::Close => self.leave(Left::Closed, &mut actions),
+                Act::Reset => self.leave(Left::Reset, &mut actions),
             }
             self.next += 1;
         }
     }
 
-    /// So many bytes of it have arrived at the server.
+    /// Counts `n` bytes that have arrived at the server.
     pub(super) fn deliver(&mut self, n: u64, now: Time) {
         let (before, after) = (self.delivered, self.delivered + n);
         self.delivered = after;
-        for (wanted, (first, last)) in self.plot.requests.iter().zip(&mut self.arrivals) {
-            if wanted.range.start >= before && wanted.range.start < after {
+        for (request, (first, last)) in self.behaviour.requests.iter().zip(&mut self.arrivals) {
+            if request.range.start >= before && request.range.start < after {
                 *first = Some(now);
             }
-            if wanted.range.end > before && wanted.range.end <= after {
+            if request.range.end > before && request.range.end <= after {
                 *last = Some(now);
             }
         }
@@ -184,54 +187,58 @@ impl Client {
         self.answers.last().filter(|answer| answer.announced && answer.complete).map(|answer| answer.at)
     }
 
-    fn leave(&mut self, how: Left, deeds: &mut Vec<Deed>) {
+    fn leave(&mut self, how: Left, actions: &mut Vec<ClientAction>) {
         if self.left != Some(how) {
             self.left = Some(how);
             self.gone = how != Left::HalfClosed;
-            deeds.push(Deed::Leave(how));
+            actions.push(ClientAction::Leave(how));
         }
     }
 
-    // What became of it.
+    // The checks at the end.
 
-    /// Holds all that this client has seen against the rules. Called when the server has ended.
-    pub(super) fn judge(&self, script: &Script, ground: &Ground) -> usize {
+    /// Checks everything that the client has received against the rules, once the server has ended.
+    pub(super) fn check(&self, script: &Script, monitor: &Monitor) -> usize {
         let mut announced = None;
         let mut answered = 0;
-        for (index, wanted) in self.plot.requests.iter().enumerate() {
-            let id = wanted.task.id;
+        for (index, request) in self.behaviour.requests.iter().enumerate() {
+            let id = request.task.id;
             match self.answers.get(index) {
                 Some(answer) => {
-                    ground.hold("d6_nothing_is_served_after_an_announced_close", announced.is_none(), || {
-                        format!("request {id} was answered after {announced:?} announced close")
-                    });
-                    self.judge_answer(wanted, answer, script, ground);
+                    monitor.hold(
+                        "d6_nothing_is_served_after_an_announced_close",
+                        announced.is_none(),
+                        || format!("request {id} was answered after {announced:?} announced close"),
+                    );
+                    self.check_answer(request, answer, script, monitor);
                     announced = announced.or_else(|| answer.announced.then_some(id));
                     answered += usize::from(answer.complete);
                 }
-                None => self.judge_silence(index, wanted, announced, ground),
+                None => self.check_unanswered(index, request, announced, script, monitor),
             }
         }
-        // A peer's fault is answered, too, but nobody makes one here: what is left is the answer to half a head.
-        let extra = self.answers.len().saturating_sub(self.plot.requests.len());
-        ground.hold("bytes", extra == 0, || format!("connection {}: {extra} answers too many", self.conn));
-        self.judge_last(script, ground);
+        // All requests are valid, so that no further response is due: an incomplete head at the end
+        // gets none.
+        let extra = self.answers.len().saturating_sub(self.behaviour.requests.len());
+        monitor.hold("bytes", extra == 0, || format!("connection {}: {extra} answers too many", self.conn));
+        self.check_last(script, monitor);
         answered
     }
 
-    fn judge_answer(&self, wanted: &Wanted, answer: &Answer, script: &Script, ground: &Ground) {
-        let task = wanted.task;
-        let slow = self.is_slow(wanted, script);
+    fn check_answer(&self, request: &SentRequest, answer: &Answer, script: &Script, monitor: &Monitor) {
+        let task = request.task;
+        let slow = self.is_slow(request, script, monitor);
         let expected = match answer.status {
             200 => !matches!(task.what, What::Never | What::Panic),
-            500 => task.what == What::Panic,
-            503 => self.was_over(),
+            500 => task.what == What::Panic || monitor.told(self.conn),
+            // The drain's deadline, or that of the handler.
+            503 => self.was_over() || self.has_had_its_time(request, answer, script),
             408 => slow,
             // An application's answer to a body that did not arrive.
             400 => slow || self.left.is_some(),
             _ => false,
         };
-        ground.hold("bytes", expected, || format!("request {} got {} ({slow})", task.id, answer.status));
+        monitor.hold("bytes", expected, || format!("request {} got {} ({slow})", task.id, answer.status));
         if answer.status != 200 {
             return;
         }
@@ -241,40 +248,58 @@ impl Client {
         } else {
             answer.body == content(task.id, false, 0, answer.body.len())
         };
-        ground.hold("bytes", kept, || {
+        monitor.hold("bytes", kept, || {
             format!("request {} got {} bytes that are not its own", task.id, answer.body.len())
         });
-        ground.hold("bytes", task.what != What::Break || !answer.complete || wanted.http_1_0, || {
+        monitor.hold("bytes", task.what != What::Break || !answer.complete || request.http_1_0, || {
             format!("request {}: a response that broke looks complete", task.id)
         });
-        if wanted.closes {
-            ground.hold("close_is_honoured", answer.announced, || format!("request {}", task.id));
+        if request.closes {
+            monitor.hold("close_is_honoured", answer.announced, || format!("request {}", task.id));
         }
-        let drains = ground
+        let drains = monitor
             .answered(task.id)
             .is_some_and(|head| head.drain.is_some_and(|drain| drain.phase >= Phase::Draining));
-        let caused = drains
-            || wanted.closes
-            || wanted.http_1_0
+        let asked = request.closes
+            || request.http_1_0
             || script.limits.keep_alive.is_zero()
             || self.left.is_some()
-            || task.what == What::Ignore && wanted.has_body;
-        ground.hold("nothing_is_announced_without_a_drain", caused || !answer.announced, || {
+            || task.what == What::Ignore && request.has_body;
+        let caused = drains || asked;
+        monitor.hold("nothing_is_announced_without_a_drain", caused || !answer.announced, || {
             format!("request {}", task.id)
         });
-        // Without a length, the end of the connection is all there is to tell a whole response by.
+        // A response on a connection that moves does not announce the drain (D19).
+        let moves = monitor.answered(task.id).is_some_and(|head| {
+            let moves =
+                |drain: Drain| drain.receiver && script.hands_off(drain.reason) && !drain.is_over(head.at);
+            head.drain.is_some_and(moves)
+        });
+        monitor.hold(
+            "d19_nothing_is_announced",
+            !moves || asked || monitor.stays(self.conn) || !answer.announced,
+            || format!("request {}", task.id),
+        );
+        // Without a length, only the end of the connection marks a response as complete.
         let whole = answer.complete && (!answer.until_close || answer.body.len() >= size);
         if !whole {
-            // Who goes on sending to a socket that is closed may lose the end of what it was sent.
+            // A client that sends to a closed socket may lose the end of its response.
             let excused = task.what == What::Break || self.wire.borrow().refused || self.is_excused(slow);
-            ground.hold("d5_in_flight", excused, || {
+            monitor.hold("d5_in_flight", excused, || {
                 let (at, reason) = (answer.body.len(), self.wire.borrow().reason);
                 format!("request {} of {task:?} was cut after {at} bytes: {reason:?}", task.id)
             });
         }
     }
 
-    fn judge_silence(&self, index: usize, wanted: &Wanted, announced: Option<u32>, ground: &Ground) {
+    fn check_unanswered(
+        &self,
+        index: usize,
+        request: &SentRequest,
+        announced: Option<u32>,
+        script: &Script,
+        monitor: &Monitor,
+    ) {
         let (first, last) = self.arrivals[index];
         let Some(first) = first else { return };
         let wire = self.wire.borrow();
@@ -284,62 +309,74 @@ impl Client {
         }
         drop(wire);
         if let Some(by) = announced {
-            // What had been read when the head was encoded is answered, unless the end was not the drain's wish.
-            let Some(head) = ground.answered(by) else { return };
-            let read = wanted.range.start < head.read;
+            // Requests that had been read when the head was encoded are answered, if the drain
+            // caused the close.
+            let Some(head) = monitor.answered(by) else { return };
+            let read = request.range.start < head.read;
             let drained = reason == Some(CloseReason::Drained);
             let over = head.drain.is_some_and(|drain| drain.is_over(head.at));
-            ground.hold("d6_pipelined_requests_are_answered", !(read && drained) || over, || {
-                format!("request {} had been read when {by} announced close", wanted.task.id)
+            monitor.hold("d6_pipelined_requests_are_answered", !(read && drained) || over, || {
+                format!("request {} had been read when {by} announced close", request.task.id)
             });
             return;
         }
-        let whole = last.is_some() && self.delivered >= wanted.range.end;
+        let whole = last.is_some() && self.delivered >= request.range.end;
         let excused = match reason {
             Some(CloseReason::TimedOut(Timer::Head | Timer::Body)) => !whole || self.is_late(index),
             Some(CloseReason::TimedOut(Timer::Write)) => true,
+            // A response was cut when its handler had had its time.
+            Some(CloseReason::TimedOut(Timer::Request)) => !script.limits.request_timeout.is_zero(),
             Some(CloseReason::PeerAborted | CloseReason::PeerClosed) => !whole,
             Some(CloseReason::ApplicationFailed) => self.has_broken(index),
-            // A body that nobody reads was too large to read it away.
+            // An unread body was too large to be discarded.
             Some(CloseReason::Finished) => self.ignores_much(index),
             _ => false,
         };
-        ground.hold("d5_in_flight", excused, || {
-            format!("request {} of {:?} was never answered: {reason:?}", wanted.task.id, wanted.task.what)
+        monitor.hold("d5_in_flight", excused, || {
+            format!("request {} of {:?} was never answered: {reason:?}", request.task.id, request.task.what)
         });
     }
 
-    /// In a drain under a policy that announces, the last response says so.
-    fn judge_last(&self, script: &Script, ground: &Ground) {
+    /// In a drain under a policy that announces, the last response announces close.
+    fn check_last(&self, script: &Script, monitor: &Monitor) {
         let Some(index) = self.answers.len().checked_sub(1) else { return };
-        let (answer, wanted) = (&self.answers[index], self.plot.requests.get(index));
-        let Some(wanted) = wanted.filter(|_| answer.complete && !answer.announced) else { return };
-        let Some(head) = ground.answered(wanted.task.id) else { return };
+        let (answer, request) = (&self.answers[index], self.behaviour.requests.get(index));
+        let Some(request) = request.filter(|_| answer.complete && !answer.announced) else { return };
+        let Some(head) = monitor.answered(request.task.id) else { return };
         let Some(drain) = head.drain.filter(|drain| drain.phase >= Phase::Draining) else { return };
-        if head.at < drain.since + script.undecided || self.is_excused(false) {
+        // A connection that moves, or was to move until there was no receiver any more, is left
+        // open.
+        if drain.receiver || head.at < drain.since + script.undecided || self.is_excused(false) {
             return;
         }
         let next = self.arrivals.get(index + 1).and_then(|(first, _)| *first);
         // Bytes of a next request that were there may have been read.
         let followed = next.is_some_and(|at| at <= head.at);
-        ground.hold("d6_the_last_announces", followed, || {
+        monitor.hold("d6_the_last_announces", followed, || {
             format!(
                 "request {} was answered in a drain under {:?} and left open",
-                wanted.task.id, script.policies
+                request.task.id, script.policies
             )
         });
     }
 
-    /// Whether nobody but the client, a death or the deadline is to blame.
+    /// Whether the client, the end of a process or the deadline has caused the loss.
     fn is_excused(&self, slow: bool) -> bool {
         let wire = self.wire.borrow();
         slow || self.gone && self.seen_end.is_none()
             || wire.reset
-            || self.widowed
+            || self.abandoned
             || self.refused
             || wire.was_over
-            || self.plot.sips.is_some()
-            || matches!(wire.reason, Some(CloseReason::TimedOut(Timer::Write)))
+            || self.behaviour.slow_reads.is_some()
+            || matches!(wire.reason, Some(CloseReason::TimedOut(Timer::Write | Timer::Request)))
+    }
+
+    /// Whether the handler of a request may have had its time when it was answered.
+    fn has_had_its_time(&self, request: &SentRequest, answer: &Answer, script: &Script) -> bool {
+        let limit = script.limits.request_timeout;
+        let (first, _) = self.arrivals[(request.task.id % 16) as usize];
+        !limit.is_zero() && first.is_some_and(|first| answer.at.since(first) >= limit)
     }
 
     fn was_over(&self) -> bool {
@@ -347,11 +384,21 @@ impl Client {
     }
 
     /// Whether the client has stalled within this request for longer than a limit, or for ever.
-    fn is_slow(&self, wanted: &Wanted, script: &Script) -> bool {
-        let index = (wanted.task.id % 16) as usize;
+    fn is_slow(&self, request: &SentRequest, script: &Script, monitor: &Monitor) -> bool {
+        let index = (request.task.id % 16) as usize;
         let least = script.limits.header_timeout.min(script.limits.body_timeout);
+        // The head of the first request may take its time from the connect on (D12).
+        let connected = START + self.behaviour.arrives;
+        let is_first = self.behaviour.requests.first().is_some_and(|one| one.task.id == request.task.id);
         match self.arrivals[index] {
-            (Some(first), Some(last)) => last.since(first) + Duration::from_millis(1) >= least,
+            (Some(first), Some(last)) => {
+                let first = if is_first { connected } else { first };
+                // The time of a head that a look has found begins with the deadline that was missed
+                // (D21), which was set when the response before was sent.
+                let look = monitor.look_within(self.conn, first, last);
+                let first = look.map_or(first, |look| first.min(look.since));
+                last.since(first) + Duration::from_millis(1) >= least
+            }
             _ => true,
         }
     }
@@ -365,15 +412,15 @@ impl Client {
     }
 
     fn has_broken(&self, index: usize) -> bool {
-        self.plot.requests[..=index]
+        self.behaviour.requests[..=index]
             .iter()
-            .any(|wanted| matches!(wanted.task.what, What::Break | What::Panic))
+            .any(|request| matches!(request.task.what, What::Break | What::Panic))
     }
 
     fn ignores_much(&self, index: usize) -> bool {
-        self.plot.requests[..index].iter().any(|wanted| {
-            matches!(wanted.task.what, What::Ignore | What::Panic)
-                && wanted.range.end - wanted.range.start > 60_000
+        self.behaviour.requests[..index].iter().any(|request| {
+            matches!(request.task.what, What::Ignore | What::Panic)
+                && request.range.end - request.range.start > 60_000
         })
     }
 }

@@ -1,5 +1,5 @@
-//! A thread that runs a blocking handler, in virtual time: a coroutine that is resumed when what it waits for has
-//! happened.
+//! A thread that runs a blocking handler, in virtual time: a coroutine, resumed when the awaited
+//! event has happened.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -8,42 +8,43 @@ use std::task::Waker;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
-use remuda_core::app::Turn;
+use remuda_core::app::BlockingIo;
 use remuda_core::config::Limits;
 use remuda_core::conn::Connection;
 use remuda_core::http1::HttpDate;
 use remuda_core::machine::{Cx, Interest};
 use remuda_core::order::PolicyId;
-use remuda_core::pump::{Io, advance};
+use remuda_core::pump::{Io, advance, push};
+use remuda_core::session::{LeasedCall, Protocol};
 use remuda_core::shutdown::Drain;
 use remuda_core::time::Time;
-use remuda_core::worker::{Policies, intake};
+use remuda_core::worker::{Policies, connections};
 
-use super::ground::{Ground, Nap, Shown};
+use super::monitor::{DrainState, Monitor, Nap};
 use super::observed::Observed;
 use super::wire::Socket;
 
-pub(super) type Job = intake::Job<Observed, Socket>;
+pub(super) type Job = connections::Detached<Observed, Socket>;
 
-/// What the threads of a worker share.
+/// The state that the threads of a worker share.
 #[derive(Clone)]
 pub(super) struct Env {
-    pub(super) ground: Arc<Ground>,
+    pub(super) monitor: Arc<Monitor>,
     pub(super) limits: Arc<Limits>,
     pub(super) policies: Policies,
-    pub(super) shown: Arc<Shown>,
+    pub(super) drain_state: Arc<DrainState>,
     pub(super) date: HttpDate,
 }
 
 impl Env {
     pub(super) fn cx<'a>(&'a self, drain: Option<&'a (Drain, PolicyId)>) -> Cx<'a> {
         let policy = self.policies.get(drain.map_or(PolicyId::Stop, |(_, policy)| *policy));
-        Cx::new(self.ground.now(), &self.date, Waker::noop(), &self.limits, &**policy)
+        Cx::new(self.monitor.now(), &self.date, Waker::noop(), &self.limits, &**policy)
             .draining(drain.map(|(drain, _)| drain))
     }
 }
 
-/// What a handler waits for.
+/// The event that a handler waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pause {
     Nap(Nap),
@@ -54,26 +55,31 @@ pub(super) enum Pause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Resume {
     Go,
-    /// With the process: nothing that happens from here on matters.
+    /// The process ends. Nothing that the handler does from here on has an effect.
     Die,
 }
 
-/// A handler at work.
-pub(super) struct Hand {
+/// A running handler.
+pub(super) struct HandlerThread {
     coroutine: Coroutine<Resume, Pause, Box<Job>>,
     pub(super) pause: Pause,
     env: Env,
 }
 
-impl Hand {
-    /// Begins `job`: a handler that waits, or the job, done.
+impl HandlerThread {
+    /// Begins `job`. Returns a waiting handler, or the finished job.
     pub(super) fn begin(job: Job, env: &Env, stack: DefaultStack) -> Result<Self, (Box<Job>, DefaultStack)> {
         let (mut job, inside) = (Box::new(job), env.clone());
         let mut coroutine = Coroutine::with_stack(stack, move |yielder, _: Resume| {
             let active = &mut *job.active;
             let turn =
-                &mut SimulatedTurn { io: &mut active.io, yielder, env: inside, drain: None, dead: false };
-            active.machine.session.run(turn);
+                &mut SimulatedIo { io: &mut active.io, yielder, env: inside, drain: None, dead: false };
+            let call = active.machine.session.lease(&turn.cx());
+            if let Some(LeasedCall::Blocking(call)) = call
+                && let Some(now) = call.run(&mut active.machine.session.hold(turn))
+            {
+                active.machine.session.settle(call, now);
+            }
             job
         });
         match coroutine.resume(Resume::Go) {
@@ -82,7 +88,7 @@ impl Hand {
         }
     }
 
-    /// When time alone makes it go on.
+    /// The time at which it continues without any other event.
     pub(super) fn deadline(&self) -> Option<Time> {
         match self.pause {
             Pause::Nap(nap) => Some(nap.until).filter(|at| *at < Time::MAX),
@@ -90,10 +96,10 @@ impl Hand {
         }
     }
 
-    /// Whether what it waits for has happened; `socket` says what the wire is ready for.
+    /// Whether the awaited event has happened, given the readiness of the wire.
     pub(super) fn may_go_on(&self, readable: bool, writable: bool) -> bool {
-        let now = self.env.ground.now();
-        let drains = self.env.shown.current().is_some();
+        let now = self.env.monitor.now();
+        let drains = self.env.drain_state.current().is_some();
         match self.pause {
             Pause::Nap(nap) => now >= nap.until || nap.or_drain && drains,
             Pause::Io { interest, until, draining } => {
@@ -124,8 +130,8 @@ impl Hand {
     }
 }
 
-/// As `BlockingTurn`, with a coroutine's pause where that calls poll(2).
-struct SimulatedTurn<'a> {
+/// As `PollBlocking`, with a coroutine's pause where that calls poll(2).
+struct SimulatedIo<'a> {
     io: &'a mut Io<Socket>,
     yielder: &'a Yielder<Resume, Pause>,
     env: Env,
@@ -133,15 +139,15 @@ struct SimulatedTurn<'a> {
     dead: bool,
 }
 
-impl SimulatedTurn<'_> {
+impl SimulatedIo<'_> {
     fn pause(&mut self, pause: Pause) {
         self.dead |= self.yielder.suspend(pause) == Resume::Die;
     }
 }
 
-impl Turn for SimulatedTurn<'_> {
+impl BlockingIo for SimulatedIo<'_> {
     fn cx(&mut self) -> Cx<'_> {
-        if let Some(nap) = self.env.ground.take_nap()
+        if let Some(nap) = self.env.monitor.take_nap()
             && !self.dead
         {
             self.pause(Pause::Nap(nap));
@@ -149,12 +155,12 @@ impl Turn for SimulatedTurn<'_> {
                 resume_unwind(Box::new("the process has ended"));
             }
         }
-        self.drain = self.env.shown.current();
+        self.drain = self.env.drain_state.current();
         self.env.cx(self.drain.as_ref())
     }
 
     fn advance(&mut self, connection: &mut Connection) -> io::Result<()> {
-        self.drain = self.env.shown.current();
+        self.drain = self.env.drain_state.current();
         if self.dead {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -173,5 +179,11 @@ impl Turn for SimulatedTurn<'_> {
 
     fn can_wait(&self) -> bool {
         true
+    }
+
+    fn push(&mut self, connection: &mut Connection) {
+        if !self.dead {
+            push(connection, self.io, self.env.monitor.now());
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! What all parts of one simulation share: the time, the trace, the first breach of a rule, and what the application
-//! has noted. It is shared with handlers, which have to be `Send` and `Sync`; all of it runs on one thread.
+//! The state that all parts of one simulation share: the time, the trace, the first breach of a
+//! rule, and what the application has noted. It is shared with handlers, which have to be `Send`
+//! and `Sync`; all of it runs on one thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +14,8 @@ use remuda_core::order::PolicyId;
 use remuda_core::shutdown::{Drain, Phase};
 use remuda_core::time::Time;
 
-/// When every simulation begins: not at zero, so that what is measured from there is found out.
+/// The time at which every simulation begins. It is not zero, so that a duration measured from zero
+/// is detected.
 pub(super) const START: Time = Time::from_nanos(1_000_000_000_000);
 
 pub(super) fn ms(n: u64) -> Duration {
@@ -27,7 +29,7 @@ pub(super) struct Breach {
     pub(super) what: String,
 }
 
-/// What a handler wants to wait for in the next thing that it asks of its connection.
+/// The wait of a handler, which takes effect at its next call on the connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nap {
     pub(super) until: Time,
@@ -35,7 +37,7 @@ pub(super) struct Nap {
     pub(super) or_drain: bool,
 }
 
-/// The head of a response, as the application knows of it.
+/// A response head that the application has given.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
     pub(super) at: Time,
@@ -45,7 +47,7 @@ pub(super) struct Answered {
     pub(super) read: u64,
 }
 
-pub(super) struct Ground {
+pub(super) struct Monitor {
     now: AtomicU64,
     notes: Mutex<Notes>,
     traced: bool,
@@ -57,15 +59,29 @@ struct Notes {
     trace: Vec<String>,
     nap: Option<Nap>,
     answered: BTreeMap<u32, Answered>,
-    /// Connections on which a handler is at work.
+    /// Connections with a running handler.
     at_work: BTreeSet<u32>,
+    /// Connections that no worker may hand off any more.
+    stays: BTreeSet<u32>,
     /// Connections whose transport has changed.
     touched: Vec<u32>,
     /// Bytes read from each connection.
     read: BTreeMap<u32, u64>,
+    /// Connections on which a keeper has answered.
+    told: BTreeSet<u32>,
+    /// The looks at each connection.
+    looks: BTreeMap<u32, Vec<Look>>,
 }
 
-impl Ground {
+/// A look for bytes at a connection whose deadline has passed (D21).
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    pub(super) at: Time,
+    /// When its last response was sent: the deadline is later.
+    pub(super) since: Time,
+}
+
+impl Monitor {
     pub(super) fn new(traced: bool) -> Arc<Self> {
         let now = AtomicU64::new(START.as_nanos());
         Arc::new(Self { now, notes: Mutex::default(), traced })
@@ -79,7 +95,7 @@ impl Ground {
         self.now.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Adds a line to the trace, if anybody wants one.
+    /// Adds a line to the trace, if there is one.
     pub(super) fn trace(&self, line: impl FnOnce() -> String) {
         if self.traced {
             let at = self.now().since(START);
@@ -88,13 +104,13 @@ impl Ground {
         }
     }
 
-    /// A rule is broken; the first one counts.
+    /// Records a breach. The first one is reported.
     pub(super) fn breach(&self, rule: &'static str, what: impl fmt::Display) {
         self.trace(|| format!("BREACH of {rule}: {what}"));
         self.notes().breach.get_or_insert_with(|| Breach { rule, what: what.to_string() });
     }
 
-    /// Holds `kept` against a rule.
+    /// Records a breach of `rule` unless `kept`.
     pub(super) fn hold(&self, rule: &'static str, kept: bool, what: impl FnOnce() -> String) {
         if !kept {
             self.breach(rule, what());
@@ -142,6 +158,33 @@ impl Ground {
         self.notes().answered.get(&id).copied()
     }
 
+    pub(super) fn look(&self, conn: u32, look: Look) {
+        self.notes().looks.entry(conn).or_default().push(look);
+    }
+
+    /// The look that found the beginning of a request which was whole at `last` only.
+    pub(super) fn look_within(&self, conn: u32, first: Time, last: Time) -> Option<Look> {
+        let notes = self.notes();
+        notes.looks.get(&conn)?.iter().copied().find(|look| first <= look.at && look.at <= last)
+    }
+
+    pub(super) fn tell(&self, conn: u32) {
+        self.notes().told.insert(conn);
+    }
+
+    /// Whether a keeper has answered the last request of a connection.
+    pub(super) fn told(&self, conn: u32) -> bool {
+        self.notes().told.contains(&conn)
+    }
+
+    pub(super) fn stay(&self, conn: u32) {
+        self.notes().stays.insert(conn);
+    }
+
+    pub(super) fn stays(&self, conn: u32) -> bool {
+        self.notes().stays.contains(&conn)
+    }
+
     pub(super) fn touch(&self, conn: u32) {
         self.notes().touched.push(conn);
     }
@@ -161,23 +204,23 @@ impl Ground {
 
 /// The drain of one worker, as its handlers and its loop see it.
 #[derive(Debug)]
-pub(super) struct Shown {
-    ground: Arc<Ground>,
+pub(super) struct DrainState {
+    monitor: Arc<Monitor>,
     drain: Mutex<Option<(Drain, PolicyId)>>,
     wakers: Mutex<BTreeMap<usize, Waker>>,
 }
 
-impl Shown {
-    pub(super) fn new(ground: Arc<Ground>) -> Self {
-        Self { ground, drain: Mutex::default(), wakers: Mutex::default() }
+impl DrainState {
+    pub(super) fn new(monitor: Arc<Monitor>) -> Self {
+        Self { monitor, drain: Mutex::default(), wakers: Mutex::default() }
     }
 
-    /// As a worker's `Watch`: a lame duck serves as usual and has none yet.
+    /// As in a worker's `Watch`: a lame duck serves as usual and has none yet.
     pub(super) fn current(&self) -> Option<(Drain, PolicyId)> {
-        self.told().filter(|(drain, _)| drain.phase >= Phase::Draining)
+        self.entered().filter(|(drain, _)| drain.phase >= Phase::Draining)
     }
 
-    fn told(&self) -> Option<(Drain, PolicyId)> {
+    fn entered(&self) -> Option<(Drain, PolicyId)> {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -186,7 +229,13 @@ impl Shown {
         let mut current = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *current;
         match &mut *current {
-            Some((under_way, _)) => under_way.merge(drain),
+            Some((under_way, of)) => {
+                // A lame duck has not begun to drain: the drain's own policy decides.
+                if under_way.phase < Phase::Draining && drain.phase >= Phase::Draining {
+                    *of = policy;
+                }
+                under_way.merge(drain);
+            }
             none => *none = Some((drain, policy)),
         }
         let changed = before != *current;
@@ -198,9 +247,9 @@ impl Shown {
     }
 }
 
-impl DrainWatch for Shown {
+impl DrainWatch for DrainState {
     fn drain(&self) -> Option<Drain> {
-        self.told().map(|(drain, _)| drain)
+        self.entered().map(|(drain, _)| drain)
     }
 
     fn wait(&self, _: Duration) -> bool {
@@ -220,23 +269,23 @@ impl DrainWatch for Shown {
     }
 
     fn now(&self) -> Time {
-        self.ground.now()
+        self.monitor.now()
     }
 }
 
 /// The alarms of one worker's loop.
 #[derive(Debug, Default)]
-pub(super) struct Alarms(Mutex<Set>);
+pub(super) struct Timers(Mutex<Set>);
 
 /// The last number given, and the alarms by when they are due and by number.
 type Set = (u64, BTreeMap<(Time, u64), Waker>);
 
-impl Alarms {
+impl Timers {
     pub(super) fn set(&self, at: Time, waker: &Waker) -> (Time, u64) {
-        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        alarms.0 += 1;
-        let key = (at, alarms.0);
-        alarms.1.insert(key, waker.clone());
+        let mut timers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        timers.0 += 1;
+        let key = (at, timers.0);
+        timers.1.insert(key, waker.clone());
         key
     }
 
@@ -246,11 +295,11 @@ impl Alarms {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        let alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        alarms.1.first_key_value().map(|((at, _), _)| *at)
+        let timers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        timers.1.first_key_value().map(|((at, _), _)| *at)
     }
 
-    pub(super) fn ring(&self, now: Time) {
+    pub(super) fn fire(&self, now: Time) {
         while self.deadline().is_some_and(|at| at <= now) {
             let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.pop_first();
             first.into_iter().for_each(|(_, waker)| waker.wake());

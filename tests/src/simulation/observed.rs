@@ -1,16 +1,18 @@
-//! A session whose every step is held against the contract.
+//! A session, each step of which is checked against the contract.
 
 use std::sync::Arc;
 
 use remuda_core::config::{HIGH_WATER, LINGER_AT_DEADLINE, Limits};
-use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Step, Timer, Wire};
+use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Move, Step, Timer, Wire};
+use remuda_core::rescue::Standing;
 use remuda_core::session::Session;
 use remuda_core::shutdown::{ConnState, Drain, Idle, Phase};
 use remuda_core::time::Time;
 
-use super::ground::{Ground, ms};
+use super::monitor::{Look, Monitor, ms};
 
-/// Bytes that a response may add to the high-water mark: the largest that is given in one piece, and heads.
+/// Bytes that a response may add to the high-water mark: the largest that is given in one piece,
+/// and heads.
 const ONE_RESPONSE: usize = 160 * 1024;
 
 /// Steps within one instant that are no progress.
@@ -19,13 +21,15 @@ const STEPS: u32 = 20_000;
 pub(super) struct Observed {
     pub(super) session: Session,
     pub(super) conn: u32,
-    ground: Arc<Ground>,
+    monitor: Arc<Monitor>,
     limits: Arc<Limits>,
     accepted: Time,
-    /// When the last byte that was queued was sent, or that of a body nobody wants was read.
+    /// When the last queued byte was sent, or the last byte of a discarded body was read.
     flushed: Time,
     /// A thread has moved its bytes.
     was_away: bool,
+    /// When that thread was done, which the loop may see later.
+    flushed_away: Option<Time>,
     half_closed: Option<Time>,
     /// The deadline of the head under way, for as many responses.
     head: Option<(u32, Time)>,
@@ -37,18 +41,19 @@ impl Observed {
     pub(super) fn new(
         session: Session,
         conn: u32,
-        ground: Arc<Ground>,
+        monitor: Arc<Monitor>,
         limits: Arc<Limits>,
         accepted: Time,
     ) -> Self {
         Self {
             session,
             conn,
-            ground,
+            monitor,
             limits,
             accepted,
             flushed: accepted,
             was_away: false,
+            flushed_away: None,
             half_closed: None,
             head: None,
             drain_deadline: None,
@@ -56,11 +61,16 @@ impl Observed {
         }
     }
 
-    fn hold(&self, rule: &'static str, kept: bool, what: impl FnOnce() -> String) {
-        self.ground.hold(rule, kept, || format!("connection {}: {}", self.conn, what()));
+    /// A thread returns it to the loop.
+    pub(super) fn returned(&mut self) {
+        self.flushed_away = Some(self.monitor.now());
     }
 
-    /// What holds of every wait.
+    fn hold(&self, rule: &'static str, kept: bool, what: impl FnOnce() -> String) {
+        self.monitor.hold(rule, kept, || format!("connection {}: {}", self.conn, what()));
+    }
+
+    /// Checks the rules for a wait.
     fn check_wait(&mut self, step: Step, cx: &Cx<'_>) {
         let Step::Wait { interest, deadline } = step else { return };
         let (now, state) = (cx.now, self.session.connection().state());
@@ -70,8 +80,8 @@ impl Observed {
         self.hold("no_lost_wake_up", interest.write == (unsent > 0), || {
             format!("{unsent} bytes unsent, waits for {interest:?}")
         });
-        let nobody = interest.is_none() && at.is_none() && !self.ground.is_at_work(self.conn);
-        self.hold("no_lost_wake_up", !nobody, || format!("{state:?} waits for nothing"));
+        let never = interest.is_none() && at.is_none() && !self.monitor.is_at_work(self.conn);
+        self.hold("no_lost_wake_up", !never, || format!("{state:?} waits for nothing"));
         self.hold("memory", unsent <= HIGH_WATER + ONE_RESPONSE, || format!("{unsent} bytes unsent"));
         if interest.read {
             let room = self.session.read_buf().len();
@@ -87,7 +97,7 @@ impl Observed {
         }
         match state {
             ConnState::Idle if !limits.keep_alive.is_zero() => {
-                // What was read of a body that nobody wants may be seen through in the next turn.
+                // The end of a discarded body may be handled in the next turn.
                 let bound = self.flushed + limits.keep_alive + ms(15);
                 self.hold("d8_idle_age", within(bound), || format!("idle until {at:?}, not {bound:?}"));
             }
@@ -103,7 +113,10 @@ impl Observed {
                 self.hold("d12_silent_clients", within(bound), || {
                     format!("half a head until {at:?}, not {bound:?}")
                 });
-                self.head = Some((served, at.unwrap_or(bound)));
+                // The hand-off queue, which may have no room for a while, moves no deadline of the
+                // head.
+                let own = deadline.filter(|deadline| deadline.why == Timer::Head).map(|deadline| deadline.at);
+                self.head = Some((served, own.unwrap_or(bound)));
             }
             ConnState::Lingering => {
                 let bound = self.half_closed.unwrap_or(now) + limits.linger;
@@ -115,9 +128,13 @@ impl Observed {
             self.check_drain(drain, at, now);
             if matches!(state, ConnState::Fresh | ConnState::Idle) {
                 let wish = cx.policy.idle(drain, &self.session.connection().view(), now);
-                self.hold("d6_policy", matches!(wish, Idle::Keep { until } if within(until)), || {
-                    format!("{state:?} until {at:?}, but the policy says {wish:?}")
-                });
+                // The hand-off queue may have no room for a while.
+                let waits = wish == Idle::Handoff && within(now + ms(10));
+                self.hold(
+                    "d6_policy",
+                    waits || matches!(wish, Idle::Keep { until } if within(until)),
+                    || format!("{state:?} until {at:?}, but the policy returns {wish:?}"),
+                );
             }
         }
     }
@@ -137,7 +154,7 @@ impl Observed {
         });
     }
 
-    /// What holds of every end.
+    /// Checks the rules for the end of a connection.
     fn check_end(&self, reason: CloseReason, cx: &Cx<'_>) {
         let (now, limits) = (cx.now, &self.limits);
         let over = cx.drain.is_some_and(|drain| drain.is_over(now));
@@ -150,8 +167,11 @@ impl Observed {
                 let least = limits.header_timeout;
                 now >= self.accepted + if draining { least.min(limits.keep_alive) } else { least }
             }
-            // A thread may have flushed it a little before the loop saw that.
-            CloseReason::IdleTimeout => now + ms(15) >= self.flushed + limits.keep_alive,
+            // A thread may have flushed it before the loop saw that.
+            CloseReason::IdleTimeout => {
+                let flushed = self.flushed_away.unwrap_or(self.flushed).min(self.flushed);
+                now + ms(15) >= flushed + limits.keep_alive
+            }
             CloseReason::TimedOut(Timer::Body) => now >= self.accepted + limits.body_timeout,
             CloseReason::TimedOut(Timer::Write) => now >= self.accepted + limits.write_timeout,
             _ => true,
@@ -169,13 +189,16 @@ impl Machine for Observed {
         }
         let step = self.session.step(cx);
         match step {
-            Step::Run => self.was_away = true,
+            Step::Move(Move::Lease) => (self.was_away, self.flushed_away) = (true, None),
             Step::Wait { .. } => self.check_wait(step, cx),
             Step::HalfClose => self.half_closed = Some(cx.now),
             Step::Close(reason) => self.check_end(reason, cx),
+            Step::Look { .. } => {
+                self.monitor.look(self.conn, Look { at: cx.now, since: self.flushed.min(cx.now) });
+            }
             _ => {}
         }
-        self.ground
+        self.monitor
             .trace(|| format!("step     {} {:?} {step:?}", self.conn, self.session.connection().state()));
         step
     }
@@ -199,6 +222,14 @@ impl Wire for Observed {
 
     fn handle_eof(&mut self, now: Time) {
         self.session.handle_eof(now);
+    }
+
+    fn standing(&self) -> Standing {
+        self.session.standing()
+    }
+
+    fn standing_once_sent(&self, n: usize) -> Option<Standing> {
+        self.session.standing_once_sent(n)
     }
 
     fn transmit<'a>(&'a self, out: &mut IoSlices<'a>) {

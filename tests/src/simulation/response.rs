@@ -2,22 +2,22 @@
 
 use remuda_core::time::Time;
 
-use super::script::Wanted;
+use super::script::SentRequest;
 
-/// A response, as far as it has come.
+/// A response, as far as it was received.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) announced: bool,
     pub(super) body: Vec<u8>,
     pub(super) complete: bool,
-    /// It has no end but that of the connection.
+    /// It ends with the connection.
     pub(super) until_close: bool,
     /// When its last byte so far was read.
     pub(super) at: Time,
 }
 
-/// What is left to read.
+/// The state of the parser, with bytes that are not parsed yet.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     pending: Vec<u8>,
@@ -35,13 +35,13 @@ enum State {
 }
 
 impl Parser {
-    /// Takes `bytes` in; `wanted` are the requests in order.
+    /// Parses `bytes`. `request` gives the requests in order.
     pub(super) fn take<'a>(
         &mut self,
         bytes: &[u8],
         answers: &mut Vec<Answer>,
         now: Time,
-        wanted: impl Fn(usize) -> Option<&'a Wanted>,
+        request: impl Fn(usize) -> Option<&'a SentRequest>,
     ) -> Result<(), String> {
         self.pending.extend_from_slice(bytes);
         loop {
@@ -50,7 +50,7 @@ impl Parser {
                     let Some(end) = find(&self.pending, b"\r\n\r\n") else { return Ok(()) };
                     let head = String::from_utf8_lossy(&self.pending[..end]).into_owned();
                     self.pending.drain(..end + 4);
-                    self.begin(&head, answers, now, wanted(complete(answers)))?;
+                    self.begin(&head, answers, now, request(complete(answers)))?;
                 }
                 State::Length(left) | State::Chunk(left) => {
                     let n = left.min(self.pending.len());
@@ -103,7 +103,7 @@ impl Parser {
         }
     }
 
-    /// The connection has ended, with a reset or properly.
+    /// Handles the end of the connection, which may be a reset.
     pub(super) fn end(&mut self, answers: &mut [Answer], now: Time, reset: bool) {
         if self.state == State::UntilClose
             && !reset
@@ -119,14 +119,14 @@ impl Parser {
         head: &str,
         answers: &mut Vec<Answer>,
         now: Time,
-        wanted: Option<&Wanted>,
+        request: Option<&SentRequest>,
     ) -> Result<(), String> {
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
         let status = status.ok_or_else(|| format!("a response begins with {head:?}"))?;
         if status == 100 {
             return Ok(());
         }
-        wanted.ok_or_else(|| format!("a response to nothing: {head:?}"))?;
+        request.ok_or_else(|| format!("a response to nothing: {head:?}"))?;
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let announced = field("connection").or_else(|| field("Connection")) == Some("close");
         let length = field("content-length").or_else(|| field("Content-Length"));

@@ -1,22 +1,32 @@
-//! What a seed makes of a schedule: the server's settings, its clients and what goes wrong.
+//! The part of a schedule that is drawn from the seed before it begins: settings, clients and
+//! faults.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use remuda_arbiter::{ArbiterConfig, Bind};
 use remuda_core::config::Limits;
 use remuda_core::order::PolicyId;
-use remuda_core::shutdown::{CloseIdle, Finish, Grace, ShutdownPolicy, Spread};
+use remuda_core::shutdown::{CloseIdle, Finish, Grace, Handoff, Reason, ShutdownPolicy, Spread};
 use remuda_core::worker::Policies;
 
 use super::application::{Task, What, content};
-use super::ground::ms;
+use super::monitor::ms;
 
-/// What is drawn before anything happens.
+/// The settings of a schedule.
 #[derive(Debug)]
 pub(super) struct Script {
-    pub(super) workers: u16,
+    pub(super) setup: Setup,
+    /// The results of loads, the last one first.
+    pub(super) loads: Vec<LoadResult>,
+    /// The settings of new arbiters, the last one first.
+    pub(super) new_arbiters: Vec<Setup>,
+    /// Each slot has listeners of its own.
+    pub(super) per_slot: bool,
+    /// There is an admin listener.
+    pub(super) has_helper: bool,
     pub(super) threads: usize,
     pub(super) blocking: bool,
     pub(super) inline: bool,
@@ -25,44 +35,76 @@ pub(super) struct Script {
     pub(super) timeout: Duration,
     pub(super) boot_timeout: Duration,
     pub(super) lameduck: Duration,
-    /// Requests after which a worker is to be replaced, and how many more by chance; 0: never.
+    /// Requests after which a worker is replaced, and the largest random addition; 0: never.
     pub(super) max_requests: (u64, u64),
     pub(super) recycle_concurrency: u16,
+    /// The largest age of a worker; zero: no limit.
+    pub(super) max_lifetime: Duration,
+    /// The largest memory of a worker; 0: no limit.
+    pub(super) max_rss: u64,
+    /// The policies that hand off.
+    hands_off: Vec<PolicyId>,
     pub(super) policies: Policies,
-    /// For so long of a drain a response may leave its connection open.
+    /// The initial part of a drain in which a response may leave its connection open.
     pub(super) undecided: Duration,
-    pub(super) clients: Vec<Plot>,
+    /// Workers have keepers.
+    pub(super) rescue: bool,
+    /// The kernel counts the bytes of a connection, as TCP does.
+    pub(super) is_counted: bool,
+    pub(super) clients: Vec<Behaviour>,
     pub(super) faults: Vec<(Duration, Fault)>,
 }
 
-/// What one client is going to do.
+/// The settings of a generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Setup {
+    pub(super) workers: u16,
+    /// The addresses that are bound, one bit each.
+    pub(super) binds: u8,
+    /// Its first worker fails to boot. A new arbiter with it exits at once.
+    pub(super) fails: bool,
+    /// The boot of its first worker hangs, and so does a new arbiter with it.
+    pub(super) hangs: bool,
+}
+
+/// The result of a load.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LoadResult {
+    /// Settings that do not parse.
+    Broken,
+    Setup(Setup),
+}
+
+/// The behaviour of one client.
 #[derive(Debug)]
-pub(super) struct Plot {
+pub(super) struct Behaviour {
     pub(super) arrives: Duration,
-    /// How long what it sends is on its way.
+    /// The address that it connects to.
+    pub(super) address: u8,
+    /// The time that its bytes take to arrive.
     pub(super) latency: Duration,
-    pub(super) requests: Vec<Wanted>,
-    /// All that it sends.
+    pub(super) requests: Vec<SentRequest>,
+    /// All bytes that it sends.
     pub(super) bytes: Vec<u8>,
     pub(super) acts: Vec<Act>,
-    /// Bytes of responses that wait for it at most.
+    /// The largest number of unread response bytes.
     pub(super) window: usize,
-    /// It takes so many bytes at a time, with pauses; none: all at once.
-    pub(super) sips: Option<(usize, Duration)>,
-    /// How long after the server's end it ends its side; none: never.
+    /// The largest read, and the pause between reads; none: reads everything at once.
+    pub(super) slow_reads: Option<(usize, Duration)>,
+    /// The time from the server's end of the connection to its own; none: never.
     pub(super) leaves: Option<Duration>,
-    /// It goes on sending after that end.
-    pub(super) rude: bool,
+    /// It continues to send after the server's end.
+    pub(super) keeps_sending: bool,
 }
 
 /// One request of a client.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct SentRequest {
     pub(super) task: Task,
-    /// Where in what it sends the request is.
+    /// The bytes of the request, within all bytes that the client sends.
     pub(super) range: Range<u64>,
     pub(super) http_1_0: bool,
-    /// It asks for the connection to be closed.
+    /// It has `Connection: close`.
     pub(super) closes: bool,
     pub(super) has_body: bool,
 }
@@ -70,13 +112,13 @@ pub(super) struct Wanted {
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     Wait(Duration),
-    /// Sends bytes of what there is to send.
+    /// Sends this range of its bytes.
     Send(Range<usize>),
-    /// Waits for so many responses in all.
+    /// Waits until this number of responses was received.
     Await(usize),
-    /// Ends its side.
+    /// Ends its sending side.
     HalfClose,
-    /// Is gone without a word.
+    /// Resets the connection.
     Reset,
     /// Closes its socket.
     Close,
@@ -84,32 +126,48 @@ pub(super) enum Act {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    /// A signal to the arbiter.
+    /// A signal to an arbiter.
     Signal(i32),
-    /// A signal to every process of the server, as Ctrl-C sends it.
+    /// A signal to all arbiters. Later ones are stopped as well.
+    Stop(i32),
+    /// A command of an operator.
+    Operator(OperatorCommand),
+    /// A signal to every process of the server, as from Ctrl-C.
     Group(i32),
     /// A signal to one worker.
     Worker(i32),
     /// kill -9 of a worker.
     Kill,
-    /// The loop of a worker does not turn for so long.
+    /// The loop of a worker hangs for this time.
     Hang(Duration),
-    /// Nobody runs for so long.
+    /// No process runs for this time.
     Freeze(Duration),
-    /// The next boots fail with this status, or do not come to an end.
+    /// The next boot fails with this status, or hangs.
     BadBoot(Option<u8>),
-    /// Forks fail for so long.
+    /// Forks fail for this time.
     NoForks(Duration),
-    /// The arbiter dies.
+    /// An arbiter is killed.
     Orphan,
+}
+
+/// A command of an operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OperatorCommand {
+    Reload,
+    Recycle { all: bool },
+    Scale(u16),
+    Upgrade,
 }
 
 /// The numbers of signals are those of Linux.
 pub(super) mod signals {
+    pub(crate) const HUP: i32 = 1;
     pub(crate) const INT: i32 = 2;
     pub(crate) const QUIT: i32 = 3;
     pub(crate) const ABRT: i32 = 6;
     pub(crate) const KILL: i32 = 9;
+    pub(crate) const USR1: i32 = 10;
+    pub(crate) const USR2: i32 = 12;
     pub(crate) const TERM: i32 = 15;
     pub(crate) const TTIN: i32 = 21;
     pub(crate) const TTOU: i32 = 22;
@@ -124,18 +182,31 @@ impl Script {
         limits.write_timeout = ms(rng.u64(300..3000));
         limits.linger = if rng.u8(..) < 8 { Duration::ZERO } else { ms(rng.u64(100..2000)) };
         let graceful = ms(rng.u64(50..5000));
-        let (mut policies, mut undecided) = (Policies::default(), Duration::ZERO);
+        let (mut policies, mut undecided, mut hands_off) = (Policies::default(), Duration::ZERO, Vec::new());
         for id in [PolicyId::Stop, PolicyId::Reload, PolicyId::Recycle] {
-            let (policy, window) = policy(rng);
+            let (mut policy, window) = policy(rng);
+            if rng.u8(0..8) < if id == PolicyId::Stop { 1 } else { 4 } {
+                hands_off.push(id);
+                policy = Arc::new(Handoff(policy));
+            }
             policies.set(id, policy);
             undecided = undecided.max(window);
         }
         let clients = rng.u32(1..7);
         let stop = ms(rng.u64(100..4000));
+        let blocking = rng.bool();
+        if !blocking && rng.u8(0..3) == 0 {
+            limits.request_timeout = ms(rng.u64(20..1500));
+        }
+        let setup = Setup { fails: false, hangs: false, ..Setup::draw(rng) };
         Self {
-            workers: rng.u16(1..4),
+            setup,
+            loads: (0..rng.u8(0..4)).map(|_| LoadResult::draw(rng)).collect(),
+            new_arbiters: (0..rng.u8(0..3)).map(|_| Setup::draw(rng)).collect(),
+            per_slot: rng.u8(0..4) == 0,
+            has_helper: rng.u8(0..4) == 0,
             threads: rng.usize(1..4),
-            blocking: rng.bool(),
+            blocking,
             inline: rng.bool(),
             limits,
             graceful,
@@ -144,15 +215,55 @@ impl Script {
             lameduck: if rng.u8(0..3) == 0 { ms(rng.u64(1..2000)) } else { Duration::ZERO },
             max_requests: if rng.bool() { (rng.u64(1..5), rng.u64(0..3)) } else { (0, 0) },
             recycle_concurrency: rng.u16(1..3),
+            max_lifetime: if rng.u8(0..6) == 0 { ms(rng.u64(300..3000)) } else { Duration::ZERO },
+            max_rss: if rng.u8(0..6) == 0 { rng.u64(5..60) } else { 0 },
+            hands_off,
             policies,
             undecided,
-            clients: (0..clients).map(|conn| Plot::draw(conn, stop, rng)).collect(),
+            rescue: rng.u8(0..4) > 0,
+            is_counted: rng.bool(),
+            clients: (0..clients).map(|conn| Behaviour::draw(conn, stop, rng)).collect(),
             faults: faults(stop, rng),
         }
     }
 }
 
-/// A policy, and for how long of a drain it may leave it open whether a response announces close.
+impl Script {
+    /// The part of a configuration that no reload changes.
+    pub(super) fn config(&self) -> ArbiterConfig {
+        let mut config = ArbiterConfig::default();
+        config.boot_timeout = self.boot_timeout;
+        config.worker.graceful_timeout = self.graceful;
+        config.worker.timeout = self.timeout;
+        config.lameduck = self.lameduck;
+        config.recycle_concurrency = self.recycle_concurrency;
+        config.max_lifetime = self.max_lifetime;
+        config.max_rss = self.max_rss;
+        config.reuse_port = self.per_slot;
+        config.admin = self.has_helper.then(|| Bind::Unix("admin".into()));
+        config
+    }
+
+    /// Whether connections move when workers drain for that.
+    pub(super) fn hands_off(&self, reason: Reason) -> bool {
+        self.hands_off.contains(&PolicyId::of(reason))
+    }
+}
+
+impl Setup {
+    fn draw(rng: &mut Rng) -> Self {
+        let binds = if rng.bool() { 1 } else { 3 };
+        Self { workers: rng.u16(1..4), binds, fails: rng.u8(0..8) == 0, hangs: rng.u8(0..12) == 0 }
+    }
+}
+
+impl LoadResult {
+    fn draw(rng: &mut Rng) -> Self {
+        if rng.u8(0..6) == 0 { Self::Broken } else { Self::Setup(Setup::draw(rng)) }
+    }
+}
+
+/// A policy, and the initial part of a drain in which it may not announce close.
 fn policy(rng: &mut Rng) -> (Arc<dyn ShutdownPolicy>, Duration) {
     let time = ms(rng.u64(0..2000));
     match rng.u8(0..8) {
@@ -164,8 +275,22 @@ fn policy(rng: &mut Rng) -> (Arc<dyn ShutdownPolicy>, Duration) {
 }
 
 fn faults(stop: Duration, rng: &mut Rng) -> Vec<(Duration, Fault)> {
-    use signals::{INT, QUIT, TERM, TTIN, TTOU};
+    use signals::{HUP, INT, QUIT, TERM, TTIN, TTOU, USR1, USR2};
     let mut faults = Vec::new();
+    // Signals and commands of operators, mostly while the server serves.
+    for _ in 0..rng.u32(0..4) {
+        let at = ms(rng.u64(0..4000)).min(stop + ms(rng.u64(0..1000)));
+        let fault = match rng.u8(0..16) {
+            0..5 => Fault::Signal(HUP),
+            5 | 6 => Fault::Operator(OperatorCommand::Reload),
+            7 | 8 => Fault::Signal(USR2),
+            9 => Fault::Operator(OperatorCommand::Upgrade),
+            10 | 11 => Fault::Operator(OperatorCommand::Recycle { all: rng.bool() }),
+            12 => Fault::Operator(OperatorCommand::Scale(rng.u16(1..5))),
+            _ => Fault::Signal(USR1),
+        };
+        faults.push((at, fault));
+    }
     for _ in 0..rng.u32(0..4) {
         let at = ms(rng.u64(0..4000));
         let fault = match rng.u8(0..16) {
@@ -184,16 +309,16 @@ fn faults(stop: Duration, rng: &mut Rng) -> Vec<(Duration, Fault)> {
     }
     let (end, hurried) = match rng.u8(0..16) {
         0 => (Fault::Orphan, false),
-        1 => (Fault::Signal(QUIT), false),
+        1 => (Fault::Stop(QUIT), false),
         2 => (Fault::Group(INT), true),
         3 => (Fault::Group(TERM), true),
-        4 | 5 => (Fault::Signal(INT), true),
-        _ => (Fault::Signal(TERM), true),
+        4 | 5 => (Fault::Stop(INT), true),
+        _ => (Fault::Stop(TERM), true),
     };
     faults.push((stop, end));
     if hurried && rng.u8(0..4) == 0 {
         let again = [TERM, INT, QUIT][rng.usize(0..3)];
-        faults.push((stop + ms(rng.u64(0..3000)), Fault::Signal(again)));
+        faults.push((stop + ms(rng.u64(0..3000)), Fault::Stop(again)));
     }
     if hurried && rng.u8(0..16) == 0 {
         faults.push((stop + ms(rng.u64(0..1000)), Fault::Orphan));
@@ -201,7 +326,7 @@ fn faults(stop: Duration, rng: &mut Rng) -> Vec<(Duration, Fault)> {
     faults
 }
 
-impl Plot {
+impl Behaviour {
     fn draw(conn: u32, stop: Duration, rng: &mut Rng) -> Self {
         let (mut requests, mut bytes, mut acts) = (Vec::new(), Vec::new(), Vec::new());
         let count = rng.u32(0..6);
@@ -210,7 +335,7 @@ impl Plot {
             for _ in 0..burst {
                 let id = conn * 16 + requests.len() as u32;
                 if id % 16 < 15 {
-                    requests.push(Wanted::draw(id, &mut bytes, rng));
+                    requests.push(SentRequest::draw(id, &mut bytes, rng));
                 }
             }
             acts.push(Act::Wait(pause(rng)));
@@ -227,26 +352,27 @@ impl Plot {
             _ => {}
         }
         if rng.u8(0..6) == 0 {
-            // Or leaves in the middle of it all.
+            // Leaves before the end.
             acts.truncate(rng.usize(0..=acts.len()));
             acts.push([Act::HalfClose, Act::Close, Act::Reset][rng.usize(0..3)].clone());
         }
-        let sips = (rng.u8(0..5) == 0).then(|| (rng.usize(1..8000), ms(rng.u64(1..200))));
+        let slow_reads = (rng.u8(0..5) == 0).then(|| (rng.usize(1..8000), ms(rng.u64(1..200))));
         Self {
             arrives: stop.mul_f64(rng.f64() * 1.02),
+            address: u8::from(rng.u8(0..4) == 0),
             latency: Duration::from_micros(rng.u64(10..20_000)),
             requests,
             bytes,
             acts,
             window: if rng.u8(0..4) == 0 { rng.usize(1..5000) } else { 200_000 },
-            sips,
+            slow_reads,
             leaves: (rng.u8(0..8) > 0).then(|| ms(rng.u64(0..200))),
-            rude: rng.u8(0..8) == 0,
+            keeps_sending: rng.u8(0..8) == 0,
         }
     }
 }
 
-/// Mostly short, at times longer than any limit.
+/// A pause: mostly short, sometimes longer than any limit.
 fn pause(rng: &mut Rng) -> Duration {
     match rng.u8(0..8) {
         0..4 => Duration::ZERO,
@@ -256,7 +382,7 @@ fn pause(rng: &mut Rng) -> Duration {
     }
 }
 
-/// Sends what is not sent yet of `end` bytes, in one piece or several.
+/// Sends the rest of `end` bytes, in one piece or several.
 fn send(acts: &mut Vec<Act>, end: usize, rng: &mut Rng) {
     let sent = acts.iter().rev().find_map(|act| match act {
         Act::Send(range) => Some(range.end),
@@ -278,7 +404,7 @@ fn send(acts: &mut Vec<Act>, end: usize, rng: &mut Rng) {
     }
 }
 
-impl Wanted {
+impl SentRequest {
     fn draw(id: u32, bytes: &mut Vec<u8>, rng: &mut Rng) -> Self {
         let what = match rng.u8(0..32) {
             0..14 => What::Answer,

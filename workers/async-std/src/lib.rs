@@ -1,20 +1,29 @@
-//! The async-std backend: its executor and reactor for all connections, a task for each, and a bounded pool for
-//! handlers that block.
+//! The async-std backend: async-std's executor and reactor, a task for each connection, and a
+//! bounded pool for blocking handlers.
 //!
-//! async-std is discontinued: nobody mends it any more (RUSTSEC-2025-0052), and its authors send people to smol. This
-//! backend is here for the applications that still run on it, and so that they can change runtime and server one after
-//! the other. It is built with the feature `async-std` only; what is new belongs on `smol` or `tokio`.
+//! async-std is discontinued: it receives no more fixes (RUSTSEC-2025-0052), and its authors
+//! recommend smol. This backend exists for applications that still run on async-std, so that they
+//! can change runtime and server one after the other. It is built with the feature `async-std`
+//! only; new applications belong on `smol` or `tokio`.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | applications that live in async-std, on their way to another runtime | anything new |
-//! | async handlers in any number; blocking ones up to `--threads` at a time | an async handler that computes or blocks: it holds up every connection of its worker, so run it blocking, or on `spawn_blocking` |
-//! | | speed: async-std keeps a pool of threads (`ASYNC_STD_THREAD_COUNT`), one of which may be the one that waits, and then wakes the one that serves |
+//! Good for:
 //!
-//! An application that wants tokio finds it on a thread of its own.
+//! - applications that use async-std, on their way to another runtime
+//! - any number of async handlers
+//! - up to `--threads` blocking handlers at a time
 //!
-//! This crate waits; the worker's life is [`task_loop`]'s. What HTTP says, when a connection closes and how a drain goes
-//! on is decided in `remuda-core`; nothing here knows.
+//! Not for:
+//!
+//! - new applications
+//! - async handlers that compute or block, because they hold up every connection of their worker:
+//!   make them blocking handlers, or use `spawn_blocking`
+//! - speed: async-std keeps a pool of threads (`ASYNC_STD_THREAD_COUNT`). One of them may do the
+//!   waiting, and then has to wake the thread that serves
+//!
+//! For an application that needs tokio, a separate thread drives a tokio runtime.
+//!
+//! This crate spawns tasks and waits for descriptors. [`task_loop`] runs the worker, and the rest
+//! of `remuda-core` decides on HTTP, the end of connections and the drain.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +35,8 @@ use std::task::{Context, Poll};
 use async_io::Async;
 use async_std::task::{block_on, spawn_local};
 use remuda_core::app::AppFactory;
-use remuda_core::worker::task_loop::{self, Lookout, Runtime, Watched};
-use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx};
+use remuda_core::worker::task_loop::{self, Reactor, Registered, Runtime};
+use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx, probe_thread};
 
 /// The async-std backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,30 +49,34 @@ impl Worker for AsyncStd {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
+        // The reactor starts a thread of its own, and panics if it cannot.
+        if let Err(error) = probe_thread() {
+            return cx.cannot_start(&error);
+        }
         let context = match TokioContext::new(boot.wants_tokio()) {
             Ok(context) => context,
             Err(error) => return cx.cannot_start(&error),
         };
         let _entered = context.enter();
-        block_on(task_loop::run(Here(context.clone()), self.name(), cx, boot))
+        block_on(task_loop::run(AsyncStdRuntime(context.clone()), self.name(), cx, boot))
     }
 }
 
-/// The runtime that this thread is in, beside that of tokio.
-struct Here(TokioContext);
+/// The async-std runtime of this thread, and the tokio runtime beside it.
+struct AsyncStdRuntime(TokioContext);
 
-impl Runtime for Here {
-    type Stream = Watched;
+impl Runtime for AsyncStdRuntime {
+    type Stream = Registered;
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         drop(spawn_local(task));
     }
 
-    fn watch(&self, socket: OwnedFd, lookout: &Lookout) -> io::Result<Watched> {
-        Watched::new(socket, lookout)
+    fn watch(&self, socket: OwnedFd, reactor: &Reactor) -> io::Result<Registered> {
+        Registered::new(socket, reactor)
     }
 
-    /// By async-io, which is async-std's reactor, and of which there is one for a process.
+    /// Uses async-io directly: it is async-std's reactor, and a process has only one.
     fn readable(
         &self,
         descriptor: OwnedFd,

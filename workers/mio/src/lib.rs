@@ -1,11 +1,16 @@
-//! The mio backend: one loop over epoll for all connections, and a bounded pool for handlers that block.
+//! The mio backend: one epoll loop for all connections, and a bounded pool for blocking handlers.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | many connections, most of them idle; short handlers, which run inline at the lowest cost a request | more blocking handlers at a time than `--threads` |
+//! Good for:
 //!
-//! This crate waits. How the loop goes on is `remuda_core::worker::poll_loop`'s; what HTTP says, when a connection closes
-//! and how a drain goes on is decided in the rest of `remuda-core`, and nothing here knows.
+//! - many connections, most of them idle
+//! - short handlers, which run inline at the lowest cost a request
+//!
+//! Not for:
+//!
+//! - more blocking handlers at a time than `--threads`
+//!
+//! This crate only waits for descriptors. `remuda_core::worker::poll_loop` runs the loop, and the
+//! rest of `remuda-core` decides on HTTP, the end of connections and the drain.
 
 #![forbid(unsafe_code)]
 
@@ -21,8 +26,10 @@ use mio::{Events, Interest, Poll, Token};
 use remuda_core::app::AppFactory;
 use remuda_core::machine;
 use remuda_core::pump::Readiness;
-use remuda_core::worker::poll_loop::{Waiter, build, serve};
-use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, run_blocking, sys};
+use remuda_core::worker::handlers::{HandlerPool, run_blocking};
+use remuda_core::worker::poll_loop::{build, serve};
+use remuda_core::worker::waiter::Waiter;
+use remuda_core::worker::{Exit, Worker, WorkerCx, sys};
 
 /// The mio backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,31 +47,31 @@ impl Worker for Mio {
             Err(exit) => return exit,
         };
         let _entered = context.enter();
-        serve(cx, service, Poll::new().map(Watched), |config, shared, waker| {
+        serve(cx, service, Poll::new().map(MioPoll), |config, shared, waker| {
             let context = context.clone();
-            let work = move |desk: &_| {
+            let work = move |lease: &_| {
                 let _entered = context.enter();
-                run_blocking(desk, &shared);
+                run_blocking(lease, &shared);
             };
-            Ok(Crew::new(config, work, move || waker.wake_by_ref()))
+            HandlerPool::new(config, work, move || waker.wake_by_ref())
         })
     }
 }
 
-/// All that mio watches.
-struct Watched(Poll);
+/// The poll of the worker's loop.
+struct MioPoll(Poll);
 
-/// What it has reported in one turn.
-struct Reported(Events);
+/// The events of one turn of the loop.
+struct MioEvents(Events);
 
-impl Default for Reported {
+impl Default for MioEvents {
     fn default() -> Self {
         Self(Events::with_capacity(1024))
     }
 }
 
-impl Waiter for Watched {
-    type Events = Reported;
+impl Waiter for MioPoll {
+    type Events = MioEvents;
 
     fn register(&self, source: BorrowedFd<'_>, number: u64, interest: machine::Interest) -> io::Result<()> {
         let directions = match interest.write {
@@ -76,29 +83,34 @@ impl Waiter for Watched {
 
     fn waker(&self, number: u64) -> io::Result<Waker> {
         let waker = mio::Waker::new(self.0.registry(), Token(number as usize))?;
-        Ok(Waker::from(Arc::new(Alarm(waker))))
+        Ok(Waker::from(Arc::new(MioWaker(waker))))
     }
 
     fn epoll(&self) -> io::Result<OwnedFd> {
         sys::duplicate(&self.0)
     }
 
-    fn wait(&mut self, events: &mut Reported, timeout: Duration) -> io::Result<()> {
-        match self.0.poll(&mut events.0, Some(timeout)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
+    fn wait(&mut self, events: &mut MioEvents, timeout: Duration) -> io::Result<()> {
+        let mut timeout = timeout;
+        loop {
+            match self.0.poll(&mut events.0, Some(timeout)) {
+                // A signal, or a SIGCONT after a stop (signal(7)), interrupts the wait. Looks once
+                // more without waiting, because events that are there come before deadlines.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => timeout = Duration::ZERO,
+                result => return result,
+            }
         }
     }
 
-    fn reported(events: &Reported) -> impl Iterator<Item = (u64, Readiness)> {
+    fn reported(events: &MioEvents) -> impl Iterator<Item = (u64, Readiness)> {
         events.0.iter().map(|event| (event.token().0 as u64, readiness(event)))
     }
 }
 
-/// Ends a wait.
-struct Alarm(mio::Waker);
+/// Interrupts the wait of the loop.
+struct MioWaker(mio::Waker);
 
-impl Wake for Alarm {
+impl Wake for MioWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

@@ -1,16 +1,24 @@
-//! The smol backend: async-io and one executor for all connections, a task for each, and a bounded pool for handlers
-//! that block.
+//! The smol backend: async-io and one executor, a task for each connection, and a bounded pool for
+//! blocking handlers.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | applications that live in smol: async-io, async-net and what is built on them; async handlers in any number | an async handler that computes or blocks: it holds up every connection of its worker, so run it blocking, or on `smol::unblock` |
-//! | many connections, most of them idle | short connections in masses: accepting costs a thread's wake-up each, which mio does without |
-//! | blocking handlers beside async clients, up to `--threads` at a time | more than one processor in one worker: tasks do not leave their thread, more `--workers` do that |
+//! Good for:
 //!
-//! An application that wants tokio finds it on a thread of its own.
+//! - applications that use smol: async-io, async-net and libraries on top of them
+//! - any number of async handlers
+//! - many connections, most of them idle
+//! - blocking handlers beside async clients, up to `--threads` at a time
 //!
-//! This crate waits; the worker's life is [`task_loop`]'s. What HTTP says, when a connection closes and how a drain goes
-//! on is decided in `remuda-core`; nothing here knows.
+//! Not for:
+//!
+//! - async handlers that compute or block, because they hold up every connection of their worker:
+//!   make them blocking handlers, or use `smol::unblock`
+//! - masses of short connections: each accept wakes a thread, which mio avoids
+//! - more than one processor for one worker: tasks do not leave their thread; use more `--workers`
+//!
+//! For an application that needs tokio, a separate thread drives a tokio runtime.
+//!
+//! This crate spawns tasks and waits for descriptors. [`task_loop`] runs the worker, and the rest
+//! of `remuda-core` decides on HTTP, the end of connections and the drain.
 
 #![forbid(unsafe_code)]
 
@@ -22,8 +30,8 @@ use std::task::{Context, Poll};
 use async_executor::LocalExecutor;
 use async_io::Async;
 use remuda_core::app::AppFactory;
-use remuda_core::worker::task_loop::{self, Lookout, Runtime, Watched};
-use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx};
+use remuda_core::worker::task_loop::{self, Reactor, Registered, Runtime};
+use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx, probe_thread};
 
 /// The smol backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,32 +44,36 @@ impl Worker for Smol {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
+        // The reactor starts a thread of its own, and panics if it cannot.
+        if let Err(error) = probe_thread() {
+            return cx.cannot_start(&error);
+        }
         let context = match TokioContext::new(boot.wants_tokio()) {
             Ok(context) => context,
             Err(error) => return cx.cannot_start(&error),
         };
         let _entered = context.enter();
         let executor = LocalExecutor::new();
-        let here = Here { executor: &executor, context: context.clone() };
-        async_io::block_on(executor.run(task_loop::run(here, self.name(), cx, boot)))
+        let runtime = SmolRuntime { executor: &executor, context: context.clone() };
+        async_io::block_on(executor.run(task_loop::run(runtime, self.name(), cx, boot)))
     }
 }
 
-/// The executor that this thread runs.
-struct Here<'a> {
+/// The executor of this thread, and the tokio runtime beside it.
+struct SmolRuntime<'a> {
     executor: &'a LocalExecutor<'static>,
     context: TokioContext,
 }
 
-impl Runtime for Here<'_> {
-    type Stream = Watched;
+impl Runtime for SmolRuntime<'_> {
+    type Stream = Registered;
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.executor.spawn(task).detach();
     }
 
-    fn watch(&self, socket: OwnedFd, lookout: &Lookout) -> io::Result<Watched> {
-        Watched::new(socket, lookout)
+    fn watch(&self, socket: OwnedFd, reactor: &Reactor) -> io::Result<Registered> {
+        Registered::new(socket, reactor)
     }
 
     fn readable(

@@ -1,20 +1,33 @@
-//! The threaded backend: one loop that collects requests without blocking, and a bounded pool of threads that answer them.
+//! The threaded backend: one loop that collects requests without blocking, and a bounded pool of
+//! threads that answer them.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | blocking handlers, `--threads` at a time: databases, files, other services | short handlers in masses: each costs two changes of thread, unless it says that it is short |
-//! | clients of any speed: heads, and bodies of up to 64 KiB, are waited for without holding a thread, and so are idle connections in any number | more slow responses, large uploads or streams of events than there are threads: each holds one while it lasts, and a worker all of whose threads are busy for longer than `timeout` is taken for hung |
-//! | async applications that block now and then: a thread is held up, and not the worker | async handlers by the thousand, which mio and tokio wait for on one thread; what handlers leave to tasks in the background, which go on only while a handler of the same thread waits |
+//! Good for:
 //!
-//! This crate says where handlers run. How the loop goes on is `remuda_core::worker::poll_loop`'s; what HTTP says, when a
-//! connection closes and how a drain goes on is decided in the rest of `remuda-core`, and nothing here knows.
+//! - blocking handlers, `--threads` at a time: databases, files, other services
+//! - clients of any speed: heads, bodies of up to 64 KiB and any number of idle connections do not
+//!   occupy a thread
+//! - async applications that sometimes block: that holds up one thread, not the worker
+//!
+//! Not for:
+//!
+//! - masses of short handlers: each costs two thread switches, unless it is declared as short
+//! - more slow responses, large uploads or event streams than there are threads: each occupies a
+//!   thread while it lasts, and a worker whose threads are all busy for longer than `timeout`
+//!   counts as hung
+//! - thousands of async handlers, which mio and tokio run on one thread
+//! - background tasks of handlers, which progress only while a handler of the same thread waits,
+//!   and at the worker's end if they hold the worker
+//!
+//! This crate only decides where handlers run. `remuda_core::worker::poll_loop` runs the loop, and
+//! the rest of `remuda-core` decides on HTTP, the end of connections and the drain.
 
 #![forbid(unsafe_code)]
 
-use remuda_core::app::{AppFactory, Turns};
-use remuda_core::worker::epoll::Epoll;
+use remuda_core::app::{AppFactory, Placement};
+use remuda_core::worker::handlers::{HandlerPool, future};
 use remuda_core::worker::poll_loop::{build, serve};
-use remuda_core::worker::{Crew, Exit, Worker, WorkerCx, future_turn};
+use remuda_core::worker::waiter::Epoll;
+use remuda_core::worker::{Exit, Worker, WorkerCx};
 
 /// The threaded backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,26 +40,29 @@ impl Worker for Threaded {
     }
 
     fn run(&self, cx: WorkerCx, boot: AppFactory) -> Exit {
-        // What the application makes while it is built, such as a pool of connections, is no handler's: it lives on a
-        // thread of its own, and handlers of all threads may use it. Blocking ones find its runtime.
+        // Objects that the application creates while it is built, such as a connection pool, belong
+        // to no single handler. Their runtime runs on a thread of its own, and handlers of all
+        // threads may use them. Blocking handlers find that runtime, too.
         let (context, service) = match build(&cx, self.name(), &boot) {
             Ok(built) => built,
             Err(exit) => return exit,
         };
         let _entered = context.enter();
-        let service = service.in_turns(Turns::OnThread);
+        let service = service.placed(Placement::OnThread);
         let is_async = service.app.is_future();
         serve(cx, service, Epoll::new(), |config, shared, waker| {
             let (watch, context) = (shared.watch.clone(), context.clone());
-            let work = move |desk: &_| {
+            let work = move |lease: &_| {
                 let _entered = context.enter();
-                future_turn::run(desk, &shared);
+                future::run(lease, &shared);
             };
-            let crew = Crew::new(config, work, move || waker.wake_by_ref());
-            if is_async {
-                crew.on_each(move || future_turn::prepare(&watch))?;
+            let pool = HandlerPool::new(config, work, move || waker.wake_by_ref())?;
+            if !is_async {
+                return Ok(pool);
             }
-            Ok(crew)
+            let last = watch.clone();
+            pool.on_each(move || future::prepare(&watch))?;
+            Ok(pool.doing_last(move || future::linger(&last)))
         })
     }
 }

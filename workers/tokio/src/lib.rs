@@ -1,14 +1,22 @@
-//! The tokio backend: one current-thread runtime for all connections, a task for each, and a bounded pool for
-//! handlers that block.
+//! The tokio backend: one current-thread runtime, a task for each connection, and a bounded pool
+//! for blocking handlers.
 //!
-//! | good for | not for |
-//! |---|---|
-//! | applications that live in tokio: axum, clients and pools of connections; async handlers in any number | an async handler that computes or blocks: it holds up every connection of its worker, so run it blocking, or on `spawn_blocking` |
-//! | many connections, most of them idle | short connections in masses: accepting costs a thread's wake-up each, which mio does without |
-//! | blocking handlers beside async clients, up to `--threads` at a time | more than one processor in one worker: tasks do not leave their thread, more `--workers` do that |
+//! Good for:
 //!
-//! This crate waits and moves bytes; the worker's life is [`task_loop`]'s. What HTTP says, when a connection closes and
-//! how a drain goes on is decided in `remuda-core`; nothing here knows.
+//! - applications that use tokio: axum, clients and connection pools
+//! - any number of async handlers
+//! - many connections, most of them idle
+//! - blocking handlers beside async clients, up to `--threads` at a time
+//!
+//! Not for:
+//!
+//! - async handlers that compute or block, because they hold up every connection of their worker:
+//!   make them blocking handlers, or use `spawn_blocking`
+//! - masses of short connections: each accept wakes a thread, which mio avoids
+//! - more than one processor for one worker: tasks do not leave their thread; use more `--workers`
+//!
+//! This crate spawns tasks, waits for descriptors and moves bytes. [`task_loop`] runs the worker,
+//! and the rest of `remuda-core` decides on HTTP, the end of connections and the drain.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +28,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use remuda_core::app::AppFactory;
-use remuda_core::worker::task_loop::{self, Lookout, Runtime};
+use remuda_core::worker::task_loop::{self, Reactor, Runtime};
 use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx};
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::{Builder, LocalOptions};
@@ -43,24 +51,24 @@ impl Worker for Tokio {
             Ok(runtime) => runtime,
             Err(error) => return cx.cannot_start(&error),
         };
-        let exit = runtime.block_on(task_loop::run(Here, self.name(), cx, boot));
-        // What an application still runs on threads of the runtime does not hold up the exit.
+        let exit = runtime.block_on(task_loop::run(TokioRuntime, self.name(), cx, boot));
+        // Does not wait for blocking work that the application left on threads of the runtime.
         runtime.shutdown_background();
         exit
     }
 }
 
-/// The runtime that this thread is in.
-struct Here;
+/// The tokio runtime of this thread.
+struct TokioRuntime;
 
-impl Runtime for Here {
+impl Runtime for TokioRuntime {
     type Stream = Stream;
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         drop(spawn_local(task));
     }
 
-    fn watch(&self, socket: OwnedFd, _: &Lookout) -> io::Result<Stream> {
+    fn watch(&self, socket: OwnedFd, _: &Reactor) -> io::Result<Stream> {
         Stream::new(socket)
     }
 
@@ -68,11 +76,13 @@ impl Runtime for Here {
         &self,
         descriptor: OwnedFd,
     ) -> io::Result<impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + 'static> {
-        // The runtime's type for a pipe's end stands for any descriptor: it is asked when to look, and never reads.
+        // tokio's type for the end of a pipe works for any descriptor here: it only reports
+        // readiness, and never reads.
         let descriptor = Receiver::from_owned_fd_unchecked(descriptor)?;
         Ok(move |task: &mut Context<'_>| {
             ready!(descriptor.poll_read_ready(task))?;
-            // All that is there now is taken next; only what comes after that is to be reported.
+            // The caller takes everything that is there now. Clears the readiness, so that only
+            // later arrivals are reported.
             let _ = descriptor.try_io(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
             Poll::Ready(Ok(()))
         })

@@ -21,7 +21,7 @@ fn connect(dir: &TempDir) -> UnixStream {
     stream
 }
 
-/// A client that has asked for something, and its ticket.
+/// A client with an unanswered request, and its ticket.
 fn asking(dir: &TempDir, socket: &mut ControlSocket) -> (UnixStream, Ticket) {
     let mut client = connect(dir);
     client.write_all(STATUS).unwrap();
@@ -31,7 +31,7 @@ fn asking(dir: &TempDir, socket: &mut ControlSocket) -> (UnixStream, Ticket) {
 }
 
 #[test]
-fn who_does_not_take_its_answer_is_dropped_and_asks_nothing_more_until_then() {
+fn a_client_that_does_not_read_its_answer_is_dropped() {
     let (dir, mut socket) = listening();
     let (mut client, ticket) = asking(&dir, &mut socket);
     socket.answer(ticket, [json!("x".repeat(OUTPUT_MAX / 2))], NOW);
@@ -43,7 +43,7 @@ fn who_does_not_take_its_answer_is_dropped_and_asks_nothing_more_until_then() {
 }
 
 #[test]
-fn an_answer_that_is_too_long_is_not_kept() {
+fn an_answer_that_is_too_long_is_dropped() {
     let (dir, mut socket) = listening();
     let (_client, ticket) = asking(&dir, &mut socket);
     socket.answer(ticket, [json!("x".repeat(OUTPUT_MAX))], NOW);
@@ -51,8 +51,22 @@ fn an_answer_that_is_too_long_is_not_kept() {
     assert_eq!(socket.clients.len(), 0);
 }
 
+/// The arbiter was frozen or busy for longer than the time of a line.
 #[test]
-fn who_says_nothing_or_half_a_line_is_dropped_and_who_waits_is_not() {
+fn d21_a_line_completed_in_time_is_read_before_its_deadline_counts() {
+    let (dir, mut socket) = listening();
+    let (begun, rest) = STATUS.split_at(8);
+    let mut client = connect(&dir);
+    client.write_all(begun).unwrap();
+    assert_eq!(socket.advance(NOW), []);
+    client.write_all(rest).unwrap();
+    let mut late = connect(&dir);
+    late.write_all(STATUS).unwrap();
+    assert_eq!(socket.advance(NOW + PATIENCE + PATIENCE).len(), 2);
+}
+
+#[test]
+fn silent_clients_are_dropped_and_waiting_clients_kept() {
     let (dir, mut socket) = listening();
     let (_waiting, _) = asking(&dir, &mut socket);
     let mut silent = connect(&dir);
@@ -70,10 +84,75 @@ fn who_says_nothing_or_half_a_line_is_dropped_and_who_waits_is_not() {
 }
 
 #[test]
-fn who_leaves_before_its_answer_is_forgotten() {
+fn a_slow_line_has_the_time_of_any_line() {
+    let (dir, mut socket) = listening();
+    let mut client = connect(&dir);
+    for second in 0..10 {
+        client.write_all(b" ").unwrap();
+        assert_eq!(socket.advance(NOW + Duration::from_secs(second)), []);
+        assert_eq!((socket.clients.len(), socket.deadline()), (1, Some(NOW + PATIENCE)));
+    }
+    client.write_all(b" ").unwrap();
+    socket.advance(NOW + PATIENCE);
+    assert_eq!(socket.clients.len(), 0);
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    assert!(text.contains("no end of line"), "{text}");
+}
+
+#[test]
+fn a_line_that_is_complete_at_its_deadline_is_answered() {
+    let (dir, mut socket) = listening();
+    let mut client = connect(&dir);
+    client.write_all(&STATUS[..9]).unwrap();
+    socket.advance(NOW);
+    client.write_all(&STATUS[9..]).unwrap();
+    assert_eq!(socket.advance(NOW + PATIENCE * 2).len(), 1);
+}
+
+#[test]
+fn a_further_client_displaces_the_one_that_needs_its_place_least() {
+    let (dir, mut socket) = listening();
+    let (waiting, asked) = asking(&dir, &mut socket);
+    let (reader, answered) = asking(&dir, &mut socket);
+    socket.answer(answered, [json!("x".repeat(OUTPUT_MAX / 2))], NOW);
+    let silent: Vec<_> = (2..CLIENTS).map(|_| connect(&dir)).collect();
+    assert_eq!(socket.advance(NOW), []);
+    assert_eq!(socket.clients.len(), CLIENTS);
+    let mut others = Vec::new();
+    // Silent clients are dropped first, the oldest first.
+    for mut next in silent {
+        others.push(asking(&dir, &mut socket));
+        assert_eq!(socket.clients.len(), CLIENTS);
+        let mut text = String::new();
+        next.read_to_string(&mut text).unwrap();
+        assert!(text.contains("another one has connected"), "{text}");
+    }
+    // Then the client that does not read its answer.
+    others.push(asking(&dir, &mut socket));
+    assert!(socket.clients.iter().all(|client| client.asked.is_some()));
+    // If all wait for answers, the oldest is dropped.
+    others.push(asking(&dir, &mut socket));
+    assert!(socket.clients.iter().all(|client| client.asked != Some(asked)));
+    drop((waiting, reader));
+}
+
+#[test]
+fn requests_of_all_clients_are_read_in_one_turn() {
+    let (dir, mut socket) = listening();
+    let connect_all = || (0..CLIENTS).map(|_| connect(&dir)).collect::<Vec<_>>();
+    let _silent = connect_all();
+    socket.advance(NOW);
+    let mut asking = connect_all();
+    asking.iter_mut().for_each(|client| client.write_all(STATUS).unwrap());
+    assert_eq!(socket.advance(NOW).len(), CLIENTS);
+}
+
+#[test]
+fn a_client_that_leaves_before_its_answer_is_forgotten() {
     let (dir, mut socket) = listening();
     let (client, ticket) = asking(&dir, &mut socket);
-    // Having nothing more to say is not leaving.
+    // A client that ends its sending side has not left.
     client.shutdown(std::net::Shutdown::Write).unwrap();
     socket.advance(NOW);
     assert_eq!(socket.clients.len(), 1);
@@ -84,7 +163,7 @@ fn who_leaves_before_its_answer_is_forgotten() {
 }
 
 #[test]
-fn what_came_with_the_first_request_is_due_once_that_is_answered() {
+fn a_second_request_is_due_once_the_first_is_answered() {
     let (dir, mut socket) = listening();
     let mut client = connect(&dir);
     client.write_all(&[STATUS, STATUS].concat()).unwrap();
@@ -97,7 +176,7 @@ fn what_came_with_the_first_request_is_due_once_that_is_answered() {
 }
 
 #[test]
-fn at_the_end_the_file_is_gone() {
+fn the_end_removes_the_file() {
     let (dir, mut socket) = listening();
     socket.end();
     assert!(!dir.path().join("socket").exists());

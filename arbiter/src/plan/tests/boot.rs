@@ -1,29 +1,29 @@
-//! `max-boot-failures`: a server of which no worker was ever ready gives up.
+//! `max-boot-failures`: a server without any ready worker gives up.
 
 use super::*;
 
 fn of(workers: u16, max_boot_failures: u32) -> World {
-    World::with(Shape { max_boot_failures, ..shape(workers) })
+    World::with(PlanConfig { max_boot_failures, ..config(workers) })
 }
 
-/// What the server has ended with, once those that were told to end have.
+/// The outcome of the server, once the workers told to end have ended.
 fn outcome(mut world: World) -> (u8, String) {
     world.pids().into_iter().for_each(|raw| world.die(raw, Death::Status(0)));
-    let outcome = world.outcome.expect("it has ended");
+    let outcome = world.promised.outcome.clone().expect("it has ended");
     (outcome.status(), outcome.to_string())
 }
 
 fn gave_up(world: &World) -> bool {
-    world.log.iter().any(|notice| matches!(notice, Notice::GivingUp { .. }))
+    world.promised.log.iter().any(|notice| matches!(notice, Notice::GivingUp { .. }))
 }
 
 #[test]
-fn d17_boots_that_fail_are_tried_again_with_back_off_until_there_were_as_many_as_may_be() {
+fn d17_failed_boots_are_tried_again_with_back_off_up_to_the_limit() {
     let mut world = of(1, 4);
     let mut waits = Vec::new();
     for _ in 0..3 {
         world.die(world.in_slot(0).unwrap(), Death::Signal(11));
-        assert!(!world.stopping);
+        assert!(!world.promised.stopping);
         waits.push(world.gap());
     }
     assert_eq!(waits, [1, 2, 4].map(|n| n * BACKOFF_MIN));
@@ -39,7 +39,7 @@ fn an_application_that_never_loads_shows_in_the_status() {
     for status in [3, 4] {
         let mut world = of(1, 2);
         for raw in [101, 102] {
-            assert!(!world.stopping, "the first may say why, and is tried again all the same");
+            assert!(!world.promised.stopping, "the first may say why, and is tried again all the same");
             world.report(raw, boot_failed(status));
             world.die(raw, Death::Status(status.into()));
             world.pass(BACKOFF_MIN);
@@ -50,26 +50,26 @@ fn an_application_that_never_loads_shows_in_the_status() {
 }
 
 #[test]
-fn the_failures_of_all_workers_count_and_the_others_are_told() {
+fn failures_of_all_workers_count_and_the_others_are_told() {
     let mut world = of(3, 2);
     world.die(101, Death::Status(1));
     world.die(103, Death::Signal(9));
-    assert!(world.stopping && world.living[&102].1 == Some(world.now + HURRY));
+    assert!(world.promised.stopping && world.leaves_by(102) == Some(world.is.now + HURRY));
     assert_eq!(outcome(world).0, 3);
 }
 
 #[test]
-fn a_boot_that_is_too_slow_and_one_that_cannot_be_begun_have_failed() {
+fn slow_boots_and_failed_forks_count_as_failures() {
     let boot_timeout = 10 * SECOND;
     let patience = Patience { boot_timeout, nap: SECOND, ..Patience::default() };
-    let mut world = World::with(Shape { patience, max_boot_failures: 1, ..shape(1) });
+    let mut world = World::with(PlanConfig { patience, max_boot_failures: 1, ..config(1) });
     world.silence(101);
     world.pass(boot_timeout + SECOND);
     let (status, message) = outcome(world);
     assert!(status == 3 && message.contains("worker 101 was not ready in time"), "{status} {message}");
 
     let mut world = of(1, 2);
-    world.exhausted = true;
+    world.is.exhausted = true;
     world.die(101, Death::Signal(9));
     world.pass(BACKOFF_MIN);
     let (status, message) = outcome(world);
@@ -77,7 +77,7 @@ fn a_boot_that_is_too_slow_and_one_that_cannot_be_begun_have_failed() {
 }
 
 #[test]
-fn a_server_of_which_a_worker_was_ready_never_gives_up() {
+fn a_server_with_a_worker_that_was_ready_never_gives_up() {
     let mut world = of(2, 1);
     world.report(101, Report::Ready);
     for _ in 0..8 {
@@ -85,9 +85,9 @@ fn a_server_of_which_a_worker_was_ready_never_gives_up() {
         world.die(world.in_slot(1).unwrap(), Death::Status(4));
         world.pass(60 * SECOND);
     }
-    assert!(!world.stopping && world.in_slot(1).is_some());
+    assert!(!world.promised.stopping && world.in_slot(1).is_some());
     world.report(world.in_slot(1).unwrap(), Report::Ready);
-    assert!(world.announced);
+    assert!(world.promised.announced);
     world.die(101, Death::Signal(9));
     assert!(!gave_up(&world));
 }
@@ -99,18 +99,42 @@ fn without_a_limit_workers_that_just_die_are_tried_for_ever() {
         world.die(world.in_slot(0).unwrap(), Death::Signal(9));
         world.gap();
     }
-    assert!(!world.stopping);
+    assert!(!world.promised.stopping);
 }
 
 #[test]
-fn who_is_told_to_leave_before_it_is_ready_has_not_failed() {
+fn a_worker_told_to_leave_before_it_is_ready_has_not_failed() {
     for max_boot_failures in [0, 1] {
         let mut world = of(2, max_boot_failures);
         world.signal(Signal::Ttou);
         world.report(102, boot_failed(4));
         world.die(102, Death::Status(4));
-        assert!(!world.stopping);
+        assert!(!world.promised.stopping);
         world.report(101, Report::Ready);
-        assert!(world.announced);
+        assert!(world.promised.announced);
     }
+}
+
+#[test]
+fn a_stop_waits_briefly_for_a_worker_that_was_never_ready() {
+    let mut world = of(2, 0);
+    world.report(101, Report::Ready);
+    world.signal(Signal::Term);
+    world.pass(KILL_MARGIN - MS);
+    assert!(world.promised.killed.is_empty(), "it ends by itself");
+    world.pass(MS);
+    assert_eq!(world.promised.killed, BTreeSet::from([102]), "or is killed, and the other one has its time");
+    world.die(101, Death::Status(0));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false), "it had nothing to finish");
+}
+
+#[test]
+fn a_worker_ready_as_the_stop_begins_has_the_time_of_others() {
+    let mut world = of(1, 0);
+    world.signal(Signal::Term);
+    world.report(101, Report::Ready);
+    world.pass(GRACEFUL + KILL_MARGIN - MS);
+    assert!(world.promised.killed.is_empty());
+    world.pass(MS);
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, true));
 }

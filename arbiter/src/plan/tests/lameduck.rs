@@ -1,10 +1,10 @@
-//! The time between TERM and the stop, in which the server serves as usual.
+//! The lame duck phase: the time between TERM and the stop, in which the server serves as usual.
 
 use super::*;
 
 pub(super) const LAMEDUCK: Duration = Duration::from_secs(10);
 
-/// Two workers that have been ready for a while, when TERM has come.
+/// Two workers that have been ready for a while, after TERM.
 pub(super) fn lame() -> World {
     let mut world = World::lame(2, Patience::default(), LAMEDUCK).serve(SECOND);
     world.signal(Signal::Term);
@@ -12,26 +12,26 @@ pub(super) fn lame() -> World {
 }
 
 fn order(world: &World) -> Order {
-    let drain = Drain::new(Reason::Stop, world.now, world.now + LAMEDUCK + GRACEFUL).lameduck();
+    let drain = Drain::new(Reason::Stop, world.is.now, world.is.now + LAMEDUCK + GRACEFUL).lameduck();
     Order::Drain { drain, policy: PolicyId::Stop }
 }
 
 #[test]
-fn term_tells_every_worker_and_stops_when_the_time_is_over() {
+fn term_tells_every_worker_and_stops_after_the_lame_duck_phase() {
     let mut world = World::lame(2, Patience::default(), LAMEDUCK).serve(SECOND);
     let order = order(&world);
     let told = [101, 102].map(|raw| Action::Send { pid: pid(raw), order: order.clone() });
     let [first, second] = told;
     assert_eq!(world.signal(Signal::Term), [Action::Log(Notice::Lameduck { left: LAMEDUCK }), first, second]);
     world.pass(LAMEDUCK - MS);
-    assert!(world.listening);
+    assert!(world.promised.listening);
     world.pass(MS);
-    assert!(!world.listening);
-    let deadlines: Vec<_> = world.living.values().map(|(_, told)| told.unwrap()).collect();
-    assert_eq!(deadlines, [world.now + GRACEFUL; 2], "it is no part of the graceful timeout");
+    assert!(!world.promised.listening);
+    let deadlines: Vec<_> = world.pids().into_iter().map(|raw| world.leaves_by(raw).unwrap()).collect();
+    assert_eq!(deadlines, [world.is.now + GRACEFUL; 2], "it is no part of the graceful timeout");
     world.die(101, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
@@ -44,11 +44,11 @@ fn another_signal_ends_it() {
         let mut world = lame();
         world.pass(SECOND);
         world.signal(signal);
-        assert!(!world.listening, "{signal}");
-        assert_eq!(world.living[&101].1, Some(world.now + grace), "{signal}");
+        assert!(!world.promised.listening, "{signal}");
+        assert_eq!(world.leaves_by(101), Some(world.is.now + grace), "{signal}");
         world.die(101, Death::Status(0));
         world.die(102, Death::Status(0));
-        assert_eq!(world.outcome, stopped(reason, signal == Signal::Quit), "{signal}");
+        assert_eq!(world.promised.outcome, stopped(reason, signal == Signal::Quit), "{signal}");
     }
 }
 
@@ -56,21 +56,21 @@ fn another_signal_ends_it() {
 fn an_arbiter_that_wakes_late_does_not_move_the_deadline() {
     for late in [MS, LAMEDUCK] {
         let mut world = lame();
-        let deadline = world.now + LAMEDUCK + GRACEFUL;
+        let deadline = world.is.now + LAMEDUCK + GRACEFUL;
         world.freeze(LAMEDUCK + late);
-        assert_eq!(world.living[&101].1, Some(deadline), "{late:?} late");
+        assert_eq!(world.leaves_by(101), Some(deadline), "{late:?} late");
     }
 }
 
 #[test]
-fn only_term_begins_it_and_only_where_the_server_was_ready() {
+fn only_term_to_a_ready_server_begins_a_lame_duck_phase() {
     for (mut world, signal) in [
         (World::lame(1, Patience::default(), LAMEDUCK), Signal::Term),
         (World::lame(1, Patience::default(), LAMEDUCK).serve(SECOND), Signal::Int),
         (World::lame(1, Patience::default(), LAMEDUCK).serve(SECOND), Signal::Quit),
     ] {
         world.signal(signal);
-        assert!(!world.listening && world.lame.is_empty(), "{signal}");
+        assert!(!world.promised.listening && world.promised.lame.is_empty(), "{signal}");
     }
 }
 
@@ -78,22 +78,22 @@ fn only_term_begins_it_and_only_where_the_server_was_ready() {
 fn a_worker_that_dies_is_replaced_by_one_that_is_told() {
     let mut world = lame();
     world.die(101, Death::Signal(9));
-    assert_eq!(world.in_slot(0), Some(103), "what it served has to be served by somebody");
-    assert_eq!(world.lame, BTreeSet::from([101, 102, 103]));
+    assert_eq!(world.in_slot(0), Some(103), "its connections need another worker");
+    assert_eq!(world.promised.lame, BTreeSet::from([101, 102, 103]));
     world.pass(LAMEDUCK);
     world.die(103, Death::Signal(9));
-    assert_eq!(world.pids(), [102], "nobody is replaced in a stop");
+    assert_eq!(world.pids(), [102], "no worker is replaced in a stop");
 }
 
 #[test]
-fn who_is_leaving_already_is_told_of_the_stop_alone() {
+fn a_leaving_worker_is_told_of_the_stop_only() {
     let mut world = World::lame(2, Patience::default(), LAMEDUCK).serve(SECOND);
     world.signal(Signal::Ttou);
-    let deadline = world.living[&102].1;
+    let deadline = world.leaves_by(102);
     world.signal(Signal::Term);
-    assert_eq!((world.living[&102].1, &world.lame), (deadline, &BTreeSet::from([101])));
+    assert_eq!((world.leaves_by(102), &world.promised.lame), (deadline, &BTreeSet::from([101])));
     world.pass(LAMEDUCK);
-    assert_eq!(world.living[&102].1, deadline);
+    assert_eq!(world.leaves_by(102), deadline);
 }
 
 #[test]

@@ -1,18 +1,18 @@
-//! D15: a worker that has served enough is replaced, by one that is ready before it leaves.
+//! D15: a worker that has served enough is replaced, by a successor that is ready before it leaves.
 
 use super::world::{RECYCLED, ROOM};
 use super::*;
 
 pub(super) const SPENT: Report = Report::Recycle { reason: Reason::RecycleRequests };
 
-/// Two workers that have been ready for a while, the first of which has just asked to be replaced.
+/// Two workers that have been ready for a while; the first has just requested its replacement.
 pub(super) fn recycling() -> World {
     let mut world = World::serving(2, SECOND);
     world.report(101, SPENT);
     world
 }
 
-/// The same, when its successor is ready.
+/// The same, with a ready successor.
 fn recycled() -> World {
     let mut world = recycling();
     world.pass(SECOND);
@@ -24,7 +24,7 @@ fn recycled() -> World {
 fn d15_the_old_worker_is_told_to_drain_when_the_new_one_is_ready() {
     let mut world = World::serving(2, SECOND);
     let report = Event::Report { pid: pid(102), report: SPENT };
-    let actions = world.plan.handle(report, world.now);
+    let actions = world.supervisor.plan.handle(report, world.is.now);
     assert!(
         actions.contains(&Action::Spawn { slot: 1, seat: 2, generation: 1 }),
         "it has the slot of the old one"
@@ -32,18 +32,22 @@ fn d15_the_old_worker_is_told_to_drain_when_the_new_one_is_ready() {
 
     let mut world = recycling();
     world.pass(10 * SECOND);
-    assert_eq!(world.living[&101].1, None, "it serves on");
+    assert_eq!(world.leaves_by(101), None, "it serves on");
     world.report(103, Report::Ready);
-    assert_eq!(world.recycled, BTreeSet::from([101]));
-    assert_eq!(world.living[&101].1, Some(world.now + GRACEFUL));
+    assert_eq!(world.promised.recycled, BTreeSet::from([101]));
+    assert_eq!(world.leaves_by(101), Some(world.is.now + GRACEFUL));
     assert_eq!(world.in_slot(0), Some(103));
     world.die(101, Death::Status(0));
-    assert_eq!((world.pids(), world.plan.deadline()), (vec![102, 103], None), "nothing is left to do");
-    assert_eq!(world.buried, [0]);
+    assert_eq!(
+        (world.pids(), world.supervisor.plan.deadline()),
+        (vec![102, 103], None),
+        "nothing is left to do"
+    );
+    assert_eq!(world.promised.buried, [0]);
 }
 
 #[test]
-fn d15_no_more_are_recycled_at_a_time_than_may_be_and_the_first_comes_first() {
+fn d15_recycles_are_limited_at_a_time_and_in_order() {
     let mut world = World::serving(3, SECOND);
     for raw in [103, 101, 102, 101] {
         world.report(raw, SPENT);
@@ -53,10 +57,10 @@ fn d15_no_more_are_recycled_at_a_time_than_may_be_and_the_first_comes_first() {
     world.report(104, Report::Ready);
     assert_eq!(world.pids().len(), 4, "the old worker is there until it is gone");
     world.die(103, Death::Status(0));
-    assert_eq!((world.in_slot(2), world.living[&105].0), (Some(104), 0));
+    assert_eq!((world.in_slot(2), world.is.living[&105]), (Some(104), 0));
     world.report(105, Report::Ready);
     world.die(101, Death::Status(0));
-    assert_eq!(world.living[&106].0, 1);
+    assert_eq!(world.is.living[&106], 1);
     world.report(106, Report::Ready);
     world.die(102, Death::Status(0));
     assert_eq!(world.pids(), [104, 105, 106]);
@@ -64,7 +68,7 @@ fn d15_no_more_are_recycled_at_a_time_than_may_be_and_the_first_comes_first() {
 
 #[test]
 fn d15_more_at_a_time_if_more_may_be() {
-    let mut plan = Plan::new(Shape { recycle_concurrency: 2, ..shape(3) });
+    let mut plan = Plan::new(PlanConfig { recycle_concurrency: 2, ..config(3) });
     let now = Time::from_nanos(1);
     plan.handle(Event::Tick, now);
     for (seat, raw) in [(0, 101), (1, 102), (2, 103)] {
@@ -79,65 +83,65 @@ fn d15_more_at_a_time_if_more_may_be() {
 }
 
 #[test]
-fn d15_a_successor_that_fails_to_boot_leaves_the_old_worker_serving_and_is_tried_again() {
+fn d15_a_successor_that_fails_is_tried_again_while_the_old_serves() {
     let mut world = recycling();
     let mut waits = Vec::new();
     for _ in 0..4 {
         let successor = *world.pids().last().unwrap();
         world.report(successor, boot_failed(4));
         world.die(successor, Death::Status(4));
-        assert_eq!((world.pids(), world.living[&101].1), (vec![101, 102], None));
-        waits.push(world.plan.deadline().unwrap() - world.now);
+        assert_eq!((world.pids(), world.leaves_by(101)), (vec![101, 102], None));
+        waits.push(world.supervisor.plan.deadline().unwrap() - world.is.now);
         world.pass(*waits.last().unwrap());
     }
     assert_eq!(waits, [1, 2, 4, 8].map(|n| n * BACKOFF_MIN));
     world.report(*world.pids().last().unwrap(), Report::Ready);
-    assert_eq!(world.recycled, BTreeSet::from([101]));
+    assert_eq!(world.promised.recycled, BTreeSet::from([101]));
 }
 
 #[test]
 fn d15_a_successor_that_cannot_be_forked_is_tried_again() {
     let mut world = World::serving(2, SECOND);
-    world.exhausted = true;
+    world.is.exhausted = true;
     world.report(101, SPENT);
-    assert_eq!(world.plan.deadline(), Some(world.now + BACKOFF_MIN));
-    world.exhausted = false;
+    assert_eq!(world.supervisor.plan.deadline(), Some(world.is.now + BACKOFF_MIN));
+    world.is.exhausted = false;
     world.pass(BACKOFF_MIN);
     assert_eq!(world.pids(), [101, 102, 103]);
 }
 
 #[test]
-fn d15_a_worker_that_dies_before_its_successor_is_ready_leaves_it_the_slot() {
+fn d15_a_dead_worker_leaves_its_slot_to_its_successor() {
     let mut world = recycling();
     world.die(101, Death::Signal(9));
     assert_eq!((world.in_slot(0), world.pids()), (Some(103), vec![102, 103]));
     world.report(103, Report::Ready);
-    assert!(world.recycled.is_empty(), "there is nobody to tell");
+    assert!(world.promised.recycled.is_empty(), "there is no worker to tell");
     world.report(102, SPENT);
     assert_eq!(world.pids(), [102, 103, 104], "that recycle is over");
 }
 
 #[test]
-fn d15_a_slot_without_a_worker_does_not_wait_for_a_successor_that_failed_before() {
+fn d15_an_empty_slot_does_not_wait_for_a_failed_successor() {
     let mut world = recycling();
     for _ in 0..6 {
         world.die(*world.pids().last().unwrap(), Death::Status(4));
-        let wait = world.plan.deadline().unwrap() - world.now;
+        let wait = world.supervisor.plan.deadline().unwrap() - world.is.now;
         world.pass(wait);
     }
     world.die(*world.pids().last().unwrap(), Death::Status(4));
-    assert!(world.plan.deadline().unwrap() - world.now > SECOND);
+    assert!(world.supervisor.plan.deadline().unwrap() - world.is.now > SECOND);
     world.die(101, Death::Signal(9));
     assert!(world.in_slot(0).is_some(), "the old one had lived for long enough to be replaced at once");
 }
 
 #[test]
-fn d10_a_recycled_worker_is_killed_once_when_it_outlives_its_deadline_and_is_not_replaced() {
+fn d10_a_recycled_worker_is_killed_once_and_not_replaced() {
     let mut world = recycled();
     world.pass(GRACEFUL + KILL_MARGIN - MS);
-    assert!(world.killed.is_empty());
+    assert!(world.promised.killed.is_empty());
     world.pass(MS);
-    assert_eq!(world.killed, BTreeSet::from([101]));
+    assert_eq!(world.promised.killed, BTreeSet::from([101]));
     assert_eq!(world.pids(), [102, 103]);
 }
 
@@ -154,17 +158,17 @@ fn a_recycled_worker_that_crashes_is_not_replaced_and_its_successor_is() {
 #[test]
 fn a_stop_tells_old_and_new_and_waits_for_both() {
     for mut world in [recycling(), recycled()] {
-        let left = world.living[&101].1;
+        let left = world.leaves_by(101);
         world.pass(SECOND);
         world.signal(Signal::Term);
-        let deadline = world.now + GRACEFUL;
-        let told: Vec<_> = world.living.values().map(|(_, told)| told.unwrap()).collect();
+        let deadline = world.is.now + GRACEFUL;
+        let told: Vec<_> = world.pids().into_iter().map(|raw| world.leaves_by(raw).unwrap()).collect();
         assert_eq!(told, [left.unwrap_or(deadline), deadline, deadline]);
         for raw in [101, 102, 103] {
-            assert_eq!(world.outcome, None);
+            assert_eq!(world.promised.outcome, None);
             world.die(raw, Death::Status(0));
         }
-        assert_eq!(world.outcome, stopped(Reason::Stop, false));
+        assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
     }
 }
 
@@ -175,15 +179,15 @@ fn a_stop_tries_no_successor_again() {
     world.signal(Signal::Term);
     world.die(101, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Stop, false));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, false));
 }
 
 #[test]
-fn a_successor_that_is_ready_in_a_stop_takes_nothing_over() {
+fn a_successor_ready_in_a_stop_takes_nothing_over() {
     let mut world = recycling();
     world.signal(Signal::Term);
     world.report(103, Report::Ready);
-    assert!(world.recycled.is_empty());
+    assert!(world.promised.recycled.is_empty());
 }
 
 #[test]
@@ -191,19 +195,19 @@ fn ttou_dismisses_old_and_new() {
     let mut world = World::serving(2, SECOND);
     world.report(102, SPENT);
     world.signal(Signal::Ttou);
-    assert_eq!(world.leaving, BTreeSet::from([102, 103]));
+    assert_eq!(world.promised.leaving, BTreeSet::from([102, 103]));
     world.report(103, Report::Ready);
     world.die(103, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!((world.pids(), world.plan.deadline()), (vec![101], None));
+    assert_eq!((world.pids(), world.supervisor.plan.deadline()), (vec![101], None));
 
     let mut world = World::serving(2, SECOND);
     world.report(102, SPENT);
     world.die(103, Death::Status(4));
     world.signal(Signal::Ttou);
     assert_eq!(
-        (&world.leaving, world.plan.deadline()),
-        (&BTreeSet::from([102]), Some(world.now + GRACEFUL + KILL_MARGIN))
+        (&world.promised.leaving, world.supervisor.plan.deadline()),
+        (&BTreeSet::from([102]), Some(world.is.now + GRACEFUL + KILL_MARGIN))
     );
 }
 
@@ -211,13 +215,13 @@ fn ttou_dismisses_old_and_new() {
 fn ttou_of_another_worker_leaves_a_recycle_alone() {
     let mut world = recycling();
     world.signal(Signal::Ttou);
-    assert_eq!(world.leaving, BTreeSet::from([102]));
+    assert_eq!(world.promised.leaving, BTreeSet::from([102]));
     world.report(103, Report::Ready);
-    assert_eq!(world.recycled, BTreeSet::from([101]));
+    assert_eq!(world.promised.recycled, BTreeSet::from([101]));
 }
 
 #[test]
-fn a_full_scoreboard_has_room_for_who_is_recycled() {
+fn a_full_scoreboard_has_room_for_recycling() {
     let mut world = World::serving(ROOM as u16, SECOND);
     world.report(101, SPENT);
     assert_eq!(world.pids().len(), ROOM + RECYCLED);
@@ -234,7 +238,7 @@ fn d1_a_hang_is_found_in_the_old_worker_and_in_the_new_one() {
         }
         world.silence(silent);
         world.pass(heartbeat::PATIENCE.timeout + SECOND);
-        (world.aborted.clone(), world.in_slot(0))
+        (world.promised.aborted.clone(), world.in_slot(0))
     };
     assert_eq!(of(101, false), (BTreeSet::from([101]), Some(103)), "the successor has the slot");
     assert_eq!(of(101, true).1, Some(103));
@@ -244,12 +248,16 @@ fn d1_a_hang_is_found_in_the_old_worker_and_in_the_new_one() {
     world.report(101, SPENT);
     world.silence(103);
     world.pass(heartbeat::PATIENCE.boot_timeout + SECOND);
-    assert_eq!((&world.aborted, world.in_slot(0)), (&BTreeSet::from([103]), Some(101)), "it serves on");
+    assert_eq!(
+        (&world.promised.aborted, world.in_slot(0)),
+        (&BTreeSet::from([103]), Some(101)),
+        "it serves on"
+    );
     assert_eq!(world.pids(), [101, 102, 104], "and another one is tried");
 }
 
 #[test]
-fn who_has_asked_and_is_told_to_leave_for_another_reason_is_not_recycled() {
+fn a_worker_that_leaves_for_another_reason_is_not_recycled() {
     let mut world = World::serving(2, SECOND);
     world.signal(Signal::Ttou);
     world.report(102, SPENT);
@@ -257,11 +265,11 @@ fn who_has_asked_and_is_told_to_leave_for_another_reason_is_not_recycled() {
 }
 
 #[test]
-fn a_worker_that_asks_while_the_server_starts_waits_until_it_serves() {
+fn a_recycle_at_the_start_waits_until_the_server_serves() {
     let mut world = World::new(2);
     world.report(101, Report::Ready);
     world.report(101, SPENT);
     assert_eq!(world.pids(), [101, 102]);
     world.report(102, Report::Ready);
-    assert_eq!(world.living[&103].0, 0);
+    assert_eq!(world.is.living[&103], 0);
 }

@@ -1,8 +1,9 @@
-//! Every event in every state, and any number of them in any order: also those that nobody expects there, and answers that
-//! come late.
+//! Every event in every state, and random sequences of events, including unexpected events and late
+//! answers.
 //!
-//! [`World`] answers at once and is what the plan may count on; here nothing is. Whatever comes, nobody is told, looked at or
-//! killed who is not there, there are no more workers than there is room for, who has asked is answered once, and a stop ends.
+//! [`World`] answers at once, as the plan may expect; here nothing is guaranteed. Whatever comes,
+//! no absent process is told, checked or killed, the workers never exceed the room, each command is
+//! answered once, and a stop ends.
 
 use std::collections::{BTreeMap, HashSet};
 use std::mem::discriminant;
@@ -27,7 +28,7 @@ fn every_event_in_every_state_keeps_the_promises() {
 fn no_kind_of_event_is_forgotten() {
     let events = every_event();
     let kinds: HashSet<_> = events.iter().map(discriminant).collect();
-    // With a kind that is new this does not compile.
+    // A new kind of event does not compile here.
     let all = |event: &Event| match event {
         Event::Signal(_)
         | Event::Spawned { .. }
@@ -35,6 +36,8 @@ fn no_kind_of_event_is_forgotten() {
         | Event::Report { .. }
         | Event::Beat { .. }
         | Event::Weighed { .. }
+        | Event::Kept { .. }
+        | Event::KeeperGone { .. }
         | Event::Exited { .. }
         | Event::Asked { .. }
         | Event::HelperSpawned(_)
@@ -44,15 +47,15 @@ fn no_kind_of_event_is_forgotten() {
         | Event::NotLoaded { .. }
         | Event::Launched { .. }
         | Event::NotLaunched { .. }
-        | Event::HeirReady { .. }
-        | Event::ElderGone
-        | Event::Tick => 18,
+        | Event::NewArbiterReady { .. }
+        | Event::OldArbiterGone
+        | Event::Tick => 20,
     };
     assert_eq!(kinds.len(), all(&events[0]));
 }
 
 proptest! {
-    // A failure is told within a minute, if not in the fewest words.
+    // A failure is reported within a minute, if not minimal.
     #![proptest_config(ProptestConfig { max_shrink_time: 60_000, ..ProptestConfig::with_cases(48) })]
     #[test]
     fn thousands_of_events_in_any_order_keep_the_promises_and_a_stop_finishes(
@@ -69,34 +72,34 @@ proptest! {
     }
 }
 
-/// Wherever a plan can be: by a way there, and perhaps a signal after that.
+/// The states of a plan: a way to each, and perhaps a signal after it.
 fn states() -> impl Iterator<Item = (&'static str, Reach, Option<Signal>)> {
     let settled = PHASES.into_iter().chain(STATES).map(|(name, reach)| (name, reach, None));
     settled.chain(ASKING.map(|(name, reach, signal)| (name, reach, Some(signal))))
 }
 
-/// Those that [`PHASES`] has no part in.
+/// States outside of [`PHASES`].
 const STATES: [(&str, Reach); 10] = [
     ("silent", || silent(false)),
     ("aborted", || silent(true)),
     ("with a helper", || {
         let mut world = World::serving(2, SECOND);
-        world.plan.helper = Some(Helper::due());
+        world.supervisor.plan.helper = Some(Helper::due());
         world.feed(Event::Tick);
         world
     }),
     ("with a helper that is due", || {
         let mut world = World::serving(2, SECOND);
-        world.plan.helper = Some(Helper::due());
+        world.supervisor.plan.helper = Some(Helper::due());
         world
     }),
     ("with own listeners", || {
         let mut world = World::new(3);
-        world.plan.orphans = Some(Vec::new());
+        world.supervisor.plan.unattended = Some(Vec::new());
         world.report(102, Report::Ready);
         world
     }),
-    ("resting beside an heir", || {
+    ("resting beside a new arbiter", || {
         let mut world = upgrade::held();
         world.signal(Signal::Winch);
         world
@@ -115,13 +118,13 @@ const STATES: [(&str, Reach); 10] = [
     ("with workers that grow old and large", expiry::limited),
     ("with a backlog that takes for ever", || {
         let mut world = World::serving(2, SECOND);
-        world.stuck = true;
+        world.is.stuck = true;
         world.signal(Signal::Term);
         world
     }),
 ];
 
-/// Where a signal makes the plan ask for something that has not come yet.
+/// States in which the plan waits for an answer after a signal.
 const ASKING: [(&str, Reach, Signal); 5] = [
     ("asking for a worker", || World::serving(1, SECOND), Signal::Ttin),
     ("asking for a load", || World::serving(2, SECOND), Signal::Hup),
@@ -130,17 +133,17 @@ const ASKING: [(&str, Reach, Signal); 5] = [
     ("asking for no backlog any more", || World::serving(2, SECOND), Signal::Quit),
 ];
 
-/// A worker that does not beat, and was found out or not; aborted, it lives on.
+/// A worker that does not beat, detected or not; it survives the abort.
 fn silent(aborted: bool) -> World {
     let mut world = World::of(2, heartbeat::PATIENCE).serve(SECOND);
-    world.stubborn = true;
+    world.is.stubborn = true;
     world.silence(101);
     world.pass(heartbeat::PATIENCE.timeout - SECOND);
     world.pass(if aborted { SECOND } else { Duration::ZERO });
     world
 }
 
-/// At least one of each kind.
+/// At least one event of each kind.
 fn every_event() -> Vec<Event> {
     let deaths = [Death::Status(0), Death::Status(3), Death::Status(4), Death::Status(6), Death::Signal(9)];
     let commands = [
@@ -171,36 +174,38 @@ fn every_event() -> Vec<Event> {
     }
     events.extend([Ok(pid(900)), Err("no".into())].map(Event::HelperSpawned));
     events.extend([0, 3].map(|lost| Event::BacklogOver { lost }));
-    events.extend([1, 3].map(|workers| Event::Loaded { shape: shape(workers) }));
+    events.extend([1, 3].map(|workers| Event::Loaded { config: config(workers) }));
     events.extend([
         Event::NotLoaded { why: "no".into() },
         Event::Listening,
+        Event::Kept { pid: pid(99), keeper: pid(98) },
+        Event::KeeperGone { seat: 9 },
         Event::Launched { pid: pid(900) },
         Event::NotLaunched { error: "no".into() },
-        Event::HeirReady { receives: false },
-        Event::HeirReady { receives: true },
-        Event::ElderGone,
+        Event::NewArbiterReady { receives: false },
+        Event::NewArbiterReady { receives: true },
+        Event::OldArbiterGone,
         Event::Tick,
     ]);
     events
 }
 
-fn reports() -> [Report; 5] {
-    [Report::Ready, boot_failed(3), boot_failed(4), recycle::SPENT, Report::Draining]
+fn reports() -> [Report; 6] {
+    [Report::Ready, boot_failed(3), boot_failed(4), recycle::SPENT, Report::Draining, Report::ReopenLogs]
 }
 
-/// Whether people want the end of the server.
+/// Whether the event requests the end of the server.
 fn is_stop(event: &Event) -> bool {
     let stops = [Signal::Term, Signal::Int, Signal::Quit].map(Event::Signal);
     stops.contains(event) || matches!(event, Event::Asked { command: Command::Stop { .. }, .. })
 }
 
-/// One thing that may happen; indices choose among what there is.
+/// One step of a random run; indices choose among what exists.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Expected or not.
+    /// An event, expected or not.
     Event(Event),
-    /// A question is answered.
+    /// An action is answered.
     Answer(usize, bool),
     Report(usize, usize),
     Die(usize, Death),
@@ -219,7 +224,7 @@ fn step(which: fn(&Event) -> bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the plan waits for an answer to.
+/// An action that awaits its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
     Spawn { seat: u16 },
@@ -230,50 +235,49 @@ enum Question {
     Backlog,
 }
 
-/// Counts on nothing but what it was told, and holds every action against that.
+/// A model that relies only on the events, and checks every action against them.
 struct Auditor {
     plan: Plan,
     now: Time,
-    /// Workers with their seats, the helper and the heir.
+    /// Living workers with their seats, the helper and the new arbiter.
     living: BTreeMap<i32, Option<u16>>,
     /// Workers that were told to leave.
     told: BTreeSet<i32>,
     aborted: BTreeSet<i32>,
     killed: BTreeSet<i32>,
     questions: Vec<Question>,
-    /// Who waits for an answer.
+    /// Commands that wait for an answer.
     tickets: BTreeSet<Ticket>,
-    /// The last pid and the last ticket.
+    /// The last pid and the last ticket issued.
     last: i32,
     stopping: bool,
-    /// The listeners are ended.
+    /// Whether the listeners are ended.
     saved: bool,
     finished: bool,
 }
 
 impl Auditor {
-    /// Goes on from where a world has come to, perhaps with a signal that asks for something.
+    /// Continues from the state of a world, perhaps with a signal.
     fn of(world: World, signal: Option<Signal>) -> Self {
-        let seats = world.plan.members.iter();
-        let seats: BTreeMap<_, _> =
-            seats.filter_map(|member| Some((raw(member.pid()?), member.seat))).collect();
-        let others = world.helper.into_iter().chain(world.heir.iter().map(|heir| heir.pid));
+        let seats = world.supervisor.plan.entries.iter();
+        let seats: BTreeMap<_, _> = seats.filter_map(|entry| Some((raw(entry.pid()?), entry.seat))).collect();
+        let others = world.is.helper.into_iter().chain(world.is.new_arbiter.iter().map(|new| new.pid));
         let living =
             world.pids().into_iter().chain(others).map(|raw| (raw, seats.get(&raw).copied())).collect();
-        let told = world.living.iter().filter(|(_, (_, told))| told.is_some());
+        let told = world.pids().into_iter().filter(|raw| world.leaves_by(*raw).is_some());
         let mut auditor = Self {
             living,
-            told: told.map(|(raw, _)| *raw).collect(),
-            aborted: world.aborted.clone(),
-            killed: world.killed.clone(),
+            told: told.collect(),
+            aborted: world.promised.aborted.clone(),
+            killed: world.promised.killed.clone(),
             questions: Vec::new(),
             tickets: BTreeSet::new(),
             last: 1000,
-            stopping: world.stopping,
-            saved: !world.listening,
-            finished: world.outcome.is_some(),
-            now: world.now,
-            plan: world.plan,
+            stopping: world.promised.stopping,
+            saved: !world.promised.listening,
+            finished: world.promised.outcome.is_some(),
+            now: world.is.now,
+            plan: world.supervisor.plan,
         };
         if let Some(signal) = signal {
             auditor.feed(Event::Signal(signal));
@@ -308,7 +312,7 @@ impl Auditor {
         }
     }
 
-    /// One of the living.
+    /// One of the living processes.
     fn one(&self, which: usize) -> Option<Pid> {
         self.living.keys().nth(which % self.living.len().max(1)).map(|raw| pid(*raw))
     }
@@ -320,7 +324,7 @@ impl Auditor {
             Question::Spawn { seat } => Event::SpawnFailed { seat, error },
             Question::Helper => Event::HelperSpawned(if well { Ok(pid) } else { Err(error) }),
             Question::Look { seat } => Event::Beat { seat, at: if well { self.now } else { Time::ZERO } },
-            Question::Load if well => Event::Loaded { shape: shape(1 + self.last as u16 % 5) },
+            Question::Load if well => Event::Loaded { config: config(1 + self.last as u16 % 5) },
             Question::Load => Event::NotLoaded { why: error },
             Question::Launch if well => Event::Launched { pid },
             Question::Launch => Event::NotLaunched { error },
@@ -334,8 +338,8 @@ impl Auditor {
         for action in self.plan.handle(event, self.now) {
             self.audit(&action);
         }
-        assert!(!is_stray || self.killed.contains(&self.last), "nobody looks after it");
-        // There is no moment between these two in which anything else could happen.
+        assert!(!is_stray || self.killed.contains(&self.last), "no entry supervises it");
+        // No other event can happen between these two.
         if self.questions.contains(&Question::Launch) {
             self.answer(Question::Launch, self.last % 4 > 0);
         }
@@ -343,8 +347,8 @@ impl Auditor {
         assert!(working <= MOST, "{working} workers");
     }
 
-    /// Takes note of what `event` says, and whether it was asked for. Who is born has a pid that nobody had, and who asks a
-    /// ticket.
+    /// Records `event`, and whether it was requested. A new process has an unused pid, and a
+    /// command an unused ticket.
     fn prepare(&mut self, event: &mut Event) -> bool {
         let answered = match event {
             Event::Spawned { seat, .. } | Event::SpawnFailed { seat, .. } => {
@@ -406,7 +410,7 @@ impl Auditor {
             }
             Action::SaveBacklog | Action::DropBacklog => {
                 assert!(self.stopping && !self.finished);
-                assert!(!self.plan.waits_for_heir(), "it is the heir's as well");
+                assert!(!self.plan.waits_for_new_arbiter(), "it is the new arbiter's as well");
                 let saves = *action == Action::SaveBacklog;
                 assert_eq!(std::mem::replace(&mut self.saved, true), !saves, "saved once, then dropped");
                 self.questions.retain(|open| *open != Question::Backlog);
@@ -423,7 +427,7 @@ impl Auditor {
                     self.told.insert(raw(*pid));
                 }
             }
-            // What it weighs may never be known.
+            // Its memory may never be known.
             Action::Weigh { pid } => {
                 assert!(
                     self.living.get(&raw(*pid)).is_some_and(Option::is_some),
@@ -451,7 +455,7 @@ impl Auditor {
             Action::Log(Notice::Stopping { .. }) => self.stopping = true,
             Action::Finish(_) => {
                 assert!(!self.living.values().any(Option::is_some), "finished while workers live");
-                assert!(self.saved && !self.plan.waits_for_heir());
+                assert!(self.saved && !self.plan.waits_for_new_arbiter());
                 assert!(!std::mem::replace(&mut self.finished, true), "finished once");
             }
             _ => {}
@@ -463,8 +467,8 @@ impl Auditor {
         self.questions.push(question);
     }
 
-    /// However long the list of what is still to come, a stop that people want ends: everything is answered, and who is
-    /// killed dies.
+    /// Finishes the run: every requested stop ends once all actions are answered and killed
+    /// processes have died.
     fn stop(mut self, after: &str) {
         let (start, mut since) = (self.now, (self.now, 0));
         self.feed(Event::Signal(Signal::Term));
@@ -485,14 +489,14 @@ impl Auditor {
                 self.feed(Event::Tick);
             }
         }
-        assert!(self.tickets.is_empty(), "{after}: everybody is answered");
+        assert!(self.tickets.is_empty(), "{after}: every command is answered");
     }
 }
 
-/// More happens at no moment.
+/// The largest number of steps at one moment.
 const PATIENCE: usize = 1000;
 
-/// More workers than this there never are.
+/// The largest number of workers.
 const MOST: usize = ROOM + RECYCLED + RELOADED;
 
 fn raw(pid: Pid) -> i32 {

@@ -1,6 +1,6 @@
 //! The binary upgrade: USR2, WINCH, and the stops that meet them.
 
-use super::world::Heir;
+use super::world::NewArbiter;
 use super::*;
 
 const BOOT: Duration = Duration::from_secs(60);
@@ -13,27 +13,27 @@ fn patient() -> Patience {
 pub(super) fn upgrading() -> World {
     let mut world = World::of(2, patient()).serve(LONG_ENOUGH);
     world.signal(Signal::Usr2);
-    assert_eq!(world.heir, Some(Heir { pid: 103, ready: false, told: Vec::new() }));
+    assert_eq!(world.is.new_arbiter, Some(NewArbiter { pid: 103, ready: false, told: Vec::new() }));
     world
 }
 
-/// The same, both of which serve until people say more.
+/// The same with manual drain: both serve until a signal.
 pub(super) fn held() -> World {
     let mut world = upgrading();
-    world.plan.shape.holds = true;
-    world.heir_ready();
+    world.supervisor.plan.config.holds = true;
+    world.new_arbiter_ready();
     world
 }
 
-/// A server that another arbiter has started, which lives.
-pub(super) fn with_elder() -> World {
+/// A server started by an old arbiter, which lives.
+pub(super) fn with_old_arbiter() -> World {
     let mut world = World::serving(2, LONG_ENOUGH);
-    world.plan.other = Other::Elder;
+    world.supervisor.plan.other = Other::Old;
     world
 }
 
 fn told(world: &World) -> &[Signal] {
-    world.heir.as_ref().map_or(&[], |heir| &heir.told)
+    world.is.new_arbiter.as_ref().map_or(&[], |new| &new.told)
 }
 
 fn refusals(world: &World) -> Vec<&'static str> {
@@ -41,92 +41,93 @@ fn refusals(world: &World) -> Vec<&'static str> {
         Notice::UpgradeRefused { why } => Some(*why),
         _ => None,
     };
-    world.log.iter().filter_map(why).collect()
+    world.promised.log.iter().filter_map(why).collect()
 }
 
 #[test]
-fn workers_serve_until_the_new_arbiter_is_ready_and_then_drain_for_it() {
+fn workers_serve_until_the_new_arbiter_is_ready_then_drain() {
     let mut world = upgrading();
     world.pass(30 * SECOND);
-    assert!(!world.stopping);
-    let deadline = world.now + GRACEFUL;
-    world.heir_ready();
-    assert_eq!(world.handed_to, Some(103));
-    assert!(world.living.values().all(|(_, told)| *told == Some(deadline)));
+    assert!(!world.promised.stopping);
+    let deadline = world.is.now + GRACEFUL;
+    world.new_arbiter_ready();
+    assert_eq!(world.promised.handed_to, Some(103));
+    assert!(world.pids().into_iter().all(|raw| world.leaves_by(raw) == Some(deadline)));
     world.die(101, Death::Status(0));
     world.die(102, Death::Status(0));
-    assert_eq!(world.outcome, stopped(Reason::Upgrade, false));
-    assert_eq!(told(&world), [], "nobody ends the new one");
+    assert_eq!(world.promised.outcome, stopped(Reason::Upgrade, false));
+    assert_eq!(told(&world), [], "the new arbiter is not ended");
 }
 
 #[test]
-fn what_the_drain_of_an_upgrade_cuts_is_no_failure_of_a_stop() {
+fn work_cut_by_an_upgrade_is_no_failure_of_a_stop() {
     let mut world = upgrading();
-    world.heir_ready();
+    world.new_arbiter_ready();
     world.pass(GRACEFUL + KILL_MARGIN);
-    let outcome = world.outcome.unwrap();
+    let outcome = world.promised.outcome.clone().unwrap();
     assert_eq!(Some(&outcome), stopped(Reason::Upgrade, true).as_ref());
     assert_eq!(outcome.status(), 0);
 }
 
 #[test]
-fn a_new_arbiter_that_dies_before_it_is_ready_changes_nothing() {
+fn a_new_arbiter_that_dies_unready_changes_nothing() {
     let mut world = upgrading();
-    world.heir_dies(Death::Status(2));
+    world.new_arbiter_dies(Death::Status(2));
     let why = "the new arbiter 103 ended with status 2 before it was ready".to_owned();
-    assert!(world.log.contains(&Notice::UpgradeFailed { why }));
-    assert_eq!((world.reclaimed, world.stopping), (1, false));
+    assert!(world.promised.log.contains(&Notice::UpgradeFailed { why }));
+    assert_eq!((world.promised.reclaimed, world.promised.stopping), (1, false));
     assert_eq!(world.pids(), [101, 102]);
     world.signal(Signal::Usr2);
-    assert_eq!(world.heir.map(|heir| heir.pid), Some(104), "and it may be tried again");
+    assert_eq!(world.is.new_arbiter.as_ref().map(|new| new.pid), Some(104), "and it may be tried again");
 }
 
 #[test]
-fn listeners_of_single_workers_are_relieved_by_an_arbiter_that_serves() {
-    let relieved = |elder| {
-        let mut world = World::with(Shape { own_listeners: true, ..shape(2) });
-        world.plan.other = if elder { Other::Elder } else { Other::None };
+fn listeners_of_slots_are_relieved_by_the_serving_arbiter() {
+    let relieved = |has_old| {
+        let mut world = World::with(PlanConfig { own_listeners: true, ..config(2) });
+        world.supervisor.plan.other = if has_old { Other::Old } else { Other::None };
         world.report(101, Report::Ready);
-        let before = world.relieved.clone();
+        let before = world.promised.relieved.clone();
         world.report(102, Report::Ready);
         world.die(102, Death::Signal(9));
-        (before, world.relieved)
+        (before, world.promised.relieved.clone())
     };
     assert_eq!(relieved(false), (vec![1], vec![1]));
     assert_eq!(relieved(true), (vec![], vec![1]), "what it accepts would be lost if it fails");
 }
 
 #[test]
-fn the_helper_that_tells_of_the_server_is_that_of_one_arbiter() {
+fn only_one_arbiter_has_a_helper() {
     let now = Time::ZERO + SECOND;
     let spawns = |todo: &[Action]| todo.contains(&Action::SpawnHelper);
-    let mut new = Plan::new(Shape { holds: true, ..shape(1) }).with_helper().with_elder();
+    let mut new = Plan::new(PlanConfig { holds: true, ..config(1) }).with_helper().with_old_arbiter();
     assert!(!spawns(&new.handle(Event::Tick, now)), "the old one has one");
-    assert!(spawns(&new.handle(Event::ElderGone, now)));
+    assert!(spawns(&new.handle(Event::OldArbiterGone, now)));
 
     let mut world = World::serving(1, LONG_ENOUGH);
-    world.plan = world.plan.with_helper();
+    world.supervisor.plan = world.supervisor.plan.with_helper();
     world.feed(Event::Tick);
-    let helper = world.plan.helper().unwrap();
+    let helper = world.supervisor.plan.helper().unwrap();
     world.signal(Signal::Usr2);
-    let todo = world.plan.handle(Event::HeirReady { receives: true }, world.now);
+    let todo = world.supervisor.plan.handle(Event::NewArbiterReady { receives: true }, world.is.now);
     let retired = todo.iter().position(|action| *action == Action::Retire { pid: helper });
     let told = todo.iter().position(|action| matches!(action, Action::Send { .. }));
     assert!(retired.is_some() && retired < told, "before any worker leaves");
-    let todo = world.plan.handle(Event::Exited { pid: helper, death: Death::Status(0) }, world.now);
-    assert!(!spawns(&todo) && world.plan.helper().is_none(), "the new one has one");
-    assert!(!spawns(&world.plan.handle(Event::Tick, world.now + LONG_ENOUGH)));
+    let todo =
+        world.supervisor.plan.handle(Event::Exited { pid: helper, death: Death::Status(0) }, world.is.now);
+    assert!(!spawns(&todo) && world.supervisor.plan.helper().is_none(), "the new one has one");
+    assert!(!spawns(&world.supervisor.plan.handle(Event::Tick, world.is.now + LONG_ENOUGH)));
 }
 
-/// A server with a helper whose upgrade is ready, and all workers of which have ended.
+/// A server with a helper, after its upgrade is ready and all its workers have ended.
 fn handed_over(held: bool) -> (World, Pid) {
     let mut world = World::serving(1, LONG_ENOUGH);
-    world.plan = world.plan.with_helper();
-    world.plan.shape.holds = held;
+    world.supervisor.plan = world.supervisor.plan.with_helper();
+    world.supervisor.plan.config.holds = held;
     world.feed(Event::Tick);
-    let helper = world.plan.helper().unwrap();
+    let helper = world.supervisor.plan.helper().unwrap();
     world.signal(Signal::Usr2);
-    world.heir_ready();
+    world.new_arbiter_ready();
     if held {
         world.signal(Signal::Term);
     }
@@ -135,34 +136,34 @@ fn handed_over(held: bool) -> (World, Pid) {
 }
 
 #[test]
-fn who_asks_the_helper_is_answered_before_the_old_arbiter_ends() {
+fn clients_of_the_helper_are_answered_before_the_old_arbiter_ends() {
     for held in [false, true] {
         let (mut world, helper) = handed_over(held);
-        assert_eq!((world.outcome.as_ref(), world.retired.clone()), (None, vec![helper]));
+        assert_eq!((world.promised.outcome.as_ref(), world.promised.retired.clone()), (None, vec![helper]));
         world.feed(Event::Exited { pid: helper, death: Death::Status(0) });
-        assert!(world.outcome.is_some());
+        assert!(world.promised.outcome.is_some());
 
         let (mut world, helper) = handed_over(held);
         world.pass(RETIREMENT);
-        assert!(world.killed.contains(&helper.as_raw_nonzero().get()), "it has had its time");
+        assert!(world.promised.killed.contains(&helper.as_raw_nonzero().get()), "it has had its time");
         world.feed(Event::Exited { pid: helper, death: Death::Signal(9) });
-        assert!(world.outcome.is_some());
+        assert!(world.promised.outcome.is_some());
 
         let (mut world, helper) = handed_over(held);
         world.signal(Signal::Quit);
-        assert!(world.killed.contains(&helper.as_raw_nonzero().get()), "QUIT waits for nobody");
+        assert!(world.promised.killed.contains(&helper.as_raw_nonzero().get()), "QUIT waits for no process");
     }
 }
 
 #[test]
 fn a_fork_that_fails_changes_nothing() {
     let mut world = World::serving(2, LONG_ENOUGH);
-    world.exhausted = true;
+    world.is.exhausted = true;
     world.signal(Signal::Usr2);
-    assert!(world.log.contains(&Notice::UpgradeFailed { why: "no memory".into() }));
-    world.exhausted = false;
+    assert!(world.promised.log.contains(&Notice::UpgradeFailed { why: "no memory".into() }));
+    world.is.exhausted = false;
     world.signal(Signal::Usr2);
-    assert!(world.heir.is_some());
+    assert!(world.is.new_arbiter.is_some());
 }
 
 #[test]
@@ -172,10 +173,10 @@ fn a_new_arbiter_that_is_late_is_told_to_end_and_then_killed() {
     assert_eq!(told(&world), []);
     world.pass(MS);
     assert_eq!(told(&world), [Signal::Int]);
-    world.heir_ready();
-    assert!(!world.stopping, "it is too late for that");
+    world.new_arbiter_ready();
+    assert!(!world.promised.stopping, "it is too late for that");
     world.pass(HURRY + 2 * KILL_MARGIN);
-    assert_eq!((world.heir.clone(), world.reclaimed), (None, 1));
+    assert_eq!((world.is.new_arbiter.clone(), world.promised.reclaimed), (None, 1));
     assert_eq!(world.pids(), [101, 102]);
 }
 
@@ -183,11 +184,11 @@ fn a_new_arbiter_that_is_late_is_told_to_end_and_then_killed() {
 fn a_new_arbiter_that_was_killed_is_left_alone() {
     let mut world = upgrading();
     world.pass(BOOT);
-    let at = world.now + HURRY + 2 * KILL_MARGIN;
-    assert!(world.plan.handle(Event::Tick, at).contains(&Action::Kill { pid: pid(103) }));
-    let mut after = world.plan.handle(Event::Signal(Signal::Term), at);
-    after.extend(world.plan.handle(Event::Tick, at + GRACEFUL + KILL_MARGIN));
-    after.extend(world.plan.handle(Event::Tick, at + LONGEST));
+    let at = world.is.now + HURRY + 2 * KILL_MARGIN;
+    assert!(world.supervisor.plan.handle(Event::Tick, at).contains(&Action::Kill { pid: pid(103) }));
+    let mut after = world.supervisor.plan.handle(Event::Signal(Signal::Term), at);
+    after.extend(world.supervisor.plan.handle(Event::Tick, at + GRACEFUL + KILL_MARGIN));
+    after.extend(world.supervisor.plan.handle(Event::Tick, at + LONGEST));
     let again = [Action::Signal { pid: pid(103), signal: Signal::Term }, Action::Kill { pid: pid(103) }];
     assert!(!again.iter().any(|action| after.contains(action)), "{after:?}");
 }
@@ -205,7 +206,7 @@ fn one_upgrade_at_a_time_and_none_at_the_start_or_in_a_stop() {
     let mut world = World::new(1);
     world.signal(Signal::Usr2);
     assert_eq!(refusals(&world), ["the server is not ready yet"]);
-    for mut world in [upgrading(), held(), with_elder()] {
+    for mut world in [upgrading(), held(), with_old_arbiter()] {
         world.signal(Signal::Usr2);
         assert_eq!(refusals(&world), ["an upgrade is under way"]);
     }
@@ -222,24 +223,24 @@ fn a_stop_before_the_new_arbiter_is_ready_ends_both_and_saves_the_backlog_last()
         world.signal(signal);
         assert_eq!(told(&world), [signal]);
         world.bury();
-        assert!(world.listening, "the backlog is nobody's while both live");
-        world.heir_dies(Death::Status(0));
-        assert!(!world.listening);
+        assert!(world.promised.listening, "the backlog is shared while both live");
+        world.new_arbiter_dies(Death::Status(0));
+        assert!(!world.promised.listening);
         world.pids().into_iter().for_each(|pid| world.die(pid, Death::Status(0)));
-        assert!(world.outcome.is_some(), "{signal}");
+        assert!(world.promised.outcome.is_some(), "{signal}");
     }
 }
 
 #[test]
-fn what_a_reload_has_passed_on_is_not_the_backlog_of_a_stop_that_waits_for_the_new_arbiter() {
+fn a_reloads_backlog_does_not_end_a_stop_that_waits_for_the_new_arbiter() {
     let mut world = upgrading();
     world.signal(Signal::Term);
     world.feed(Event::BacklogOver { lost: 0 });
-    assert_eq!(world.told_end, BTreeSet::new(), "theirs has not ended");
+    assert_eq!(world.promised.told_end, BTreeSet::new(), "theirs has not ended");
     world.pids().into_iter().for_each(|pid| world.die(pid, Death::Status(0)));
-    assert_eq!(world.outcome, None, "the new one lives");
-    world.heir_dies(Death::Status(0));
-    assert!(!world.listening && world.outcome.is_some());
+    assert_eq!(world.promised.outcome, None, "the new one lives");
+    world.new_arbiter_dies(Death::Status(0));
+    assert!(!world.promised.listening && world.promised.outcome.is_some());
 }
 
 #[test]
@@ -249,7 +250,10 @@ fn a_second_signal_hurries_both() {
     world.signal(Signal::Int);
     assert_eq!(told(&world), [Signal::Term, Signal::Int]);
     world.pass(HURRY + 2 * KILL_MARGIN);
-    assert_eq!((world.heir.clone(), world.outcome), (None, stopped(Reason::QuickStop, true)));
+    assert_eq!(
+        (world.is.new_arbiter.clone(), world.promised.outcome.clone()),
+        (None, stopped(Reason::QuickStop, true))
+    );
 }
 
 #[test]
@@ -257,41 +261,41 @@ fn a_new_arbiter_that_does_not_end_is_killed_and_the_stop_ends() {
     let mut world = upgrading();
     world.signal(Signal::Term);
     world.pass(GRACEFUL + KILL_MARGIN);
-    assert!(world.living.is_empty() && world.outcome.is_none());
+    assert!(world.is.living.is_empty() && world.promised.outcome.is_none());
     world.pass(KILL_MARGIN);
-    assert_eq!(world.outcome, stopped(Reason::Stop, true));
+    assert_eq!(world.promised.outcome, stopped(Reason::Stop, true));
 }
 
 #[test]
-fn stopping_the_old_arbiter_once_the_new_one_serves_ends_that_one_alone() {
+fn a_stop_of_the_old_arbiter_spares_a_new_one_that_serves() {
     for (mut world, reason) in [(held(), Reason::Stop), (upgrading(), Reason::Upgrade)] {
-        world.heir_ready();
+        world.new_arbiter_ready();
         world.signal(Signal::Term);
-        assert_eq!(world.handed_to, Some(103));
+        assert_eq!(world.promised.handed_to, Some(103));
         world.pids().into_iter().for_each(|pid| world.die(pid, Death::Status(0)));
-        assert_eq!(world.outcome, stopped(reason, false));
+        assert_eq!(world.promised.outcome, stopped(reason, false));
         assert_eq!(told(&world), []);
     }
 }
 
 #[test]
-fn who_holds_serves_on_beside_the_new_arbiter_and_alone_when_that_ends() {
+fn a_held_arbiter_serves_beside_the_new_one_and_after_it() {
     let mut world = held();
     world.pass(BOOT + GRACEFUL);
-    assert_eq!((world.pids(), world.handed_to), (vec![101, 102], None));
+    assert_eq!((world.pids(), world.promised.handed_to), (vec![101, 102], None));
     world.die(101, Death::Signal(9));
     assert_eq!(world.in_slot(0), Some(104), "its workers are replaced");
-    world.heir_dies(Death::Status(0));
-    assert!(world.log.contains(&Notice::HeirGone { pid: pid(103), death: Death::Status(0) }));
-    assert_eq!((world.reclaimed, world.stopping), (1, false));
+    world.new_arbiter_dies(Death::Status(0));
+    assert!(world.promised.log.contains(&Notice::NewArbiterGone { pid: pid(103), death: Death::Status(0) }));
+    assert_eq!((world.promised.reclaimed, world.promised.stopping), (1, false));
 }
 
 #[test]
-fn winch_drains_all_workers_and_hup_has_as_many_come_back() {
+fn winch_drains_all_workers_and_hup_starts_as_many() {
     let mut world = World::serving(3, LONG_ENOUGH);
     world.signal(Signal::Winch);
     world.signal(Signal::Winch);
-    assert!(world.listening);
+    assert!(world.promised.listening);
     assert_eq!(world.staying(), 0);
     world.pids().into_iter().for_each(|pid| world.die(pid, Death::Status(0)));
     world.pass(BOOT);
@@ -304,7 +308,7 @@ fn winch_drains_all_workers_and_hup_has_as_many_come_back() {
 }
 
 #[test]
-fn who_comes_back_waits_for_room() {
+fn a_worker_started_again_waits_for_room() {
     let mut world = World::serving(ROOM as u16, LONG_ENOUGH);
     world.signal(Signal::Winch);
     world.signal(Signal::Hup);
@@ -316,30 +320,31 @@ fn who_comes_back_waits_for_room() {
 }
 
 #[test]
-fn backing_out_brings_the_workers_back_before_or_after_the_new_arbiter_ends() {
+fn backing_out_starts_the_workers_again() {
     for hup in [true, false] {
         let mut world = held();
         world.signal(Signal::Winch);
-        let draining = world.living.values().all(|(_, told)| *told == Some(world.now + GRACEFUL));
+        let draining =
+            world.pids().into_iter().all(|raw| world.leaves_by(raw) == Some(world.is.now + GRACEFUL));
         assert!(draining, "they drain for the new one");
         world.die(101, Death::Status(0));
         world.die(102, Death::Status(0));
         if hup {
             world.signal(Signal::Hup);
         }
-        world.heir_dies(Death::Status(0));
+        world.new_arbiter_dies(Death::Status(0));
         assert_eq!(world.pids(), [104, 105]);
         world.pass(BOOT);
-        assert!(!world.stopping);
+        assert!(!world.promised.stopping);
     }
 }
 
 #[test]
 fn the_new_arbiter_is_alone_once_the_old_one_is_gone() {
-    let mut world = with_elder();
-    world.feed(Event::ElderGone);
-    world.feed(Event::ElderGone);
-    assert_eq!(world.reclaimed, 1);
+    let mut world = with_old_arbiter();
+    world.feed(Event::OldArbiterGone);
+    world.feed(Event::OldArbiterGone);
+    assert_eq!(world.promised.reclaimed, 1);
     world.signal(Signal::Usr2);
-    assert!(world.heir.is_some());
+    assert!(world.is.new_arbiter.is_some());
 }

@@ -28,7 +28,7 @@ fn each_path_is_a_request() {
 }
 
 #[test]
-fn head_is_as_get_and_other_methods_are_told_which_are_allowed() {
+fn head_is_treated_as_get_and_405_lists_the_methods() {
     assert_eq!(Request::of("HEAD", "/bytes", "n=5"), Ok(Request::Bytes(5)));
     let (get, post) = ("GET, HEAD, OPTIONS", "POST, OPTIONS");
     for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE"] {
@@ -42,8 +42,8 @@ fn head_is_as_get_and_other_methods_are_told_which_are_allowed() {
 }
 
 #[test]
-fn rfc9110_9_1_methods_that_are_not_known_are_so_everywhere() {
-    // They are case-sensitive.
+fn rfc9110_9_1_an_unknown_method_is_501_on_every_path() {
+    // Methods are case-sensitive.
     for method in ["get", "Head", "PROPFIND", "CONNECT", "X"] {
         for path in ["/", "/echo", "/nothing", "a:80"] {
             assert_eq!(Request::of(method, path, ""), Err(Refusal::Unknown), "{method} {path}");
@@ -52,7 +52,7 @@ fn rfc9110_9_1_methods_that_are_not_known_are_so_everywhere() {
 }
 
 #[test]
-fn rfc9110_9_3_7_options_are_told_of_one_path_or_of_all() {
+fn rfc9110_9_3_7_options_lists_methods_of_a_path_or_of_all() {
     let options = |path| Request::of("OPTIONS", path, "");
     assert_eq!(options("*"), Ok(Request::Options { allow: "GET, HEAD, POST, OPTIONS" }));
     assert_eq!(options("/echo"), Ok(Request::Options { allow: "POST, OPTIONS" }));
@@ -61,7 +61,7 @@ fn rfc9110_9_3_7_options_are_told_of_one_path_or_of_all() {
 }
 
 #[test]
-fn rfc3986_6_2_2_a_path_is_the_same_with_escapes_that_it_does_not_need() {
+fn rfc3986_6_2_2_needless_escapes_do_not_change_a_path() {
     assert_eq!(get("/%62yt%65s", "n=%35"), Ok(Request::Bytes(5)));
     assert_eq!(get("/bytes", "%6e=5"), Ok(Request::Bytes(5)));
     assert_eq!(get("/%2Fbytes", ""), Err(Refusal::Path));
@@ -72,7 +72,7 @@ fn rfc3986_6_2_2_a_path_is_the_same_with_escapes_that_it_does_not_need() {
 }
 
 #[test]
-fn a_bad_parameter_is_named_with_what_is_allowed() {
+fn a_bad_parameter_is_refused_with_the_allowed_values() {
     assert_eq!(refused("/sleep", "ms=soon"), r#"ms is "soon"; allowed: a whole number from 0 to 600000"#);
     assert_eq!(refused("/sleep", "ms=600001"), r#"ms is "600001"; allowed: a whole number from 0 to 600000"#);
     assert_eq!(refused("/bytes", "n="), r#"n is ""; allowed: a whole number from 0 to 1073741824"#);
@@ -87,13 +87,13 @@ fn a_stream_is_limited_as_a_whole() {
         refused("/stream", "chunks=1024&size=1048577"),
         r#"size is "1048577"; allowed: a whole number from 1 to 1048576"#
     );
-    // A million chunks of the most bytes that leaves for each, and none of any.
+    // A million chunks of the largest size that the limit permits, and no chunks of any size.
     assert!(get("/stream", "chunks=1000000&size=1073").is_ok());
     assert!(get("/stream", "chunks=0").is_ok());
 }
 
 #[test]
-fn short_is_what_is_computed_at_once_and_small() {
+fn small_responses_computed_at_once_are_short() {
     let short = |path| get(path, "").unwrap().is_short();
     assert!(["/", "/info", "/headers", "/status"].into_iter().all(short));
     assert!(!["/sleep", "/block", "/stream", "/bytes", "/events", "/upgrade"].into_iter().any(short));

@@ -60,12 +60,12 @@ fn a_time_is_printed_in_seconds() {
 }
 
 #[test]
-fn a_word_that_is_not_built_in_is_told_from_one_that_is_unknown() {
+fn a_word_not_built_in_differs_from_an_unknown_word() {
     assert_eq!(apply("worker-class", "gevent"), Err(Refusal(None)));
 }
 
 #[test]
-fn a_jitter_is_a_number_or_a_part() {
+fn a_jitter_is_a_number_or_a_percentage() {
     for text in ["0", "51", "0%", "10%", "100%"] {
         assert_eq!(apply("max-requests-jitter", text), Ok(quoted(&text)));
     }
@@ -83,7 +83,7 @@ fn a_policy_is_printed_as_it_was_written() {
 #[test]
 fn a_single_value_is_not_a_list() {
     let kind = &find("workers").unwrap().kind;
-    let refusal = Refusal(Some("one value is wanted".into()));
+    let refusal = Refusal(Some("but it takes one value".into()));
     assert_eq!(kind.apply(&["1".into(), "2".into()], &mut Settings::default()), Err(refusal.clone()));
     assert_eq!(kind.apply(&[], &mut Settings::default()), Err(refusal));
 }
@@ -102,7 +102,7 @@ fn peers_are_addresses_and_networks() {
     assert_eq!(apply("proxy-allow-from", "unix").as_deref(), Ok(r#"["unix"]"#));
     assert_eq!(apply("proxy-allow-from", "*").as_deref(), Ok(r#"["*"]"#));
     for text in ["localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80"] {
-        let refusal = Refusal(Some(format!("but {text:?} is none")));
+        let refusal = Refusal(Some(format!("but {text:?} is invalid")));
         assert_eq!(apply("forwarded-allow-ips", &format!("127.0.0.1,{text}")), Err(refusal));
     }
 }

@@ -4,7 +4,8 @@ use remuda_arbiter::Bind;
 use tempfile::TempDir;
 
 use super::*;
-use crate::settings::{Category, Kind, LogFormat, command, find, printed};
+use crate::client::command_line;
+use crate::settings::{Category, Kind, LogFormat, find, printed};
 
 /// What a program is started with.
 #[derive(Default)]
@@ -28,8 +29,9 @@ impl Start<'_> {
             backends: Vec::new(),
             custom_policies: BTreeMap::new(),
             activated: self.activated,
+            names: Names::default(),
         };
-        read(&command::command("remuda".into(), "1".into(), true, &[]), inputs).unwrap()
+        read(&command_line("remuda".into(), "1".into(), true, &[]), inputs).unwrap()
     }
 
     /// The value of a setting as it is printed, and its source.
@@ -56,7 +58,7 @@ fn pair(value: &str, whence: &str) -> (String, String) {
 const FILE: (&str, &str) = ("remuda.toml", "# ours\nworkers = 2\nbind = ['127.0.0.1:1', 'unix:x']\n");
 
 #[test]
-fn listeners_that_were_passed_on_are_the_default() {
+fn inherited_listeners_are_the_default() {
     let passed = Start { activated: true, ..Start::default() };
     assert_eq!(passed.origin("bind"), pair(r#"["systemd"]"#, "variable LISTEN_FDS"));
     let told = Start { flags: &["-b", "127.0.0.1:1"], ..passed };
@@ -64,7 +66,7 @@ fn listeners_that_were_passed_on_are_the_default() {
 }
 
 #[test]
-fn nothing_written_is_the_default() {
+fn a_setting_written_nowhere_has_its_default() {
     assert_eq!(Start::default().origin("workers"), pair("1", "default"));
     assert_eq!(Start::default().origin("bind"), pair(r#"["127.0.0.1:8000"]"#, "default"));
 }
@@ -150,19 +152,19 @@ fn a_bad_value_names_key_value_source_and_what_is_allowed() {
     let list = Start { files: &[("remuda.toml", "workers = [1, 2]")], ..Start::default() };
     assert_eq!(
         list.problems(),
-        [format!(r#"workers is ["1","2"] (remuda.toml line 1), one value is wanted; {allowed}"#)]
+        [format!(r#"workers is ["1","2"] (remuda.toml line 1), but it takes one value; {allowed}"#)]
     );
     let truth = Start { files: &[("remuda.toml", "workers = true")], ..Start::default() };
     assert_eq!(truth.problems(), [format!(r#"workers is "true" (remuda.toml line 1); {allowed}"#)]);
     let flag = Start { flags: &["-w", "-1"], ..Start::default() };
     assert_eq!(flag.problems(), [format!(r#"workers is "-1" (flag --workers); {allowed}"#)]);
-    let empty = Start { variables: &[("WEB_CONCURRENCY", "")], ..Start::default() };
-    assert_eq!(empty.problems(), [format!(r#"workers is "" (variable WEB_CONCURRENCY); {allowed}"#)]);
+    let empty = Start { variables: &[("REMUDA_WORKERS", "")], ..Start::default() };
+    assert_eq!(empty.problems(), [format!(r#"workers is "" (variable REMUDA_WORKERS); {allowed}"#)]);
     let port = Start { variables: &[("PORT", "http")], ..Start::default() };
     assert_eq!(
         port.problems(),
         [
-            r#"bind is "0.0.0.0:http" (variable PORT), port "http" is not from 0 to 65535; allowed: HOST:PORT, [V6]:PORT, unix:PATH, fd://N, fd://NAME, systemd"#
+            r#"bind is "0.0.0.0:http" (variable PORT), port "http" is not from 0 to 65535; allowed: HOST:PORT, [V6]:PORT, [V6%INTERFACE]:PORT, unix:PATH, unix:@NAME, fd://N, fd://NAME, systemd"#
         ]
     );
 }
@@ -174,28 +176,28 @@ fn an_unknown_key_is_an_error_with_a_suggestion() {
         Start { files: &[("remuda.toml", text)], ..Start::default() }.problems(),
         [
             r#"unknown setting "wrokers" (remuda.toml line 1); did you mean workers?"#,
-            r#"unknown setting "x y" (remuda.toml line 2); --help lists the settings there are"#,
+            r#"unknown setting "x y" (remuda.toml line 2); --help lists all settings"#,
             r#"unknown setting "worker_class" (remuda.toml line 3); did you mean worker-class?"#,
         ]
     );
 }
 
 #[test]
-fn an_unknown_variable_of_ours_is_an_error_and_others_are_nobodys_business() {
+fn an_unknown_remuda_variable_is_an_error_and_others_are_ignored() {
     let variables = &[
-        ("REMUDA_KEEPALIVE", "1"),
+        ("REMUDA_KEEPALIV", "1"),
         ("REMUDA_CONTROL_SOCKET", "x"),
         ("REMUDA_LOG", "info,remuda_core=debug"),
         ("HOME", "x"),
         ("remuda_workers", "0"),
     ];
     let start = Start { variables, ..Start::default() };
-    assert_eq!(start.problems(), ["unknown variable REMUDA_KEEPALIVE; did you mean REMUDA_KEEP_ALIVE?"]);
+    assert_eq!(start.problems(), ["unknown variable REMUDA_KEEPALIV; did you mean REMUDA_KEEP_ALIVE?"]);
     assert!(start.invoke().settings.log_filter.is_some());
 }
 
 #[test]
-fn a_variable_that_is_not_text_is_an_error_if_it_is_ours() {
+fn a_remuda_variable_that_is_not_text_is_an_error() {
     use std::os::unix::ffi::OsStringExt;
     let value = OsString::from_vec(b"unix:\xff".to_vec());
     let mut problems = Vec::new();
@@ -218,7 +220,7 @@ fn all_problems_are_reported_together() {
         "worker-class is \"gevent\"",
         "threads is \"0\"",
         "linger is \"soon\"",
-        "the log's filter is \"a=b\"",
+        "log filter is \"a=b\"",
     ];
     for (problem, begin) in problems.iter().zip(begins) {
         assert!(problem.starts_with(begin), "{problem}");
@@ -231,13 +233,13 @@ fn all_problems_are_reported_together() {
 }
 
 #[test]
-fn what_a_higher_layer_replaces_is_not_read() {
+fn a_replaced_value_is_not_parsed() {
     let start = Start { flags: &["-w", "2"], variables: &[("REMUDA_WORKERS", "many")], ..Start::default() };
     assert_eq!(start.origin("workers").0, "2");
 }
 
 #[test]
-fn a_file_that_is_missing_or_a_directory_is_an_error_if_it_was_named() {
+fn a_named_file_that_is_missing_or_a_directory_is_an_error() {
     let named = |name| Start { flags: &["-c", name], ..Start::default() }.problems();
     assert_eq!(named("no.toml"), [r#"cannot read the settings file "no.toml": no such file or directory"#]);
     assert_eq!(named("."), [r#"cannot read the settings file ".": is a directory"#]);
@@ -268,7 +270,153 @@ fn arguments_in_a_variable_are_split_as_by_a_shell() {
 }
 
 #[test]
-fn a_place_in_the_file_is_kept_for_the_picture() {
+fn a_platform_s_variable_that_is_empty_is_as_unset() {
+    let variables = &[("PORT", ""), ("WEB_CONCURRENCY", ""), ("REMUDA_LOG", "")];
+    let mut start = Start { variables, ..Start::default() };
+    assert_eq!(start.origin("bind"), pair(r#"["127.0.0.1:8000"]"#, "default"));
+    assert_eq!(start.origin("workers"), pair("1", "default"));
+    assert!(start.invoke().settings.log_filter.is_none());
+    start.files = &[FILE];
+    assert_eq!(start.origin("workers"), pair("2", "remuda.toml line 2"));
+}
+
+#[test]
+fn names_of_other_servers_are_explained_from_every_source() {
+    let start = Start {
+        variables: &[("REMUDA_ACCESSLOG", "x"), ("REMUDA_ARGS", "--daemon=true")],
+        files: &[("remuda.toml", "certfile = 'x'\nkeepalive = 5\nlimit_request_line = 1\n")],
+        ..Start::default()
+    };
+    let expected = [
+        "unknown variable REMUDA_ACCESSLOG; known from gunicorn; here: REMUDA_ACCESS_LOGFILE",
+        "REMUDA_ARGS is \"--daemon=true\": unknown flag \"--daemon\"; known from gunicorn; here: the server stays in",
+        "unknown setting \"certfile\" (remuda.toml line 1); known from gunicorn; here: TLS is terminated by a proxy",
+        "unknown setting \"keepalive\" (remuda.toml line 2); known from gunicorn; here: keep-alive",
+        "unknown setting \"limit_request_line\" (remuda.toml line 3); did you mean limit-request-line?",
+    ];
+    let problems = start.problems();
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for (problem, begin) in problems.iter().zip(expected) {
+        assert!(problem.starts_with(begin), "{problem}");
+    }
+}
+
+#[test]
+fn a_section_in_the_file_is_refused() {
+    let text = "workers = 2\n[server]\nthreads = 8\n";
+    let start = Start { files: &[("remuda.toml", text)], ..Start::default() };
+    let sentence = "[server] (remuda.toml line 2) is a section, and a settings file has no sections; write its \
+                    settings at the top of the file";
+    assert_eq!(start.problems(), [sentence]);
+}
+
+#[test]
+fn a_similar_allowed_word_is_suggested() {
+    let meant = |flag: &str, value: &str| {
+        let problems = Start { flags: &[flag, value], ..Start::default() }.problems();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        problem.split_once("; did you mean ").map(|(_, rest)| rest.to_owned())
+    };
+    let some = |word: &str| Some(format!("{word}?"));
+    assert_eq!(meant("-k", "tokyo"), some("tokio"));
+    assert_eq!(meant("-k", "gevent"), some("tokio"));
+    assert_eq!(meant("-k", "uvicorn.workers.UvicornWorker"), some("tokio"));
+    assert_eq!(meant("--drain", "finsh"), some("finish"));
+    assert_eq!(meant("--drain", "spraed:10s"), some("spread"));
+    assert_eq!(meant("--log-level", "critical"), some("error"));
+    assert_eq!(meant("--log-level", "warning"), some("warn"));
+    assert_eq!(meant("--log-format", "jsn"), some("json"));
+    assert_eq!(meant("--log-format", "xml"), None);
+    assert_eq!(meant("--drain", "grace:soon"), None, "it is there, and something else is wrong");
+}
+
+#[cfg(all(feature = "sync", feature = "threaded"))]
+#[test]
+fn a_request_timeout_that_sync_cannot_keep_is_refused() {
+    let problems = |flags: &[&str]| Start { flags, ..Start::default() }.problems();
+    let sentence = "request-timeout is 30 (flag --request-timeout), which is not less than timeout, 30: on sync, the worker is \
+                    ended as hung before the client gets 503; allowed: less than timeout, 0 for no limit, or more with the \
+                    worker-class threaded";
+    assert_eq!(problems(&["-k", "sync", "--request-timeout", "30"]), [sentence]);
+    assert_eq!(problems(&["-k", "sync", "--request-timeout", "2", "-t", "1.5"]).len(), 1);
+    for right in [
+        &["-k", "sync", "--request-timeout", "29"][..],
+        &["-k", "sync", "--request-timeout", "30", "-t", "0"],
+        &["-k", "sync", "--request-timeout", "0"],
+        &["-k", "threaded", "--request-timeout", "30"],
+    ] {
+        assert_eq!(problems(right), [""; 0], "{right:?}");
+    }
+}
+
+#[test]
+fn variables_of_env_are_in_the_access_log() {
+    let format = |flags: &[&str]| Start { flags, ..Start::default() }.invoke().settings.access_format;
+    let given = ["-e", "COLOUR=red", "-e", "COLOUR=blue", "--access-logformat", "%({COLOUR}e)s"];
+    assert_eq!(*format(&given), Format::parse("blue", |_| None).unwrap());
+    let none = ["-e", "OTHER=red", "--access-logformat", "%({COLOUR}e)s"];
+    assert_eq!(*format(&none), Format::parse("-", |_| None).unwrap());
+}
+
+/// Where a sub-command finds the server, or what is wrong.
+fn found(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Option<PathBuf>, Vec<String>> {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("remuda.toml"), file).unwrap();
+    let inputs = Inputs {
+        arguments: ["remuda"].iter().chain(flags).map(OsString::from).collect(),
+        variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        directory: directory.path().to_owned(),
+        ..Inputs::of_process(Vec::new())
+    };
+    let command = command_line("remuda".into(), "1".into(), true, &[]);
+    let line = command.clone().try_get_matches_from(&inputs.arguments).unwrap();
+    let matches = line.subcommand().unwrap().1;
+    control_socket(&command, &line, matches, inputs).map_err(|problems| sentences(&problems))
+}
+
+#[test]
+fn a_sub_command_finds_the_server_by_precedence() {
+    let path = |flags: &[&str], variables: &[(&str, &str)], file: &str| {
+        found(flags, variables, file).unwrap().map(|path| path.to_str().unwrap().to_owned())
+    };
+    let file = "control-socket = 'f'\nworkres = 2\nthreads = 'many'\n";
+    assert_eq!(path(&["status"], &[], ""), None);
+    assert_eq!(path(&["status"], &[], file).as_deref(), Some("f"), "other faults are the server's");
+    let variables = [("REMUDA_CONTROL_SOCKET", "v"), ("REMUDA_WROKERS", "2")];
+    assert_eq!(path(&["status"], &variables, file).as_deref(), Some("v"));
+    let args = [("REMUDA_ARGS", "--control-socket a"), variables[0]];
+    assert_eq!(path(&["status"], &args, file).as_deref(), Some("a"));
+    assert_eq!(path(&["status", "--control-socket", "t"], &args, file).as_deref(), Some("t"));
+    assert_eq!(path(&["--control-socket", "t", "status"], &args, file).as_deref(), Some("t"));
+    assert_eq!(path(&["status"], &[("REMUDA_CONTROL_SOCKET", "")], file), None, "as in the server");
+
+    // A relative path starts where the server's does, but for one that was typed.
+    let file = "control-socket = 'f'\nchdir = '/srv'\n";
+    assert_eq!(path(&["status"], &[], file).as_deref(), Some("/srv/f"));
+    assert_eq!(path(&["status"], &variables, file).as_deref(), Some("/srv/v"));
+    assert_eq!(path(&["status"], &[("REMUDA_CHDIR", "/run")], file).as_deref(), Some("/run/f"));
+    assert_eq!(path(&["status", "--control-socket", "t"], &[], file).as_deref(), Some("t"));
+}
+
+#[test]
+fn an_unreadable_file_matters_only_if_the_path_depends_on_it() {
+    let broken = "workers = = 2\n";
+    let why = found(&["status"], &[], broken).unwrap_err();
+    assert!(why.len() == 1 && why[0].starts_with("remuda.toml line 1 is not TOML"), "{why:?}");
+    assert!(
+        found(&["status"], &[("REMUDA_CONTROL_SOCKET", "relative")], broken).is_err(),
+        "chdir may be in it"
+    );
+    assert!(found(&["status"], &[("REMUDA_CONTROL_SOCKET", "/run/c")], broken).is_ok());
+    assert!(found(&["status", "--control-socket", "c"], &[], broken).is_ok());
+    for flags in [["-c", "no.toml", "status"], ["status", "-c", "no.toml"]] {
+        let why = found(&flags, &[], "").unwrap_err();
+        assert!(why[0].starts_with("cannot read the settings file"), "{why:?}");
+    }
+}
+
+#[test]
+fn a_problem_keeps_its_place_in_the_file() {
     let text = "threads = 4\nworkers = 0\n";
     let read = Start { files: &[("remuda.toml", text)], ..Start::default() }.invoke();
     let label = miette::Diagnostic::labels(&read.problems[0]).unwrap().next().unwrap();
@@ -276,7 +424,7 @@ fn a_place_in_the_file_is_kept_for_the_picture() {
 }
 
 #[test]
-fn printed_settings_are_a_file_that_says_the_same() {
+fn printed_settings_are_an_equal_file() {
     let start = Start {
         flags: &["-w3", "--linger", "250ms", "-b", "unix:a\"b", "-b", "fd://4", "--log-format", "json"],
         variables: &[("REMUDA_LIMIT_REQUEST_BODY", "2M")],
@@ -303,13 +451,13 @@ fn a_backend_without_threads_has_one_and_no_more() {
     start.flags = &["-k", "sync", "--threads", "1"];
     assert_eq!(start.origin("threads"), pair("1", "flag --threads"));
     start.flags = &["-k", "sync", "--threads", "4"];
-    let sentence = "threads is 4 (flag --threads), which is more than the worker-class sync has; \
+    let sentence = "threads is 4 (flag --threads), which is more than the worker-class sync supports; \
                     allowed: 1, or more with the worker-class threaded";
     assert_eq!(start.problems(), [sentence]);
 }
 
 #[test]
-fn what_no_reload_changes_keeps_its_value_and_is_named() {
+fn a_fixed_setting_keeps_its_value_and_is_named() {
     static FIXED: Setting = Setting {
         name: "workers",
         short: None,
@@ -335,4 +483,47 @@ fn what_no_reload_changes_keeps_its_value_and_is_named() {
     assert_eq!(keep(&before, &before, &mut settings), [""; 0]);
     let free = find("workers").unwrap();
     assert_eq!(keep(&[origin(free, "2")], &[origin(free, "3")], &mut settings), [""; 0]);
+}
+
+/// The variables that Kubernetes sets in containers beside a Service, and Docker beside a linked
+/// one.
+#[test]
+fn variables_of_a_service_named_remuda_are_not_settings() {
+    let services = [
+        ("REMUDA_SERVICE_HOST", "10.0.0.11"),
+        ("REMUDA_SERVICE_PORT", "80"),
+        ("REMUDA_SERVICE_PORT_HTTP", "80"),
+        ("REMUDA_PORT", "tcp://10.0.0.11:80"),
+        ("REMUDA_PORT_80_TCP", "tcp://10.0.0.11:80"),
+        ("REMUDA_PORT_80_TCP_PROTO", "tcp"),
+        ("REMUDA_PORT_80_TCP_PORT", "80"),
+        ("REMUDA_PORT_80_TCP_ADDR", "10.0.0.11"),
+        ("REMUDA_PORT_53_UDP", "udp://10.0.0.11:53"),
+        ("REMUDA_WEB_SERVICE_HOST", "10.0.0.12"),
+        ("REMUDA_WEB_V2_SERVICE_PORT_HTTPS", "443"),
+        ("REMUDA_WEB_PORT", "sctp://10.0.0.12:80"),
+        ("REMUDA_WEB_PORT_80_TCP_ADDR", "fd00::1"),
+        // A Service named remuda-reuse.
+        ("REMUDA_REUSE_PORT", "tcp://10.0.0.13:80"),
+    ];
+    let beside = Start { variables: &services, ..Start::default() };
+    assert_eq!(beside.problems(), [""; 0]);
+    assert_eq!(beside.origin("reuse-port"), pair("false", "default"));
+    for (name, value) in [
+        ("REMUDA_WORKER", "2"),
+        ("REMUDA_PORT", "8000"),
+        ("REMUDA_PORT", "http://10.0.0.11:80"),
+        ("REMUDA_SERVICE", "remuda"),
+        ("REMUDA_PORT_80", "tcp"),
+        ("REMUDA_PORT_HTTP_TCP", "tcp"),
+        ("REMUDA_SERVICES_HOSTS", "10.0.0.11"),
+    ] {
+        let typo = Start { variables: &[(name, value)], ..Start::default() };
+        let problems = typo.problems();
+        assert!(problems.len() == 1 && problems[0].contains(name), "{name}: {problems:?}");
+    }
+    // No setting can be hidden by that, whatever it is called.
+    for setting in table() {
+        assert!(!is_of_a_service(&setting.variable(), OsStr::new("80")), "{}", setting.name);
+    }
 }

@@ -28,9 +28,9 @@ fn each_policy_has_its_name_and_its_time() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn a_bad_policy_is_refused_with_a_reason() {
     let grace = "but grace takes a time, as in grace:10s";
-    let unknown = "nor is it one of this program's: mine";
+    let unknown = "and not a policy of this program: mine";
     for (text, why) in [
         ("grace", grace),
         ("grace:", grace),
@@ -39,7 +39,7 @@ fn what_is_wrong_is_said() {
         ("spread:99999h", "but spread takes a time, as in spread:10s"),
         ("handoff,", unknown),
         ("handoff,grace", grace),
-        ("handoff,handoff", "but handoff takes another policy to fall back to"),
+        ("handoff,handoff", "but handoff needs another policy as its fallback"),
         ("handoffs", unknown),
         ("finish:1s", unknown),
         ("Finish", unknown),

@@ -18,14 +18,14 @@ fn refused(written: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn empty_is_none() {
+fn an_empty_text_is_none() {
     let names = ["chdir", "pid", "group", "user", "umask", "env", "name"];
     let process = process(&names.map(|name| (name, ""))).unwrap();
     assert_eq!(format!("{process:?}"), format!("{:?}", ProcessConfig::default()));
 }
 
 #[test]
-fn a_pidfile_is_looked_for_where_the_server_will_be() {
+fn a_pidfile_is_relative_to_chdir() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("run")).unwrap();
     let chdir = ("chdir", dir.path().to_str().unwrap());
@@ -39,20 +39,20 @@ fn a_pidfile_is_looked_for_where_the_server_will_be() {
 }
 
 #[test]
-fn a_directory_has_to_be_there() {
+fn a_directory_has_to_exist() {
     assert_eq!(refused(&[("chdir", "/nowhere")]), r#""/nowhere": no such file or directory"#);
     assert_eq!(refused(&[("chdir", "/dev/null")]), r#""/dev/null" is not a directory"#);
 }
 
 #[test]
-fn users_and_groups_have_to_be_there() {
-    assert_eq!(refused(&[("user", "no one")]), "and there is no such user");
-    assert_eq!(refused(&[("group", "no one")]), "and there is no such group");
+fn users_and_groups_have_to_exist() {
+    assert_eq!(refused(&[("user", "no one")]), "and no such user exists");
+    assert_eq!(refused(&[("group", "no one")]), "and no such group exists");
 }
 
 #[test]
-fn a_number_that_no_user_has_needs_a_group() {
-    // Who is not root may not name it at all.
+fn a_uid_without_a_user_needs_a_group() {
+    // A user other than root may not name it at all.
     let why = refused(&[("user", "3999999999")]);
     assert!(why.contains("group has to be set") || why.contains("only root"), "{why}");
 }
@@ -66,15 +66,6 @@ fn a_umask_is_octal() {
     for text in ["8", "1000", "-1", "+7", "0x7", "u=rwx", "0o"] {
         assert_eq!(umask(text), Err(Refusal(None)), "{text:?}");
     }
-}
-
-#[test]
-fn variables_have_a_name_and_a_value() {
-    let all = |texts: &[&str]| variables(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
-    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    assert_eq!(all(&["A=1", "B=x=y", "C="]).unwrap(), [pair("A", "1"), pair("B", "x=y"), pair("C", "")]);
-    assert_eq!(all(&["A"]), Err(because(r#""A" is not NAME=VALUE"#)));
-    assert_eq!(all(&["=1"]), Err(because(r#""=1" is not NAME=VALUE"#)));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use super::*;
 
 #[test]
-fn shared_counters_count_where_they_are_told_to() {
+fn shared_counters_count_in_their_own_memory() {
     let counts: &'static Counts = Box::leak(Box::default());
     let counters = Counters::shared(counts);
     counters.requests.increment();
+    counters.aborted(true);
     counters.closed(CloseReason::DeadlineCut);
     let expected = Tally { requests: 1, ended: 1, aborted: 1, cut: 1, ..Tally::default() };
     assert_eq!((counts.tally(), counters.tally()), (expected, expected));
@@ -12,8 +13,11 @@ fn shared_counters_count_where_they_are_told_to() {
 }
 
 #[test]
-fn what_an_ended_worker_left_is_aborted_and_in_a_drain_cut() {
-    let left = Tally { requests: 9, finished: 5, aborted: 1, ..Tally::default() };
+fn requests_of_an_ended_worker_count_as_aborted_or_cut() {
+    // Three were finished, one refused, and one got 503 for its timeout.
+    let (finished, statuses) = (3, [0, 3, 0, 1, 1, 0]);
+    let left = Tally { requests: 9, finished, statuses, aborted: 1, ..Tally::default() };
+    assert_eq!((left.answered(), left.in_flight()), (5, 3));
     let [mut killed, mut drained] = [left; 2];
     killed.end(false);
     assert_eq!(killed, Tally { aborted: 4, ..left });
@@ -22,7 +26,7 @@ fn what_an_ended_worker_left_is_aborted_and_in_a_drain_cut() {
 }
 
 #[test]
-fn d19_whoever_has_left_is_in_the_queue_until_somebody_has_it() {
+fn d19_a_sent_connection_counts_as_queued_until_it_is_received() {
     let counters = Counters::default();
     (0..5).for_each(|_| counters.accepted.increment());
     counters.closed(CloseReason::PeerClosed);
@@ -34,9 +38,9 @@ fn d19_whoever_has_left_is_in_the_queue_until_somebody_has_it() {
     let mut tally = counters.tally();
     assert_eq!((tally.in_queue(), tally.in_hand()), (1, 2));
     tally.end(false);
-    assert_eq!((tally.in_queue(), tally.in_hand()), (1, 0), "those it had have ended with it");
+    assert_eq!((tally.in_queue(), tally.in_hand()), (1, 0), "its connections ended with it");
     tally.adopted += 3;
-    assert_eq!((tally.in_queue(), tally.in_hand()), (-2, 3), "they are from elsewhere");
+    assert_eq!((tally.in_queue(), tally.in_hand()), (-2, 3), "they came from other workers");
 }
 
 #[test]
@@ -46,7 +50,8 @@ fn a_finished_request_is_counted_by_its_status_and_its_time() {
         counts.finished(status, Duration::from_micros(micros));
     }
     let tally = counts.tally();
-    assert_eq!((tally.finished, tally.statuses), (5, [0, 2, 0, 1, 1]));
+    assert_eq!((tally.finished, tally.statuses), (5, [0, 2, 0, 1, 1, 1]));
+    assert_eq!(tally.answered(), 5, "also with a status of no class");
     assert_eq!(tally.times, [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     assert_eq!(tally.took, 10_004_002_000);
 }

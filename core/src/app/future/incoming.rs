@@ -11,58 +11,66 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::interim::Interim;
-use crate::app::{ConnectionInfo, DrainSignal};
+use crate::app::{ClientEnd, DrainSignal};
 use crate::client::Client;
-use crate::conn::RespondError;
+use crate::exchange::RespondError;
 use crate::http1::{BodyError, ResponseHead};
+use crate::peer::ConnectionInfo;
 
-/// The body of a request, as it arrives. A body that the client did not complete ends with an error, never early.
+/// The body of a request, as it arrives. A body that the client did not complete ends with an
+/// error, never early.
 ///
-/// Trailer fields are its last frame, if the client has sent any that may be there (RFC 9110 §6.5.1); they are never among the
-/// fields of the request.
+/// Trailer fields are its last frame, if the client has sent any that are allowed (RFC 9110
+/// §6.5.1). They are never among the fields of the request.
 ///
-/// It may move to another task or thread. Dropping it tells that nobody wants the rest. The first poll asks a client
-/// that waits for it to go on (100, RFC 9110 §10.1.1).
+/// It may move to another task or thread. Dropping it discards the rest. The first poll sends a 100
+/// to a client that waits for it (RFC 9110 §10.1.1).
 ///
-/// It also carries what is known of the request beside its head, see [`info`](Self::info).
+/// It also carries facts about the request beside its head, see [`info`](Self::info).
 pub struct Incoming {
     pipe: Option<Arc<Pipe>>,
     info: RequestInfo,
 }
 
-/// What is known of a request beside its head and its body.
+/// Facts about a request beside its head and its body.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RequestInfo {
-    /// Tells when the worker drains: a flag to look at, and a future to await.
+    /// Signals the drain of the worker: a flag to read, and a future to await.
     pub drain: DrainSignal,
-    /// What is known of the connection.
+    /// Signals that the client has ended its side: likewise. The response is sent even so, unless
+    /// [`cancel_on_half_close`](crate::config::Limits::cancel_on_half_close) is set.
+    pub client_end: ClientEnd,
+    /// Facts about the connection.
     pub connection: ConnectionInfo,
-    /// Who has sent the request.
+    /// The client.
     pub client: Client,
-    /// The host that it is for, and perhaps a port, if a trusted proxy has named it; otherwise that is in the target or the
-    /// Host field.
+    /// The requested host, with an optional port, if a trusted proxy has named it. Otherwise it is
+    /// in the target or the Host field.
     pub forwarded_host: Option<Bytes>,
-    /// What is sent before the response.
+    /// The queue of interim responses.
     pub(super) interim: Arc<Interim>,
-    /// What may follow the request in another protocol.
+    /// The bytes after the request, if the protocol changes.
     pub(super) upgrade: Option<Arc<Pipe>>,
 }
 
 impl RequestInfo {
-    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), before whatever the application waits for next.
-    /// There may be any number before the response. A client of HTTP/1.0 knows none and is sent nothing.
+    /// Sends an interim response, such as 103 with `Link` fields (RFC 8297), before the next await
+    /// of the application ends. There may be any number before the final response. A client of
+    /// HTTP/1.0 gets none. No client does unless the setting `interim-responses` is on: many
+    /// clients take one for the final response.
     ///
     /// # Errors
     ///
-    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is first read), as much of
-    /// earlier ones as [`HIGH_WATER`](crate::config::HIGH_WATER) waits to be sent, or the response has begun.
+    /// The head is invalid, its status is not one from 102 to 199 (100 is sent when the body is
+    /// first read), [`HIGH_WATER`](crate::config::HIGH_WATER) bytes of earlier ones are queued, or
+    /// the response has begun.
     pub fn interim(&self, head: &ResponseHead) -> Result<(), RespondError> {
         self.interim.push(head)
     }
 
-    /// The same as [`Incoming::upgrade`], for an application that is not given the body itself, as handlers of frameworks
-    /// are not.
+    /// The same as [`Incoming::upgrade`], for an application that does not get the body itself,
+    /// such as a framework's handler.
     pub fn upgrade(&self) -> Option<Incoming> {
         let pipe = self.upgrade.clone().filter(|pipe| pipe.claim())?;
         Some(Incoming::new(Some(pipe), self.clone()))
@@ -70,22 +78,23 @@ impl RequestInfo {
 }
 
 impl Incoming {
-    /// The reading end of `pipe`; without one the body is empty.
+    /// The reading end of `pipe`. Without a pipe the body is empty.
     pub(super) fn new(pipe: Option<Arc<Pipe>>, info: RequestInfo) -> Self {
         Self { pipe, info }
     }
 
-    /// Takes the connection over (RFC 9110 §7.8): gives what the client sends behind its request, if it offers to change
-    /// the protocol, and nothing the second time.
+    /// Takes the connection over (RFC 9110 §7.8): returns the bytes that the client sends after its
+    /// request, if the request offers an upgrade, and None the second time.
     ///
-    /// What is given has something to read once the handler has returned a response with status 101, an `Upgrade` field
-    /// that names the protocol, and a body: the other direction, sent as it is, with whose end the connection ends. Any
-    /// other response ends it with an error. The drain is told by [`info`](Self::info) alone (D13).
+    /// The returned body has bytes once the handler has returned a response with status 101, an
+    /// `Upgrade` field that names the protocol, and a body. That body is the other direction: it is
+    /// sent without framing, and its end ends the connection. Any other response ends the returned
+    /// body with an error. Only [`info`](Self::info) signals the drain (D13).
     pub fn upgrade(&mut self) -> Option<Self> {
         self.info.upgrade()
     }
 
-    /// The drain of the worker, the connection that the request came on, and what may be done besides answering.
+    /// The drain of the worker, the connection of the request, and operations besides the response.
     pub fn info(&self) -> &RequestInfo {
         &self.info
     }
@@ -134,21 +143,21 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// One piece of a body between the connection's thread and whoever reads it.
+/// One piece of a body between the connection's thread and its reader.
 ///
-/// Wakers are woken and dropped while the lock is free, because they may be anybody's.
+/// Wakers are woken and dropped outside the lock, because they may run any code.
 #[derive(Debug)]
 pub(super) struct Pipe(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Waits to be taken.
+    /// The piece, until it is read.
     piece: Option<Bytes>,
-    /// Trailer fields behind that piece.
+    /// Trailer fields after that piece.
     trailers: Option<HeaderMap>,
-    /// What is behind that, once nothing more will come.
+    /// The end after that, once nothing more will come.
     end: Option<Result<(), BodyError>>,
-    /// What the reader has still to take, if that is known.
+    /// How many bytes the reader has not read yet, if that is known.
     left: Option<u64>,
     /// The reader waits for a piece.
     reader: Option<Waker>,
@@ -156,9 +165,9 @@ struct State {
     claimed: bool,
     /// The reader is gone.
     abandoned: bool,
-    /// The connection's own task, as it polled last; none once the exchange is over.
+    /// The connection's own task, as it polled last. None once the exchange is over.
     machine: Option<Waker>,
-    /// That task is polling the application right now, so it need not be woken.
+    /// That task is polling the application at present, so it need not be woken.
     polling: bool,
 }
 
@@ -172,7 +181,7 @@ impl Drop for Polling<'_> {
 }
 
 impl Pipe {
-    /// A pipe for `left` bytes, if it is known how many are to come.
+    /// A pipe for `left` bytes, if the number is known.
     pub(super) fn new(left: Option<u64>) -> Self {
         Self(Mutex::new(State {
             piece: None,
@@ -187,12 +196,12 @@ impl Pipe {
         }))
     }
 
-    /// Whether nobody has claimed to be the reader before.
+    /// Whether no reader has claimed the pipe before.
     fn claim(&self) -> bool {
         !std::mem::replace(&mut self.state().claimed, true)
     }
 
-    /// Passes a piece to the reader. The last one comes with the trailer fields that follow it.
+    /// Passes a piece to the reader. The last one comes with the trailer fields after it.
     pub(super) fn give(&self, piece: Bytes, last: Option<HeaderMap>) {
         let mut state = self.state();
         state.piece = Some(piece);
@@ -202,18 +211,18 @@ impl Pipe {
         state.wake_reader();
     }
 
-    /// Tells the reader that nothing more will come but these trailer fields, or that this is not all of the body.
+    /// Ends the pipe with the trailer fields, or with the error that ended the body.
     pub(super) fn end(&self, end: Result<HeaderMap, BodyError>) {
         let mut state = self.state();
         state.end_with(end);
         state.wake_reader();
     }
 
-    /// The exchange is over: a body that has not ended by now never will.
+    /// Closes the pipe: the exchange is over, and a body that has not ended by now never will.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.end.get_or_insert(Err(BodyError::Closed));
-        // Woken first, so that it is still known for the connection's own.
+        // Woken first, while it can still be recognized as the connection's own task.
         state.wake_reader();
         let machine = self.state().machine.take();
         drop(machine);
@@ -225,12 +234,12 @@ impl Pipe {
         state.reader.is_some() && state.piece.is_none() && state.end.is_none()
     }
 
-    /// Whether the reader has gone.
+    /// Whether the reader is gone.
     pub(super) fn is_abandoned(&self) -> bool {
         self.state().abandoned
     }
 
-    /// Tells that the connection's task polls the application now, and that `machine` wakes it.
+    /// Marks that the connection's task polls the application now, and that `machine` wakes it.
     pub(super) fn polling(&self, machine: &Waker) -> Polling<'_> {
         let mut state = self.state();
         state.polling = true;
@@ -278,11 +287,11 @@ impl State {
     }
 }
 
-/// The state while nobody else may look at it.
+/// The locked state.
 struct Locked<'a>(MutexGuard<'a, State>);
 
 impl Locked<'_> {
-    /// Wakes the connection's task, unless it will look by itself.
+    /// Wakes the connection's task, unless it checks the pipe anyway.
     fn wake_machine(self) {
         let machine = self.machine.clone().filter(|_| !self.polling);
         drop(self);
@@ -291,7 +300,7 @@ impl Locked<'_> {
         }
     }
 
-    /// Wakes the reader, unless that is the connection's own task, which is at work.
+    /// Wakes the reader, unless that is the connection's own task, which is running.
     fn wake_reader(mut self) {
         let reader = self.reader.take();
         let own =

@@ -1,47 +1,52 @@
-//! Interim responses on their way from an async application to its connection.
+//! The queue of interim responses from an async application to its connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 
 use crate::config::HIGH_WATER;
-use crate::conn::{RespondError, push_interim};
+use crate::exchange::{RespondError, check_interim};
 use crate::http1::ResponseHead;
 
-/// What waits there is encoded already, and bounded as what waits to be sent is.
+/// The queued heads are valid, and their size is bounded like that of the send queue.
 ///
-/// Wakers are woken and dropped while the lock is free, because they may be anybody's.
+/// Wakers are woken and dropped outside the lock, because they may run any code.
 #[derive(Debug, Default)]
 pub(super) struct Interim {
-    /// Something waits.
+    /// Whether the queue was used.
     is_used: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    heads: Vec<u8>,
-    /// The connection's own task, once it waits.
+    /// The heads, in the order in which they are sent.
+    heads: Vec<ResponseHead>,
+    /// Their approximate size in bytes.
+    size: usize,
+    /// The waker of the connection's own task, once it waits.
     machine: Option<Waker>,
     /// The final response has begun, or the exchange is over.
     closed: bool,
 }
 
 impl Interim {
-    /// Adds a response, and has the connection look.
+    /// Adds a response, and wakes the connection.
     ///
     /// # Errors
     ///
-    /// It is none, there is no room for it, or it comes too late.
+    /// It is no interim response, there is no room for it, or it is late.
     pub(super) fn push(&self, head: &ResponseHead) -> Result<(), RespondError> {
         let machine = self.with(|state| {
             if state.closed {
                 return Err(RespondError::NoRequest);
             }
-            if state.heads.len() >= HIGH_WATER {
-                return Err(RespondError::Full { waiting: state.heads.len() });
+            if state.size >= HIGH_WATER {
+                return Err(RespondError::Full { waiting: state.size });
             }
-            push_interim(&mut state.heads, head)?;
+            check_interim(head)?;
+            state.heads.push(head.clone());
+            state.size += head.size();
             self.is_used.store(true, Ordering::Release);
             Ok(state.machine.clone())
         })?;
@@ -49,7 +54,8 @@ impl Interim {
         Ok(())
     }
 
-    /// Tells that `machine` wakes the connection's task from here on. What came before has to be [taken](Self::take) after it.
+    /// Registers `machine` as the waker of the connection's task. Earlier responses have to be
+    /// [taken](Self::take) after this call.
     pub(super) fn wait(&self, machine: &Waker) {
         let former = self.with(|state| {
             let is_known = state.machine.as_ref().is_some_and(|known| known.will_wake(machine));
@@ -58,14 +64,19 @@ impl Interim {
         drop(former);
     }
 
-    /// What is to be sent.
-    pub(super) fn take(&self) -> Option<Vec<u8>> {
-        self.is_used
-            .swap(false, Ordering::Acquire)
-            .then(|| self.with(|state| std::mem::take(&mut state.heads)))
+    /// Takes the queued responses.
+    #[inline]
+    pub(super) fn take(&self) -> Option<Vec<ResponseHead>> {
+        self.is_used.swap(false, Ordering::Acquire).then(|| {
+            self.with(|state| {
+                state.size = 0;
+                std::mem::take(&mut state.heads)
+            })
+        })
     }
 
-    /// Whatever comes now comes too late.
+    /// Closes the queue: later responses are refused.
+    #[inline]
     pub(super) fn close(&self) {
         let machine = self.with(|state| {
             state.closed = true;

@@ -1,12 +1,13 @@
-//! The pipe between a connection and whoever reads its request's body.
+//! The pipe between a connection and the reader of its request's body.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Wake, Waker};
 use std::thread;
 
 use super::*;
-use crate::app::{ConnectionInfo, DrainSignal};
-use crate::handoff::Peer;
+use crate::app::{ClientEnd, ConnectionInfo, DrainSignal};
+use crate::http1::BodyError;
+use crate::peer::Peer;
 use crate::testing::Shown;
 
 #[derive(Default)]
@@ -33,6 +34,7 @@ fn pipe() -> (Arc<Pipe>, Incoming, Arc<Woken>) {
     let connection = ConnectionInfo { peer: Peer::Unix, requests: 1 };
     let info = RequestInfo {
         drain,
+        client_end: ClientEnd::default(),
         connection,
         client: Peer::Unix.into(),
         forwarded_host: None,
@@ -48,7 +50,7 @@ fn poll(body: &mut Incoming, waker: &Waker) -> Poll<Option<Result<Bytes, BodyErr
 }
 
 #[test]
-fn who_asks_wakes_the_machine_unless_it_is_at_work() {
+fn a_request_of_a_future_wakes_the_machine_unless_it_runs() {
     let (pipe, mut body, machine) = pipe();
     assert!(!pipe.is_wanted());
     assert!(poll(&mut body, Waker::noop()).is_pending());
@@ -81,7 +83,7 @@ fn a_piece_wakes_its_reader_but_not_the_machine_that_gives_it() {
 }
 
 #[test]
-fn what_is_left_is_what_has_not_been_taken() {
+fn the_rest_of_a_body_is_its_unread_part() {
     let (pipe, mut body, _) = pipe();
     pipe.give(Bytes::from("0123456789"), Some(HeaderMap::new()));
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(10), false));
@@ -91,7 +93,7 @@ fn what_is_left_is_what_has_not_been_taken() {
 }
 
 #[test]
-fn a_connection_that_ends_wakes_the_reader_and_is_not_woken_any_more() {
+fn an_ended_connection_wakes_its_reader_and_is_woken_no_more() {
     let (pipe, mut body, machine) = pipe();
     let reader = Arc::new(Woken::default());
     assert!(poll(&mut body, &Waker::from(reader.clone())).is_pending());
@@ -121,7 +123,7 @@ fn a_reader_that_moves_is_woken_where_it_is() {
     let (first, second) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
     assert!(poll(&mut body, &Waker::from(first.clone())).is_pending());
     assert!(poll(&mut body, &Waker::from(second.clone())).is_pending());
-    assert_eq!(Arc::strong_count(&first), 1, "the former is forgotten");
+    assert_eq!(Arc::strong_count(&first), 1, "the former waker is dropped");
     pipe.give(Bytes::from("x"), None);
     assert_eq!((first.take(), second.take()), (0, 1));
 

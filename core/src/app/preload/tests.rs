@@ -13,7 +13,7 @@ fn handler(_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>) -> Result<(), Ap
     Ok(())
 }
 
-/// What `factory` builds for a worker that `shown` tells of drains.
+/// The application that `factory` builds for a worker with `shown` as the source of its drain.
 fn built(factory: &AppFactory, shown: &Arc<Shown>, counters: &Arc<Counters>) -> Result<App, AppError> {
     let boot = Boot::new(3, 2, "mio", DrainSignal::new(shown.clone()), counters.clone());
     match factory.build(&boot).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -23,7 +23,7 @@ fn built(factory: &AppFactory, shown: &Arc<Shown>, counters: &Arc<Counters>) -> 
 }
 
 #[test]
-fn it_is_built_once_and_what_it_was_given_is_the_workers() {
+fn a_preloaded_application_uses_the_signals_of_its_worker() {
     let (calls, given) = (AtomicU32::new(0), Arc::new(Mutex::new(None)));
     let factory = {
         let given = given.clone();
@@ -53,7 +53,7 @@ fn it_is_built_once_and_what_it_was_given_is_the_workers() {
     counters.requests.increment();
     counters.requests.increment();
     assert_eq!(boot.counters.requests.get(), 2);
-    // Who waited before there was a worker goes on, in a place of its own.
+    // A future that waited before there was a worker continues, with a place of its own.
     assert!(early.as_mut().poll(&mut task).is_pending());
     assert_eq!(shown.waiting(), 1);
     shown.begin(Drain::new(Reason::Stop, START, START + ms(1000)));
@@ -63,14 +63,14 @@ fn it_is_built_once_and_what_it_was_given_is_the_workers() {
 }
 
 #[test]
-fn what_fails_or_awaits_is_not_preloaded() {
+fn an_application_that_fails_or_awaits_is_not_preloaded() {
     let factory = AppFactory::new(|_| Err(AppError::msg("no database")));
     assert_eq!(factory.preload("mio").unwrap_err().to_string(), "no database");
 
     let awaiting = AppFactory::from_async(async |_| Ok(App::call(Nobody)));
     assert!(awaiting.awaits());
     let refused = awaiting.preload("mio").unwrap_err().to_string();
-    assert!(refused.contains("takes a runtime"), "{refused}");
+    assert!(refused.contains("needs a runtime"), "{refused}");
 }
 
 struct Nobody;

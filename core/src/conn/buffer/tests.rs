@@ -1,4 +1,4 @@
-//! Buffers against the plainest thing that would do.
+//! Buffers compared with the simplest implementation.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn contents(queue: &OutQueue) -> Vec<u8> {
     out.as_slices().iter().flat_map(|slice| slice.to_vec()).collect()
 }
 
-/// Takes everything out, as many slices at a time as one write gathers.
+/// Takes all bytes out, as many slices at a time as one write gathers.
 fn drain(queue: &mut OutQueue) -> Vec<u8> {
     let mut all = Vec::new();
     while !queue.is_empty() {
@@ -35,7 +35,7 @@ fn large_pieces_are_sent_from_where_they_are() {
     let places: Vec<_> = out.as_slices().iter().map(|slice| slice.as_ptr()).collect();
     assert_eq!(places.len(), 3);
     assert_eq!(places[1], large.as_ptr());
-    assert!(queue.copied.len() == 8, "only what is small was copied");
+    assert!(queue.copied.len() == 8, "only small pieces are copied");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_read_buffer_grows_to_its_bound_and_no_further() {
     }
     assert_eq!((filled, buffer.space().len()), (READ_BUFFER_MAX, 0));
     buffer.consume(1);
-    assert_eq!(buffer.space().len(), 1, "what was used makes room");
+    assert_eq!(buffer.space().len(), 1, "processed bytes make room");
     buffer.consume(READ_BUFFER_MAX - 1);
     buffer.shrink();
     assert_eq!(buffer.space().len(), READ_BUFFER);
@@ -104,7 +104,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 proptest! {
     #[test]
-    fn a_queue_gives_what_was_put_in_and_in_that_order(operations in prop::collection::vec(operation(), 0..60)) {
+    fn a_queue_returns_its_bytes_in_order(operations in prop::collection::vec(operation(), 0..60)) {
         let (mut queue, mut model) = (OutQueue::default(), Vec::new());
         let mut next = 0_u8;
         let mut some = |n| { next = next.wrapping_add(1); vec![next; n] };
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn a_read_buffer_gives_what_was_put_in(sizes in prop::collection::vec((1..9000_usize, 0..9000_usize), 1..60)) {
+    fn a_read_buffer_returns_its_bytes(sizes in prop::collection::vec((1..9000_usize, 0..9000_usize), 1..60)) {
         let (mut buffer, mut model, mut next) = (ReadBuffer::default(), Vec::new(), 0_u8);
         for (read, used) in sizes {
             let n = buffer.space().len().min(read);

@@ -7,9 +7,9 @@ use crate::http1::{Decoder, push_end};
 
 const OVERHEAD: u32 = 16 * 1024;
 
-/// What became of some input: the body, how much of the input was used, and how it ended.
+/// The outcome of an input: the body, how much of the input was used, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
-struct Outcome {
+struct Next {
     body: Vec<u8>,
     used: usize,
     end: End,
@@ -22,8 +22,8 @@ enum End {
     Bad(BodyError),
 }
 
-/// Decodes `wire` as it arrives in pieces of `sizes` (again and again), `max` bytes of body at a time.
-fn decode(wire: &[u8], sizes: &[usize], max: usize) -> Outcome {
+/// Decodes `wire` as it arrives in pieces of `sizes` (repeated), `max` bytes of body at a time.
+fn decode(wire: &[u8], sizes: &[usize], max: usize) -> Next {
     let (mut decoder, mut body) = (Decoder::chunked(OVERHEAD), Vec::new());
     let (mut used, mut here) = (0, 0);
     let mut sizes = sizes.iter().cycle();
@@ -34,7 +34,7 @@ fn decode(wire: &[u8], sizes: &[usize], max: usize) -> Outcome {
         match decoder.decode(&wire[used..here], max) {
             Ok(Decoded { skip: 0, data: 0 }) if here == wire.len() => break End::Incomplete,
             Ok(Decoded { skip: 0, data: 0 }) => {
-                assert_eq!(used, here, "what has arrived is used up before more is asked for");
+                assert_eq!(used, here, "arrived bytes are used before more are needed");
                 here = wire.len().min(here + sizes.next().expect("there is a size"));
             }
             Ok(Decoded { skip, data }) => {
@@ -45,10 +45,10 @@ fn decode(wire: &[u8], sizes: &[usize], max: usize) -> Outcome {
             Err(error) => break End::Bad(error),
         }
     };
-    Outcome { body, used, end }
+    Next { body, used, end }
 }
 
-/// Decodes `wire` whole and byte by byte, which must come to the same.
+/// Decodes `wire` whole and byte by byte, which must give the same.
 fn end_of(wire: impl AsRef<[u8]>) -> End {
     let wire = wire.as_ref();
     let whole = decode(wire, &[wire.len().max(1)], usize::MAX);
@@ -98,7 +98,7 @@ fn rfc9112_7_1_a_size_that_does_not_fit_is_an_error() {
 }
 
 #[test]
-fn rfc9112_7_1_lines_end_with_crlf_and_nothing_else() {
+fn rfc9112_7_1_only_crlf_ends_a_line() {
     for wire in [
         "1\na\r\n0\r\n\r\n",
         "1\r\na\n0\r\n\r\n",
@@ -185,7 +185,7 @@ fn rfc9112_7_1_2_trailers_are_checked() {
     for trailers in ["", "A: b\r\n", "A:\r\nB: c d\t\r\n", "Content-Length: 5\r\n", "a: \u{e9}\r\n"] {
         let wire = format!("1\r\nx\r\n0\r\n{trailers}\r\n");
         let outcome = decode(format!("{wire}more").as_bytes(), &[5], usize::MAX);
-        assert_eq!(outcome, Outcome { body: b"x".to_vec(), used: wire.len(), end: End::Done });
+        assert_eq!(outcome, Next { body: b"x".to_vec(), used: wire.len(), end: End::Done });
     }
     for trailers in [
         "A\r\n",
@@ -202,7 +202,7 @@ fn rfc9112_7_1_2_trailers_are_checked() {
 }
 
 #[test]
-fn rfc9112_7_1_2_trailers_are_kept_for_whoever_asks_once() {
+fn rfc9112_7_1_2_trailers_are_returned_once() {
     let wire = b"1\r\nx\r\n0\r\nA: b\r\nC:\t d \r\na:\r\nHost: e\r\n\r\nMore: f\r\n\r\n";
     for piece in 1..=wire.len() {
         let (mut decoder, mut at) = (Decoder::chunked(OVERHEAD), 0);
@@ -291,14 +291,14 @@ fn an_error_is_final() {
 }
 
 #[test]
-fn nothing_is_decoded_behind_the_end() {
+fn nothing_is_decoded_after_the_end() {
     let mut decoder = ChunkDecoder::new(OVERHEAD);
     assert_eq!(decoder.decode(b"0\r\n\r\n0\r\n", 1), Ok(Decoded { skip: 5, data: 0 }));
     assert_eq!(decoder.decode(b"0\r\n", 1), Ok(Decoded::default()));
     assert!(decoder.is_done());
 }
 
-/// Chunks with the freedom that a sender has in writing them: body, wire.
+/// Chunks with all the variations that a sender may use: body, wire.
 fn encoded() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let data = prop::collection::vec(any::<u8>(), 1..40);
     let size = ("0{0,3}", any::<bool>(), "( ?;[a-z]{1,4}(=([a-z]{1,4}|\"[a-z ;,]{0,4}\"))?){0,2}");
@@ -363,7 +363,7 @@ proptest! {
         (body, wire) in encoded(), sizes in pieces(), max in 1_usize..50, after in noise(),
     ) {
         let whole = [&wire[..], &after].concat();
-        prop_assert_eq!(decode(&whole, &sizes, max), Outcome { body, used: wire.len(), end: End::Done });
+        prop_assert_eq!(decode(&whole, &sizes, max), Next { body, used: wire.len(), end: End::Done });
     }
 
     #[test]
@@ -410,7 +410,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_in_chunks_is_what_is_received(
+    fn a_body_sent_in_chunks_is_received_unchanged(
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..5),
     ) {
         let mut wire = Vec::new();
@@ -419,8 +419,8 @@ proptest! {
             wire.extend_from_slice(chunk);
             wire.extend_from_slice(b"\r\n");
         }
-        push_end(&mut wire, &HeaderMap::new());
+        push_end(&mut wire, None);
         let outcome = decode(&wire, &[wire.len()], usize::MAX);
-        prop_assert_eq!(outcome, Outcome { body: chunks.concat(), used: wire.len(), end: End::Done });
+        prop_assert_eq!(outcome, Next { body: chunks.concat(), used: wire.len(), end: End::Done });
     }
 }

@@ -17,7 +17,7 @@ fn rfc9110_5_6_7_a_date_is_an_imf_fixdate() {
 }
 
 #[test]
-fn a_year_of_five_digits_is_spelled_as_the_epoch() {
+fn a_year_of_five_digits_is_written_as_the_epoch() {
     assert_eq!(text(253_402_300_800), text(0));
     assert_eq!(text(u64::MAX), text(0));
 }

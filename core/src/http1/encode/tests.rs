@@ -7,7 +7,7 @@ use super::*;
 /// 1994-11-06 08:49:37.
 const NOW: u64 = 784_111_777;
 
-/// Status, reason and fields as httparse understands them.
+/// Status, reason and fields as httparse parses them.
 type Read = (u16, String, Vec<(String, Vec<u8>)>);
 
 fn read(bytes: &[u8]) -> Read {
@@ -33,7 +33,7 @@ fn encode(head: &ResponseHead, framing: Framing, connection: ConnectionField) ->
     String::from_utf8(out.split_off("before".len())).expect("ascii")
 }
 
-/// The head as it is sent where there is nothing to say of body and connection.
+/// The head without framing and connection fields.
 fn plain(head: &ResponseHead) -> String {
     encode(head, Framing::Nothing, ConnectionField::Default)
 }
@@ -71,7 +71,7 @@ fn rfc9110_6_6_1_date_is_sent_once_and_never_with_1xx() {
 }
 
 #[test]
-fn rfc9110_7_6_1_fields_of_the_connection_are_not_the_applications() {
+fn rfc9110_7_6_1_hop_by_hop_fields_of_the_application_are_dropped() {
     let mut head = ResponseHead::new(200);
     for name in
         ["Connection", "keep-alive", "TE", "Trailer", "transfer-encoding", "Proxy-Connection", "Upgrade"]
@@ -84,7 +84,7 @@ fn rfc9110_7_6_1_fields_of_the_connection_are_not_the_applications() {
 }
 
 #[test]
-fn rfc9110_7_6_1_fields_that_its_connection_field_names_are_dropped_wherever_they_stand() {
+fn rfc9110_7_6_1_fields_named_by_connection_are_dropped() {
     let before = ResponseHead::new(200).field("X-Hop", "a").field("X-Kept", "b").field("date", "c");
     let head = before.field("Connection", "x-hop, close ,Date").field("x-HOP", "d").field("X-Hopper", "e");
     assert_eq!(head.check(), Ok(()));
@@ -93,7 +93,7 @@ fn rfc9110_7_6_1_fields_that_its_connection_field_names_are_dropped_wherever_the
 }
 
 #[test]
-fn rfc9110_6_6_2_trailers_are_announced_where_there_can_be_any() {
+fn rfc9110_6_6_2_trailers_are_announced_if_there_can_be_any() {
     let head = ResponseHead::new(200).field("Trailer", "A").field("trailer", "B, C");
     assert!(head.announces_trailers() && !ResponseHead::new(200).announces_trailers());
     let chunked = encode(&head, Framing::Chunked, ConnectionField::Default);
@@ -105,7 +105,7 @@ fn rfc9110_6_6_2_trailers_are_announced_where_there_can_be_any() {
 }
 
 #[test]
-fn rfc9110_15_2_an_interim_head_says_nothing_of_framing_connection_and_date() {
+fn rfc9110_15_2_an_interim_head_has_no_framing_connection_or_date() {
     let mut head = ResponseHead::new(103).field("Link", "</a.css>; rel=preload");
     for (name, value) in [
         ("Content-Length", "5"),
@@ -126,7 +126,7 @@ fn rfc9110_15_2_an_interim_head_says_nothing_of_framing_connection_and_date() {
 }
 
 #[test]
-fn a_wish_to_close_is_noted_and_not_sent() {
+fn a_request_to_close_is_recorded_and_not_sent() {
     let head = ResponseHead::new(200).field("Connection", "x, Close ").field("connection", "keep-alive");
     assert!(head.wants_close());
     assert_eq!(plain(&head), plain(&ResponseHead::new(200)));
@@ -134,7 +134,7 @@ fn a_wish_to_close_is_noted_and_not_sent() {
 }
 
 #[test]
-fn content_length_is_taken_from_the_fields_and_sent_by_the_framing() {
+fn content_length_is_written_by_the_framing_only() {
     let head = ResponseHead::new(200).field("Content-Length", "12").field("content-length", b"12");
     assert_eq!((head.check(), head.content_length()), (Ok(()), Some(12)));
     assert!(!plain(&head).contains("12\r\n"));
@@ -187,7 +187,7 @@ fn rfc9110_7_8_upgrade_is_sent_with_101_and_426() {
 }
 
 #[test]
-fn rfc9112_6_3_framing_follows_from_method_version_status_and_length() {
+fn rfc9112_6_3_framing_follows_from_request_status_and_length() {
     use BodyLen::{Exact, Unknown};
     use Framing::{Chunked, Length, Nothing, UntilClose};
     use Version::{Http10, Http11};
@@ -237,7 +237,7 @@ fn rfc9110_6_4_1_statuses_without_content() {
     assert_eq!(bodiless, expected);
 }
 
-/// A field's name and value, the value with whatever it may have in it.
+/// A field's name and value. The value has any bytes that are allowed in it.
 fn field() -> impl Strategy<Value = (String, Vec<u8>)> {
     let value = prop_oneof![Just(b'\t'), 0x20_u8..0x7f, 0x80_u8..];
     ("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}", prop::collection::vec(value, 0..24))
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn no_field_breaks_out_of_its_line(
+    fn no_field_injects_another_line(
         name in prop::collection::vec(any::<u8>(), 0..12), value in prop::collection::vec(any::<u8>(), 0..24),
     ) {
         let name = String::from_utf8_lossy(&name);

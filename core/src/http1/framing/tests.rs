@@ -12,7 +12,7 @@ fn a_request_without_framing_has_no_body() {
 }
 
 #[test]
-fn rfc9112_6_2_a_length_is_taken_to_the_byte() {
+fn rfc9112_6_2_a_length_is_exact_to_the_byte() {
     let mut body = Decoder::length(5);
     assert_eq!(body.decode(b"", 10), Ok(Decoded::default()));
     assert_eq!(body.decode(b"abc", 2), Ok(Decoded { skip: 0, data: 2 }));
@@ -34,7 +34,7 @@ fn a_body_without_framing_never_ends() {
 }
 
 #[test]
-fn a_chunked_body_tells_its_rest_only_at_its_end() {
+fn a_chunked_body_knows_its_rest_only_at_its_end() {
     let mut chunked = Decoder::chunked(16 * 1024);
     assert_eq!((chunked.remaining(), chunked.is_done()), (None, false));
     assert_eq!(chunked.end_within(b"1\r\na\r\n0\r\n\r\nGET"), Some(11));
@@ -51,10 +51,10 @@ fn a_chunked_body_tells_its_rest_only_at_its_end() {
 }
 
 #[test]
-fn what_lies_ahead_is_looked_at_once_however_it_arrives() {
+fn buffered_bytes_are_decoded_once_however_they_arrive() {
     let text = b"3;a=b\r\nabc\r\n0\r\nT: x\r\n\r\nGET";
     let decoder = Decoder::chunked(16 * 1024);
-    let mut ahead = Ahead::of(&decoder);
+    let mut ahead = BufferedBody::of(&decoder);
     for n in 0..=text.len() {
         // What was there before may be anything now.
         let mut now = text[..n].to_vec();
@@ -63,41 +63,17 @@ fn what_lies_ahead_is_looked_at_once_however_it_arrives() {
         assert_eq!(found, decoder.find_end(&text[..n]), "{n}");
     }
     assert_eq!(ahead.find_end(text), Ok(Some(text.len() - 3)));
-    let mut ahead = Ahead::of(&Decoder::length(5));
+    let mut ahead = BufferedBody::of(&Decoder::length(5));
     assert_eq!(ahead.find_end(b"abc"), Ok(None));
     assert_eq!((ahead.find_end(b"!!!defg"), ahead.len()), (Ok(Some(5)), 5));
 }
 
 #[test]
-fn asking_for_nothing_yields_framing_alone() {
+fn a_read_of_zero_bytes_consumes_framing_only() {
     let mut chunked = Decoder::chunked(16 * 1024);
     assert_eq!(chunked.decode(b"1\r\na", 0), Ok(Decoded { skip: 3, data: 0 }));
     assert_eq!(chunked.decode(b"a", 0), Ok(Decoded::default()));
     assert_eq!(chunked.decode(b"a", 1), Ok(Decoded { skip: 0, data: 1 }));
-}
-
-#[test]
-fn every_refusal_has_the_status_its_rule_asks_for() {
-    for (refusal, status) in [
-        (Refusal::BadRequestLine, 400),
-        (Refusal::BadField, 400),
-        (Refusal::BadHost, 400),
-        (Refusal::BadContentLength, 400),
-        (Refusal::AmbiguousFraming, 400),
-        (Refusal::BadChunked, 400),
-        (Refusal::HeadTimeout, 408),
-        (Refusal::BodyTimeout, 408),
-        (Refusal::BodyTooLarge, 413),
-        (Refusal::UriTooLong, 414),
-        (Refusal::UnknownExpectation, 417),
-        (Refusal::Misdirected, 421),
-        (Refusal::FieldsTooLarge, 431),
-        (Refusal::UnknownMethod, 501),
-        (Refusal::UnknownTransferCoding, 501),
-        (Refusal::UnknownVersion, 505),
-    ] {
-        assert_eq!(refusal.status(), status, "{refusal}");
-    }
 }
 
 proptest! {

@@ -1,9 +1,9 @@
-//! How a head is read (RFC 9112 §2 to §5): httparse's tokens, and what they mean.
+//! Parses a head (RFC 9112 §2 to §5): httparse's tokens, and their meaning.
 //!
-//! A head is read once, from the first byte to the empty line, and everything the connection machine needs of
-//! it is decided in that one pass over the fields: framing, persistence, expectation. Ambiguous framing is
-//! refused, never guessed at (RFC 9112 §6.3, §11.2), and so is a line end or a target that two recipients could
-//! read differently.
+//! A head is read once, from the first byte to the empty line. That one pass over the fields
+//! decides everything the connection machine needs: framing, persistence, expectation. Ambiguous
+//! framing is refused, never guessed (RFC 9112 §6.3, §11.2), and so is a line end or a target that
+//! two recipients could read differently.
 
 use std::mem::MaybeUninit;
 
@@ -11,36 +11,37 @@ use httparse::Status;
 
 use super::{FIELDS_ON_STACK, RequestHead, Span, VERSION, Version};
 use crate::http1::chunked::is_token;
-use crate::http1::forwarded::is_about_forwarding;
-use crate::http1::framing::{Decoder, Refusal};
+use crate::http1::framing::Decoder;
+use crate::http1::refusal::Refusal;
 use crate::http1::target::{is_authority, path_and_query};
+use crate::trust::is_about_forwarding;
 
-/// The limits a head is parsed under.
+/// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
-    /// Bytes of all of it.
+    /// Bytes of the whole head.
     pub(crate) head: usize,
     pub(crate) request_line: usize,
     pub(crate) fields: usize,
     pub(crate) field_size: usize,
-    /// Bytes of the framing of the body behind it, beyond what is free.
+    /// Bytes of framing of its body, beyond one for each byte of the body.
     pub(crate) framing: u32,
 }
 
-/// What parsing found.
+/// The result of parsing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Parsed {
     /// The head ends at this offset.
     Complete(usize),
-    /// There is no complete head yet, and nothing wrong with what there is.
+    /// The head is incomplete, and valid so far.
     Partial,
-    /// This will never be a head.
+    /// The bytes cannot become a valid head.
     Refused(Refusal),
 }
 
-/// Parses the head at the beginning of `bytes` into `out`, whose `buf` it leaves alone.
+/// Parses the head at the beginning of `bytes` into `out`, except for its `buf`.
 ///
-/// The answer is a matter of the bytes alone, never of how many of them arrived at once.
+/// The result depends on the bytes, not on how many of them arrived at once.
 pub(crate) fn parse_head(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
     match parse(bytes, limits, out) {
         Parsed::Refused(Refusal::UnknownVersion) => match as_http_1_1(bytes) {
@@ -52,7 +53,8 @@ pub(crate) fn parse_head(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead
 }
 
 fn parse(bytes: &[u8], limits: HeadLimits, out: &mut RequestHead) -> Parsed {
-    // No field line is shorter than `a:` and its line ending, so that a generous limit costs nothing.
+    // A field line has at least `a:` and its line ending, so a generous limit allocates no more
+    // than the bytes need.
     let most = limits.fields.min(bytes.len() / 3 + 1);
     if most <= FIELDS_ON_STACK {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
@@ -72,16 +74,16 @@ fn parse_into<'b>(
 ) -> Parsed {
     let mut request = httparse::Request::new(&mut []);
     match scan(bytes, fields, &mut request) {
-        Parsed::Complete(len) => match outgrown(&bytes[..len], limits) {
-            None => understand(&bytes[..len], &request, limits, out)
+        Parsed::Complete(len) => match over_limit(&bytes[..len], limits) {
+            None => parse_fields(&bytes[..len], &request, limits, out)
                 .map_or_else(Parsed::Refused, |()| Parsed::Complete(len)),
             Some((_, refusal)) => Parsed::Refused(refusal),
         },
         Parsed::Partial => {
-            outgrown(bytes, limits).map_or(Parsed::Partial, |(_, refusal)| Parsed::Refused(refusal))
+            over_limit(bytes, limits).map_or(Parsed::Partial, |(_, refusal)| Parsed::Refused(refusal))
         }
-        // Of two faults the first counts.
-        Parsed::Refused(fault) => match outgrown(bytes, limits) {
+        // The first fault counts: a limit that was exceeded before the syntax error.
+        Parsed::Refused(fault) => match over_limit(bytes, limits) {
             Some((seen, refusal))
                 if scan(&bytes[..seen], fields, &mut httparse::Request::new(&mut [])) == Parsed::Partial =>
             {
@@ -92,7 +94,7 @@ fn parse_into<'b>(
     }
 }
 
-/// Takes the head apart, whatever the length of its lines.
+/// Parses the head without regard to the length of its lines.
 fn scan<'h, 'b>(
     bytes: &'b [u8],
     fields: &'h mut [MaybeUninit<httparse::Header<'b>>],
@@ -111,7 +113,8 @@ fn scan<'h, 'b>(
     }
 }
 
-/// Tells a version that is not ours (505) from what is no version (400), once there is enough to tell by.
+/// Distinguishes an unsupported version (505) from a malformed one (400), once enough bytes have
+/// arrived.
 fn foreign_version(token: &[u8]) -> Parsed {
     let form = b"HTTP/0.0";
     let fits = token.iter().zip(form).all(|(byte, like)| match like {
@@ -125,7 +128,8 @@ fn foreign_version(token: &[u8]) -> Parsed {
     }
 }
 
-/// The same head in HTTP/1.1, if its version is a higher minor one: then that is what it is processed as (RFC 9110 §2.5).
+/// The same head in HTTP/1.1, if its minor version is higher: it is processed as 1.1 (RFC 9110
+/// §2.5).
 #[cold]
 fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
     let start = bytes.iter().position(|byte| !b"\r\n".contains(byte))?;
@@ -138,14 +142,14 @@ fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// What is over its limit first, if anything: how many bytes it takes to see that, and the refusal.
-fn outgrown(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
+/// The first limit that is exceeded, if any: how many bytes show it, and the refusal.
+fn over_limit(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
     let head = (bytes.len() > limits.head).then(|| (limits.head + 1, Refusal::FieldsTooLarge));
-    [outgrown_line(bytes, limits), head].into_iter().flatten().min_by_key(|(seen, _)| *seen)
+    [line_over_limit(bytes, limits), head].into_iter().flatten().min_by_key(|(seen, _)| *seen)
 }
 
-/// The same of its lines.
-fn outgrown_line(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
+/// The same for the lines.
+fn line_over_limit(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
     if bytes.len() <= limits.request_line.min(limits.field_size) {
         return None;
     }
@@ -165,8 +169,8 @@ fn outgrown_line(bytes: &[u8], limits: HeadLimits) -> Option<(usize, Refusal)> {
     }
 }
 
-/// Decides everything the connection needs to know of a complete head, in one pass over its fields.
-fn understand(
+/// Derives everything that the connection needs from a complete head, in one pass over its fields.
+fn parse_fields(
     bytes: &[u8],
     request: &httparse::Request<'_, '_>,
     limits: HeadLimits,
@@ -178,7 +182,8 @@ fn understand(
     out.method = Span::of(method.as_bytes(), bytes);
     out.target = Span::of(target.as_bytes(), bytes);
     out.is_head = method == "HEAD";
-    // What follows a CONNECT that was not granted may have been meant for the tunnel (RFC 9110 §9.3.6).
+    // The bytes after a CONNECT that is not granted may have been meant for the tunnel (RFC 9110
+    // §9.3.6).
     let mut close = method == "CONNECT";
     out.keep_alive = out.version == Version::Http11;
     out.expects_continue = false;
@@ -186,8 +191,9 @@ fn understand(
     out.forwarded_host = None;
     out.fields.clear();
 
-    // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. One that does not would see other
-    // fields than we do, which is all that smuggling needs: every line ends with CRLF here.
+    // RFC 9112 §2.2 allows a recipient to accept a lone LF as a line end. Another recipient that
+    // does not would see other fields, which is enough for request smuggling. So every line has to
+    // end with CRLF here.
     let empty_lines = &bytes[..out.method.range().start];
     let lines_end = bytes[out.target.range().end + VERSION.len()] == b'\r'
         && empty_lines.chunks(2).all(|line| line == b"\r\n");
@@ -210,7 +216,7 @@ fn understand(
         if bytes[name_span.range().start - 2] != b'\r' {
             return Err(Refusal::BadField);
         }
-        // The length of a name tells most fields apart before any letter is compared.
+        // The length of a name distinguishes most fields before any letter is compared.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 hosts += 1;
@@ -218,7 +224,8 @@ fn understand(
                     return Err(Refusal::BadHost);
                 }
             }
-            // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses, and no expectations that count.
+            // RFC 9110 §10.1.1: an expectation of HTTP/1.0 is ignored, since that version has no
+            // interim responses.
             6 if name.eq_ignore_ascii_case(b"expect") && out.version == Version::Http11 => {
                 for expectation in tokens(value).filter(|expectation| !expectation.is_empty()) {
                     let is_continue = expectation.eq_ignore_ascii_case(b"100-continue");
@@ -235,8 +242,9 @@ fn understand(
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                // RFC 9110 §8.6 would have the same number repeated taken once, in a list or on lines of its own; but
-                // who repeats it is not one sender.
+                // RFC 9110 §8.6 would accept a repeated equal number, in a list or in several
+                // fields. But a repetition may come from two senders, and one of them may be an
+                // attacker.
                 let n = decimal(value).ok_or(Refusal::BadContentLength)?;
                 if length.replace(n).is_some() {
                     return Err(Refusal::BadContentLength);
@@ -257,7 +265,8 @@ fn understand(
         return Err(Refusal::BadField);
     }
     out.keep_alive &= !close;
-    // RFC 9110 §7.8: HTTP/1.0 cannot ask for it, and a field that no hop names is not meant for this one.
+    // RFC 9110 §7.8: HTTP/1.0 cannot offer an upgrade, and an Upgrade field without a Connection
+    // option is not for this hop.
     out.offers_upgrade = names_protocol && upgrade && out.version == Version::Http11;
     // RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in any version.
     if hosts > 1 || (hosts == 0 && out.version == Version::Http11) {
@@ -266,7 +275,8 @@ fn understand(
     out.framing = match (coding, length) {
         (None, None) => Decoder::none(),
         (None, Some(n)) => Decoder::length(n),
-        // RFC 9112 §6.1: in HTTP/1.0 the framing is faulty; with Content-Length it may be an attack.
+        // RFC 9112 §6.1: in HTTP/1.0 the framing is faulty; with Content-Length it may be an
+        // attack.
         (Some(_), _) if out.version == Version::Http10 => return Err(Refusal::AmbiguousFraming),
         (Some(_), Some(_)) => return Err(Refusal::AmbiguousFraming),
         (Some(coding), None) if codings == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
@@ -280,9 +290,10 @@ fn understand(
     Ok(())
 }
 
-/// Why a list of transfer codings is not one we speak. Where chunked is repeated, has parameters or is not the last, or a
-/// member is no coding at all, nobody can tell where the body ends (RFC 9112 §6.3, §7.1); any other list has a coding that is
-/// not implemented (§6.1). The connection ends with either answer.
+/// The refusal for a list of transfer codings that is not supported. If chunked is repeated, has
+/// parameters or is not the last coding, or a member is malformed, the end of the body is unknown
+/// (RFC 9112 §6.3, §7.1). Any other list has a coding that is not implemented (§6.1). Either
+/// response ends the connection.
 fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
     let mut ended = false;
     let members = fields
@@ -301,12 +312,12 @@ fn foreign_coding(fields: &[httparse::Header<'_>]) -> Refusal {
     Refusal::UnknownTransferCoding
 }
 
-/// The members of a comma-separated list, without the white space around them.
+/// The members of a comma-separated list, without surrounding white space.
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     value.split(|&b| b == b',').map(<[u8]>::trim_ascii)
 }
 
-/// A number of decimal digits and nothing else (RFC 9110 §8.6).
+/// A number of decimal digits only (RFC 9110 §8.6).
 pub(super) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Heads by the rule they keep or break. Every one of them is also given byte by byte, see [`verdict`].
+//! Heads by the rule they keep or break. Each of them is also parsed byte by byte, see [`verdict`].
 
 use proptest::prelude::*;
 
@@ -8,7 +8,8 @@ use super::*;
 const LIMITS: HeadLimits =
     HeadLimits { head: 32 * 1024, request_line: 8190, fields: 100, field_size: 8190, framing: 16 * 1024 };
 
-/// What the first bytes that suffice say of `bytes`. All that follow must say the same.
+/// The result for the shortest prefix of `bytes` that has one. Every longer prefix must have the
+/// same.
 fn verdict(bytes: &[u8], limits: HeadLimits) -> Parsed {
     let mut out = RequestHead::default();
     let mut verdict = Parsed::Partial;
@@ -38,7 +39,7 @@ fn complete(bytes: impl AsRef<[u8]>) -> RequestHead {
     head
 }
 
-/// A request with these field lines beside Host.
+/// A request with these field lines and Host.
 fn with(version: &str, fields: &str) -> String {
     format!("POST /a HTTP/{version}\r\nHost: example.org\r\n{fields}\r\n")
 }
@@ -72,7 +73,7 @@ fn a_complete_head_is_seen_as_it_was_sent() {
 }
 
 #[test]
-fn a_reused_head_keeps_nothing_of_the_one_before() {
+fn a_reused_head_keeps_nothing_of_the_previous_one() {
     let mut head = RequestHead::default();
     let first = b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 7\r\n\r\n";
     parse_head(first, LIMITS, &mut head);
@@ -117,7 +118,7 @@ fn rfc9112_2_2_a_bare_cr_is_no_line_end() {
 }
 
 #[test]
-fn rfc9112_3_a_request_line_is_three_parts_with_one_space_between() {
+fn rfc9112_3_a_request_line_is_three_parts_and_single_spaces() {
     for line in [
         "GET  / HTTP/1.1",
         "GET /  HTTP/1.1",
@@ -179,7 +180,7 @@ fn rfc9110_2_5_a_higher_minor_version_is_processed_as_1_1() {
 }
 
 #[test]
-fn rfc9110_9_3_6_nothing_follows_a_connect() {
+fn rfc9110_9_3_6_no_request_follows_a_connect() {
     assert!(!complete("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: keep-alive\r\n\r\n").keep_alive);
 }
 
@@ -212,7 +213,7 @@ fn rfc9112_3_2_a_faulty_host_or_target_is_refused() {
 }
 
 #[test]
-fn rfc9112_5_1_nothing_stands_between_a_name_and_its_colon() {
+fn rfc9112_5_1_a_colon_follows_the_name_at_once() {
     for fields in
         ["A : b\r\n", "A\t: b\r\n", " A: b\r\n", "A b: c\r\n", ": b\r\n", "A\r\n", "Content-Length : 5\r\n"]
     {
@@ -243,7 +244,7 @@ fn rfc9110_5_5_values_have_no_control_characters() {
 }
 
 #[test]
-fn rfc9110_8_6_content_length_is_digits_and_nothing_else() {
+fn rfc9110_8_6_content_length_is_digits_only() {
     for (value, n) in [("0", 0), ("5", 5), ("0005", 5), ("18446744073709551615", u64::MAX), (" \t5 ", 5)] {
         assert_eq!(framing(&format!("content-LENGTH:{value}\r\n")), Ok(Decoder::length(n)), "{value:?}");
     }
@@ -379,7 +380,7 @@ fn rfc9112_9_3_persistence_is_by_version_and_connection() {
 }
 
 #[test]
-fn rfc9110_7_8_an_upgrade_is_offered_by_both_fields_and_in_http_1_1_only() {
+fn rfc9110_7_8_an_upgrade_takes_both_fields_and_http_1_1() {
     for (version, fields, offered) in [
         ("1.1", "Connection: keep-alive, Upgrade\r\nUPGRADE: a, b/2\r\n", true),
         ("1.1", "Upgrade: a\r\nConnection: close\r\nConnection: upgrade\r\n", true),
@@ -419,7 +420,7 @@ fn rfc9110_10_1_1_other_expectations_are_not_met() {
 }
 
 #[test]
-fn a_request_line_of_the_limit_is_served_and_one_above_is_not() {
+fn the_limit_of_a_request_line_is_exact() {
     let limits = HeadLimits { request_line: 24, ..LIMITS };
     let line = |n: usize| format!("GET /{} HTTP/1.1", "a".repeat(n - "GET / HTTP/1.1".len()));
     for before in ["", "\r\n", "\r\n\r\n"] {
@@ -436,7 +437,7 @@ fn a_request_line_of_the_limit_is_served_and_one_above_is_not() {
 }
 
 #[test]
-fn a_field_of_the_limit_is_served_and_one_above_is_not() {
+fn the_limit_of_a_field_is_exact() {
     let limits = HeadLimits { field_size: 24, ..LIMITS };
     let head = |field: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\nX: y\r\n\r\n");
     for (name, value) in [("A: ", "b"), ("A:", " "), ("A: b", "\t"), ("", "n")] {
@@ -456,7 +457,7 @@ fn a_field_of_the_limit_is_served_and_one_above_is_not() {
 }
 
 #[test]
-fn a_field_count_of_the_limit_is_served_and_one_above_is_not() {
+fn the_limit_of_the_field_count_is_exact() {
     for most in [1, 3, 100, 128, 129, 1000] {
         let limits = HeadLimits { fields: most, ..LIMITS };
         let head = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a:\r\n".repeat(n - 1));
@@ -470,7 +471,7 @@ fn a_field_count_of_the_limit_is_served_and_one_above_is_not() {
 }
 
 #[test]
-fn a_head_of_the_limit_is_served_and_one_above_is_not() {
+fn the_limit_of_a_head_is_exact() {
     let limits = HeadLimits { head: 100, ..LIMITS };
     let head = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\nB:\r\n\r\n", "a".repeat(n - 36));
     let fits = head(100);
@@ -488,7 +489,7 @@ fn a_head_of_the_limit_is_served_and_one_above_is_not() {
 }
 
 #[test]
-fn limits_without_bound_cost_nothing() {
+fn unbounded_limits_allocate_nothing() {
     let limits = HeadLimits {
         head: usize::MAX,
         request_line: usize::MAX,
@@ -501,7 +502,7 @@ fn limits_without_bound_cost_nothing() {
 }
 
 #[test]
-fn the_default_limits_hold_to_the_byte() {
+fn the_default_limits_are_exact_to_the_byte() {
     let mut out = RequestHead::default();
     let mut parse = |target: usize, value: usize| {
         let (target, value) = ("a".repeat(target - 14), "b".repeat(value - 3));
@@ -543,7 +544,7 @@ fn of_two_faults_the_first_counts() {
     }
 }
 
-/// A head that is valid, and what it says.
+/// A valid head, and its meaning.
 #[derive(Clone, Debug)]
 struct Valid {
     text: Vec<u8>,
@@ -584,7 +585,7 @@ fn valid_head() -> impl Strategy<Value = Valid> {
         })
 }
 
-/// Pieces that heads, good and bad, are made of.
+/// Parts of heads, valid and invalid.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(vec![
         "GET ",
@@ -668,7 +669,7 @@ proptest! {
     }
 
     #[test]
-    fn a_length_is_the_number_that_its_digits_say(text in "[0-9]{1,24}|[0-9+_ -]{0,6}") {
+    fn a_length_is_the_value_of_its_digits(text in "[0-9]{1,24}|[0-9+_ -]{0,6}") {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse::<u128>().ok().filter(|_| digits).and_then(|number| u64::try_from(number).ok());
         prop_assert_eq!(decimal(text.as_bytes()), number);

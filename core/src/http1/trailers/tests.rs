@@ -1,4 +1,4 @@
-//! Which fields may follow a body.
+//! The fields that may follow a body.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 fn end(names: &[&'static str]) -> String {
     let named = |name: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static("x"));
     let mut out = b"before".to_vec();
-    push_end(&mut out, &names.iter().map(named).collect());
+    push_end(&mut out, Some(&names.iter().map(named).collect()));
     String::from_utf8(out.split_off("before".len())).expect("ascii")
 }
 
@@ -19,12 +19,12 @@ fn rfc9112_7_1_2_a_body_ends_with_the_last_chunk_and_its_trailers() {
         twice.append("a", HeaderValue::from_static(value));
     }
     let mut out = Vec::new();
-    push_end(&mut out, &twice);
+    push_end(&mut out, Some(&twice));
     assert_eq!(out, b"0\r\na: 1\r\na: 2\r\n\r\n");
 }
 
 #[test]
-fn rfc9110_6_5_1_what_frames_routes_modifies_authenticates_or_describes_is_no_trailer() {
+fn rfc9110_6_5_1_control_fields_are_no_trailers() {
     for name in [
         "content-length",
         "transfer-encoding",
@@ -67,12 +67,12 @@ fn rfc9110_6_5_1_what_frames_routes_modifies_authenticates_or_describes_is_no_tr
 }
 
 #[test]
-fn what_is_sent_is_what_is_read() {
+fn trailers_that_are_sent_are_read_unchanged() {
     let mut sent = HeaderMap::new();
     for (name, value) in [("b", "1"), ("a", "x y"), ("b", "\t"), ("c", "")] {
         sent.append(HeaderName::from_static(name), HeaderValue::from_str(value.trim()).expect("valid"));
     }
     let mut out = Vec::new();
-    push_end(&mut out, &sent);
+    push_end(&mut out, Some(&sent));
     assert_eq!(read(&out["0\r\n".len()..]), sent);
 }

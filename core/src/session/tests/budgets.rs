@@ -1,4 +1,4 @@
-//! What one connection may take: of memory, and of its neighbours' time.
+//! Limits on what one connection may use: memory, and the time of others.
 
 use super::*;
 use crate::config::{HIGH_WATER, READ_BUFFER, READ_BUFFER_MAX};
@@ -6,7 +6,7 @@ use crate::machine::{Machine, Step, Wire};
 use crate::testing::{Event, START};
 
 #[test]
-fn a_peer_that_pipelines_a_thousand_requests_lets_others_have_their_turn() {
+fn a_thousand_pipelined_requests_leave_others_their_turn() {
     let mut bench = short_bench().bytes(0, get("/").repeat(1000)).at(1, Event::Eof);
     let transcript = bench.run();
     assert_eq!(count(&transcript.out, "200 OK"), 1000);
@@ -41,7 +41,7 @@ fn a_handler_that_writes_without_end_has_one_high_water_mark_unsent() {
 }
 
 #[test]
-fn requests_wait_while_their_answers_are_not_taken() {
+fn requests_wait_while_responses_are_not_read() {
     let mut bench = short_bench().bytes(0, get("/sized?30000").repeat(100));
     bench.pipe.0.borrow_mut().room = 0;
     bench.until(1000);
@@ -50,7 +50,7 @@ fn requests_wait_while_their_answers_are_not_taken() {
 }
 
 #[test]
-fn nothing_is_read_of_a_body_that_the_application_does_not_ask_for() {
+fn a_body_is_not_read_before_the_application_asks() {
     let mut bench =
         bench().bytes(0, "POST /flood?200 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
     bench.pipe.0.borrow_mut().room = 1000;
@@ -90,7 +90,7 @@ fn large_answers_are_sent_from_where_they_are() {
 }
 
 #[test]
-fn an_idle_connection_keeps_no_memory_that_only_a_large_head_needed() {
+fn an_idle_connection_frees_the_memory_of_a_large_head() {
     let large =
         format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", format!("A: {}\r\n", "a".repeat(6000)).repeat(9));
     let mut bench = short_bench().limits(|limits| limits.head = READ_BUFFER_MAX).bytes(0, large);
@@ -100,7 +100,7 @@ fn an_idle_connection_keeps_no_memory_that_only_a_large_head_needed() {
 }
 
 #[test]
-fn a_connection_that_waits_for_its_first_byte_or_the_next_request_keeps_no_read_buffer() {
+fn an_idle_or_fresh_connection_has_no_read_buffer() {
     for short in [false, true] {
         let mut bench = bench_of(short).bytes(1000, get("/")).bytes(2000, "GET / HT");
         for (time, reads) in [(500, false), (1500, false), (2500, true)] {
@@ -139,7 +139,7 @@ fn a_head_may_have_32_kib_and_the_empty_lines_before_it_count() {
         }
         assert_eq!(answer("\r\n".repeat(most / 2 + 1)), "HTTP/1.1 431");
         assert_eq!(answer("\n".repeat(most + 1)), "HTTP/1.1 431");
-        // The next request has all of it again.
+        // The next request has the whole limit again.
         let mut bench = bench().bytes(0, head_of(most).repeat(3));
         bench.pipe.0.borrow_mut().read_most = read_most;
         assert_eq!(count(&bench.until(1).out(), "200 OK"), 3);
@@ -178,7 +178,7 @@ fn as_much_of_an_unread_body_is_read_away_as_is_said() {
             .bytes(1, get("/"));
         assert_eq!(count(&bench.until(2).out(), "200 OK"), if kept { 2 } else { 1 }, "{limit} for {len}");
     }
-    // How long a chunked body is, nobody knows before it has arrived.
+    // The length of a chunked body is unknown before it has arrived.
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (limit, kept) in [(8, true), (7, false)] {
         let mut bench = bench()
@@ -225,11 +225,11 @@ fn a_body_over_its_limit_is_refused_before_its_end() {
     let expect = "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n";
     let chunked = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (script, bytes) in [(expect, ""), (chunked, "5\r\nabcde\r\nff\r\nabcdef")] {
-        for bench in [bench(), short_bench(), bench().in_turns()] {
+        for bench in [bench(), short_bench(), bench().placed()] {
             let mut bench = bench.limits(|limits| limits.body = 10).bytes(0, script).bytes(10, bytes);
             assert!(bench.until(10).out().starts_with("HTTP/1.1 413 "), "{}", bench.out());
             assert!(bench.pipe.0.borrow().half_closed, "and it lingers");
-            // What is still sent is read, so that no reset costs the client the answer.
+            // Further bytes are read, so that no reset costs the client the response.
             bench.schedule(START + crate::testing::ms(500), Event::Bytes(vec![b'x'; 1_000_000]));
             bench.until(600);
             assert!(bench.pipe.0.borrow().incoming.is_empty());

@@ -1,5 +1,5 @@
-//! The corpus of requests against the machine by itself: what reaches the application, what is refused and how the connection
-//! ends, however the bytes are cut.
+//! The corpus of requests with the machine alone: what reaches the application, what is refused and
+//! how the connection ends, however the bytes are split.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ use crate::testing::{Event, Transcript, without_interim};
 #[allow(clippy::disallowed_methods, reason = "tests read files")]
 mod files;
 
-/// Reads all of a request, notes what it sees as the corpus does, and then answers.
+/// Reads the whole request, records it in the form of the corpus, and then answers.
 pub(super) struct Reader {
     log: Log,
     short: bool,
@@ -43,7 +43,7 @@ impl Handler for Reader {
     }
 }
 
-/// What becomes of `bytes`, with a pause at each of `cuts`, if the peer then ends its side.
+/// The outcome of `bytes`, with a pause at each of `cuts`, if the peer then ends its side.
 pub(super) fn read(bytes: &[u8], cuts: impl IntoIterator<Item = usize>, short: bool) -> Transcript {
     let log = Log::default();
     let mut bench = Bench { log: log.clone(), ..Bench::new(Reader { log, short }) };
@@ -81,12 +81,12 @@ impl Case {
 }
 
 #[test]
-fn each_case_is_read_as_it_says_whole_and_byte_by_byte() {
+fn each_corpus_case_is_read_as_expected_whole_and_byte_by_byte() {
     for case in cases() {
         for short in [false, true] {
             let whole = read(&case.request, [], short);
             case.check(&whole);
-            // What is long is so by repeating a letter.
+            // Long requests in the corpus are long because a letter repeats.
             let step = 1 + case.request.len() / 1000;
             let bytes = read(&case.request, (1..case.request.len()).step_by(step), short);
             assert_eq!(bytes, whole, "{}, byte by byte", case.name);
@@ -98,7 +98,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_case_is_read_as_it_says_in_any_pieces(
+    fn each_corpus_case_is_read_as_expected_in_any_pieces(
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..8), short in any::<bool>(),
     ) {
         for case in cases() {

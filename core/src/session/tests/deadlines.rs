@@ -42,7 +42,7 @@ fn d12_the_next_head_has_the_header_timeout_too() {
 }
 
 #[test]
-fn a_request_that_is_complete_is_answered_however_long_its_peer_took_no_answers() {
+fn a_complete_request_is_answered_after_a_slow_reader() {
     let (first, second) = (get("/sized?70000"), get("/"));
     for cut in [second.len(), 20] {
         let (read, later) = second.split_at(cut);
@@ -86,7 +86,7 @@ fn a_body_has_its_time_for_each_step_it_makes() {
 }
 
 #[test]
-fn a_body_has_all_the_time_while_the_application_does_not_ask_for_it() {
+fn a_body_has_no_timeout_while_the_application_does_not_read() {
     let mut bench = bench()
         .limits(|limits| limits.body_timeout = ms(5000))
         .bytes(0, "POST /flood?200 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
@@ -107,7 +107,7 @@ fn a_piece_of_a_body_that_has_arrived_by_its_deadline_is_in_time() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_has_the_body_timeout() {
+fn an_unread_body_has_the_body_timeout() {
     let mut bench = bench()
         .limits(|limits| limits.body_rate = 0)
         .bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
@@ -130,12 +130,12 @@ fn a_response_has_its_time_for_each_step_it_makes() {
 }
 
 #[test]
-fn d7_a_lingering_connection_ends_after_its_time_whatever_its_peer_sends() {
+fn d7_lingering_ends_after_its_time_despite_more_bytes() {
     let mut bench = bench().bytes(0, get("/close")).bytes(500, "more").bytes(1900, get("/"));
     bench.until(1999);
     assert_eq!(bench.reason, None);
     assert!(bench.pipe.0.borrow().half_closed);
-    assert!(bench.pipe.0.borrow().incoming.is_empty(), "what comes is read");
+    assert!(bench.pipe.0.borrow().incoming.is_empty(), "arriving bytes are read");
     assert_eq!(bench.run().reason, Some(CloseReason::Finished));
     assert_eq!((bench.now(), count(&bench.out(), "HTTP/1.1")), (2000, 1));
 }
@@ -147,10 +147,17 @@ fn d7_a_lingering_connection_ends_when_its_peer_does() {
 }
 
 #[test]
-fn d7_a_lingering_connection_discards_no_more_than_4_mib() {
-    let mut bench = bench().bytes(0, get("/close")).bytes(700, vec![0; 5 << 20]);
-    assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::Finished), 700));
-    assert!(bench.pipe.0.borrow().incoming.len() > 1_000_000);
+fn d7_lingering_discards_all_bytes_unless_limited() {
+    for (limit, end) in [(0, 2000), (4 << 20, 700)] {
+        let bench = bench().limits(|limits| {
+            if limit > 0 {
+                limits.linger_size = limit
+            }
+        });
+        let mut bench = bench.bytes(0, get("/close")).bytes(700, vec![0; 5 << 20]);
+        assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::Finished), end));
+        assert_eq!(bench.pipe.0.borrow().incoming.len() > 1_000_000, limit > 0);
+    }
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::machine::{CloseReason, Machine, Step, Wire};
+use crate::machine::{CloseReason, Machine, Move, Step, Wire};
 use crate::shutdown::{Announce, ConnState, ConnView, Drain, Idle, Phase, Reason, ShutdownPolicy};
 use crate::testing::{Event, START, ms};
 use crate::time::Time;
 
-/// A policy that is its two answers.
+/// A policy with two fixed answers.
 #[derive(Clone, Copy, Debug)]
 struct Says(Idle, Announce);
 
@@ -24,9 +24,9 @@ impl ShutdownPolicy for Says {
 
 const CLOSE_AT_ONCE: Says = Says(Idle::Close, Announce::Close);
 const LEAVE_OPEN: Says = Says(Idle::Keep { until: Time::MAX }, Announce::KeepAlive);
-const MOVE: Says = Says(Idle::HandOff, Announce::KeepAlive);
+const MOVE: Says = Says(Idle::Handoff, Announce::KeepAlive);
 
-/// Closes what has been idle for this long.
+/// Closes connections that have been idle for this long.
 #[derive(Debug)]
 struct Grace(Duration);
 
@@ -71,7 +71,7 @@ fn d5_a_head_that_was_sent_before_keeps_its_word() {
 }
 
 #[test]
-fn d5_a_head_that_has_begun_is_finished_whatever_the_policy_says() {
+fn d5_a_begun_head_is_finished_under_every_policy() {
     let (begun, rest) = (&get("/")[..9], &get("/")[9..]);
     let mut bench = bench().policy(CLOSE_AT_ONCE).bytes(0, begun).drain(1000, 60_000).bytes(5000, rest);
     let transcript = bench.run();
@@ -80,7 +80,7 @@ fn d5_a_head_that_has_begun_is_finished_whatever_the_policy_says() {
 }
 
 #[test]
-fn d4_a_request_that_came_with_its_connection_is_served_whatever_the_policy_says() {
+fn d4_a_request_of_a_fresh_connection_is_served_in_a_drain() {
     let mut bench = bench().policy(CLOSE_AT_ONCE);
     bench.pipe.0.borrow_mut().incoming.extend(get("/").bytes());
     bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(60_000)));
@@ -89,7 +89,7 @@ fn d4_a_request_that_came_with_its_connection_is_served_whatever_the_policy_says
 }
 
 #[test]
-fn a_policy_closes_what_is_idle_or_fresh_at_once() {
+fn a_policy_can_close_idle_and_fresh_connections_at_once() {
     for script in [String::new(), get("/")] {
         let mut bench = bench().policy(CLOSE_AT_ONCE).bytes(0, script).drain(1000, 60_000);
         assert_eq!((bench.run().reason, bench.now()), (Some(CloseReason::DrainIdle), 1000));
@@ -133,7 +133,7 @@ fn d6_part_of_a_head_counts_as_a_request() {
 }
 
 #[test]
-fn d6_an_empty_line_behind_a_request_is_not_part_of_another() {
+fn d6_an_empty_line_after_a_request_is_no_next_request() {
     for request in [get("/"), post("/", "unread"), post("/echo", "read")] {
         let mut bench = bench().drain(0, 60_000).bytes(100, request + "\r\n");
         assert_eq!(bench.run().reason, Some(CloseReason::Drained));
@@ -141,7 +141,7 @@ fn d6_an_empty_line_behind_a_request_is_not_part_of_another() {
 }
 
 #[test]
-fn d6_a_request_behind_an_unread_body_counts() {
+fn d6_a_request_after_an_unread_body_counts() {
     let mut bench = bench().drain(0, 60_000).bytes(100, post("/", "unread") + &get("/"));
     let transcript = bench.run();
     assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 1));
@@ -158,12 +158,12 @@ fn d6_nothing_more_is_read_while_a_complete_head_is_buffered() {
             (2, 1),
             "{transcript:?}"
         );
-        assert_eq!(transcript.log.len(), 2, "no request behind an announced close is seen");
+        assert_eq!(transcript.log.len(), 2, "no request after an announced close is read");
     }
 }
 
 #[test]
-fn d6_a_connection_that_the_policy_leaves_open_is_served_until_the_deadline() {
+fn d6_a_kept_connection_is_served_until_the_deadline() {
     let mut bench = bench()
         .policy(LEAVE_OPEN)
         .drain(0, 10_000)
@@ -172,8 +172,9 @@ fn d6_a_connection_that_the_policy_leaves_open_is_served_until_the_deadline() {
         .bytes(9999, LATER)
         .bytes(10_000, "cd");
     let transcript = bench.run();
-    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 0));
-    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DeadlineCut), 10_000));
+    assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 1));
+    assert!(transcript.out.contains("HTTP/1.1 503 "), "of the third: {}", transcript.out);
+    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DeadlineCut), 10_400));
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn d8_the_age_of_a_silent_connection_counts_from_accept() {
 }
 
 #[test]
-fn d10_the_deadline_ends_what_has_no_request_in_flight() {
+fn d10_the_deadline_ends_connections_without_a_request() {
     let keep = |bench: Bench| {
         bench.limits(|limits| limits.keep_alive = ms(60_000)).policy(LEAVE_OPEN).drain(1000, 8000)
     };
@@ -204,20 +205,17 @@ fn d10_the_deadline_ends_what_has_no_request_in_flight() {
         let mut bench = keep(bench()).bytes(0, &script);
         let transcript = bench.run();
         assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DeadlineIdle), 8000), "{script:?}");
-        assert!(!transcript.out.contains("408"), "nothing is said to it");
+        assert!(!transcript.out.contains("408"), "no response is sent");
     }
 }
 
 #[test]
-fn d10_the_deadline_cuts_what_is_in_flight() {
-    for (request, sent) in [(LATER.to_owned(), ""), (LATER.replace("/echo", "/pipe"), "1\r\na\r\n1\r\nb\r\n")]
-    {
-        let mut bench = bench().bytes(0, request).drain(1000, 8000);
-        let transcript = bench.run();
-        assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DeadlineCut), 8000));
-        assert!(transcript.out.ends_with(sent), "no final chunk: {}", transcript.out);
-        assert!(!bench.pipe.0.borrow().half_closed, "cut");
-    }
+fn d10_the_deadline_cuts_a_response_that_has_begun() {
+    let mut bench = bench().bytes(0, LATER.replace("/echo", "/pipe")).drain(1000, 8000);
+    let transcript = bench.run();
+    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::DeadlineCut), 8000));
+    assert!(transcript.out.ends_with("1\r\na\r\n1\r\nb\r\n"), "no final chunk: {}", transcript.out);
+    assert!(!bench.pipe.0.borrow().half_closed, "cut");
 }
 
 #[test]
@@ -228,10 +226,33 @@ fn d10_a_handler_that_has_not_begun_by_the_deadline_is_not_begun() {
     let request = get("/");
     Wire::read_buf(session)[..request.len()].copy_from_slice(request.as_bytes());
     Wire::handle_read(session, request.len(), bench.world.now);
-    assert_eq!(Machine::step(session, &bench.world.cx()), Step::Run);
+    assert_eq!(Machine::step(session, &bench.world.cx()), Step::Move(Move::Lease));
     bench.world.now = START + ms(1000);
     let transcript = bench.run();
     assert_eq!((transcript.reason, transcript.log.len()), (Some(CloseReason::DeadlineCut), 0));
+    assert_is_told(&transcript.out);
+    assert!(bench.pipe.0.borrow().half_closed);
+    let tally = bench.service.counters.tally();
+    assert_eq!((tally.requests, tally.finished, tally.aborted, tally.cut), (1, 0, 1, 1));
+}
+
+#[test]
+fn d10_an_unanswered_request_gets_503_at_the_deadline() {
+    // A running handler, a short one that collects its body, and one that waits for its body.
+    for (bench, called) in [(bench(), 1), (bench_of(true), 0), (Bench::new(Tester::default()).placed(), 0)] {
+        let mut bench = bench.bytes(0, LATER).drain(1000, 4000);
+        let transcript = bench.run();
+        assert_is_told(&transcript.out);
+        assert_eq!(transcript.reason, Some(CloseReason::DeadlineCut));
+        assert_eq!(transcript.log.iter().filter(|line| line.starts_with("POST")).count(), called);
+        let tally = bench.service.counters.tally();
+        assert_eq!((tally.finished, tally.aborted, tally.cut), (0, 1, 1));
+    }
+}
+
+#[track_caller]
+fn assert_is_told(out: &str) {
+    assert!(out.starts_with("HTTP/1.1 503 ") && count(out, CLOSE) == 1, "{out}");
 }
 
 #[test]
@@ -243,7 +264,7 @@ fn d10_after_the_deadline_lingering_lasts_400_ms_at_most() {
 }
 
 #[test]
-fn d12_in_a_drain_a_silent_connection_is_an_idle_one_of_its_age() {
+fn d12_a_silent_connection_in_a_drain_counts_as_idle() {
     let at = |keep_alive: u64, header: u64, drain: u64| {
         let mut bench = bench()
             .limits(|limits| (limits.keep_alive, limits.header_timeout) = (ms(keep_alive), ms(header)))
@@ -252,12 +273,12 @@ fn d12_in_a_drain_a_silent_connection_is_an_idle_one_of_its_age() {
         bench.now()
     };
     assert_eq!(at(3000, 10_000, 1000), 3000);
-    assert_eq!(at(3000, 10_000, 4000), 4000, "its time is over already");
+    assert_eq!(at(3000, 10_000, 4000), 4000, "its idle time is over already");
     assert_eq!(at(5000, 2000, 1000), 2000);
 }
 
 #[test]
-fn d13_an_upgraded_connection_is_told_once_and_goes_on_until_the_deadline() {
+fn d13_an_upgraded_connection_sees_the_drain_and_its_deadline() {
     let mut bench =
         bench().bytes(0, upgrade()).bytes(500, "before ").drain(1000, 8000).bytes(2000, " and after");
     let transcript = bench.run();
@@ -277,7 +298,7 @@ fn d14_a_stream_without_end_sees_the_drain_and_ends_itself() {
 }
 
 #[test]
-fn d19_idle_and_beginning_connections_move_to_a_receiver_and_busy_ones_do_not() {
+fn d19_connections_without_a_request_in_flight_move() {
     let drain = Drain::new(Reason::Reload, START + ms(1000), START + ms(8000)).with_receiver();
     for script in [String::new(), "GET / HT".to_owned(), get("/")] {
         let mut bench = bench().policy(MOVE).bytes(0, &script).at(1000, Event::Drain(drain));

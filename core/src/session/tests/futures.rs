@@ -17,7 +17,7 @@ use crate::app::{App, Body, Call, Incoming, LocalFuture};
 use crate::config::HIGH_WATER;
 use crate::http1::BodyError;
 use crate::machine::{CloseReason, Timer};
-use crate::pump::{Outcome, drive};
+use crate::pump::{Next, drive};
 use crate::session::Session;
 use crate::shutdown::{Drain, Reason};
 use crate::testing::{Alert, Event, Gate, START, Transcript, ms, without_interim};
@@ -62,7 +62,7 @@ fn once_open(
 
 type Framed = Option<Result<Frame<Bytes>, AppError>>;
 
-/// A body that a closure makes, of a length that it may tell.
+/// A body made by a closure, with or without a known length.
 struct Made<F>(F, Option<u64>);
 
 impl<F: FnMut(&mut Context<'_>) -> Poll<Framed> + Unpin> http_body::Body for Made<F> {
@@ -101,7 +101,7 @@ fn with(mut response: Response<Body>, name: &'static str, value: &'static str) -
     response
 }
 
-/// Counts how often something is polled, woken or dropped.
+/// Counts polls, wakes or drops.
 #[derive(Clone, Debug, Default)]
 struct Count(Arc<AtomicUsize>);
 
@@ -115,7 +115,7 @@ impl Count {
     }
 }
 
-/// Counts when it is dropped.
+/// Counts its drop.
 struct Dropped(Count);
 
 impl Drop for Dropped {
@@ -124,7 +124,7 @@ impl Drop for Dropped {
     }
 }
 
-/// The [`Tester`]'s answers, as futures give them.
+/// The answers of [`Tester`] as futures.
 pub(super) async fn tester(mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = request.uri().query().and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -178,7 +178,7 @@ pub(super) async fn tester(mut request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-/// Waits for `future` on the thread of an application.
+/// Blocks an application's thread on `future`.
 fn block_on(future: impl Future) {
     let (alert, mut future) = (Arc::new(Alert::default()), pin!(future));
     let waker = Waker::from(alert.clone());
@@ -217,8 +217,8 @@ fn hello_is_answered_in_one_step() {
 }
 
 #[test]
-fn futures_see_and_say_the_same_as_blocking_handlers_however_the_input_is_split() {
-    // Futures have no error of their own; what was truncated is theirs to answer.
+fn futures_and_blocking_handlers_agree_for_any_split() {
+    // A future has no error of its own, and answers a truncated body itself.
     let apart = ["failure", "truncated length", "truncated chunk"];
     let play = |mut bench: Bench, script: &str, cut: usize| -> Transcript {
         bench = bench.bytes(0, &script[..cut]).bytes(1, &script[cut..]).at(2, Event::Eof);
@@ -230,7 +230,7 @@ fn futures_see_and_say_the_same_as_blocking_handlers_however_the_input_is_split(
             continue;
         }
         let whole = play(bench(), &script, 0);
-        // Chunks follow the pieces that were read; the blocking handler writes a byte at a time.
+        // Chunks follow the pieces that were read. The blocking handler writes a byte at a time.
         let pieces = script.contains("/pipe") || script.contains("/stream");
         for cut in 0..=script.len() {
             let split = play(served(tester), &script, cut);
@@ -259,7 +259,8 @@ fn a_future_is_polled_once_a_step() {
     })
     .bytes(0, LATER);
     bench.until(0);
-    // A step takes the request on, and the bench takes one more to see that nothing changes; `until` does so twice.
+    // A step begins the request, and the bench takes another to see that nothing changes. `until`
+    // does so twice.
     assert_eq!((polls.get(), bench.world.alert.all.load(Ordering::Relaxed)), (4, 0));
     let cx = bench.world.cx();
     let session = bench.session.as_mut().expect("it is here");

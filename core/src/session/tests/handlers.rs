@@ -1,10 +1,10 @@
-//! What handlers may do wrong, and what their peers then see.
+//! Errors of handlers, and what their peers see.
 
 use super::*;
 use crate::machine::CloseReason;
 use crate::testing::{Event, Transcript};
 
-/// What becomes of a request for `target`, with another behind it.
+/// The outcome of a request for `target`, with another one after it.
 fn asked(target: &str, short: bool) -> Transcript {
     bench_of(short).bytes(0, get(target) + &get("/")).at(1, Event::Eof).run()
 }
@@ -14,14 +14,14 @@ fn starts(transcript: &Transcript, status: &str) -> bool {
 }
 
 #[test]
-fn an_error_before_the_head_is_a_500_and_the_connection_goes_on() {
+fn an_error_before_the_head_is_a_500_and_the_connection_stays() {
     for short in [false, true] {
         for target in ["/fail", "/nothing", "/bad-field", "/interim"] {
             let transcript = asked(target, short);
             assert!(starts(&transcript, "500"), "{target}: {transcript:?}");
             assert!(transcript.out.ends_with("hello"), "{target}: {transcript:?}");
             assert_eq!(transcript.reason, Some(CloseReason::PeerClosed));
-            assert!(!transcript.out.contains("paper"), "what went wrong is not the peer's to know");
+            assert!(!transcript.out.contains("paper"), "the error is not shown to the peer");
         }
     }
 }
@@ -38,7 +38,7 @@ fn a_panic_before_the_head_is_a_500_and_the_end_and_is_counted() {
 }
 
 #[test]
-fn a_failure_behind_the_head_cuts_the_response() {
+fn a_failure_after_the_head_cuts_the_response() {
     for short in [false, true] {
         for target in ["/late-fail", "/late-panic"] {
             let transcript = asked(target, short);
@@ -67,7 +67,7 @@ fn a_body_longer_than_its_length_is_not_sent_beyond_it() {
 }
 
 #[test]
-fn a_truncated_request_body_is_an_unexpected_end_and_never_a_short_one() {
+fn a_truncated_request_body_is_an_unexpected_end() {
     for (short, script) in [
         (false, "Content-Length: 9\r\n\r\nhalf"),
         (true, "Content-Length: 9\r\n\r\nhalf"),
@@ -91,7 +91,7 @@ fn rfc9110_9_3_2_a_head_request_is_refused_without_content() {
 }
 
 #[test]
-fn a_body_whose_fault_has_arrived_is_refused_even_if_nobody_reads_it() {
+fn a_faulty_body_is_refused_even_if_unread() {
     let request = |target: &str, chunks: &str| {
         format!("POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")
     };
@@ -119,7 +119,7 @@ fn a_malformed_body_is_refused_at_once() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_whether_its_length_is_told_or_not() {
+fn a_body_over_the_limit_is_413_with_or_without_a_length() {
     for short in [false, true] {
         for framing in [
             "Content-Length: 11\r\n\r\nhello world",
@@ -146,8 +146,8 @@ fn each_body_is_measured_by_itself() {
 }
 
 #[test]
-fn a_fault_in_one_body_is_not_held_against_the_next() {
-    // The first handler answers, then meets a body that is over the limit, and makes nothing of it.
+fn a_fault_in_one_body_does_not_affect_the_next() {
+    // The first handler answers, then reads a body that is over the limit, and ignores the error.
     let handler = |head: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>| {
         let mut out = out.stream(ResponseHead::new(200))?;
         let mut all = Vec::new();
@@ -189,7 +189,7 @@ fn a_short_handler_with_a_large_body_runs_where_it_may_block() {
 }
 
 #[test]
-fn a_short_handler_that_would_have_to_wait_is_told_so_and_cut() {
+fn a_short_handler_that_would_block_gets_an_error_and_is_cut() {
     let transcript = asked("/flood?100", true);
     assert_eq!(transcript.log[1], "write failed: WouldBlock");
     assert!(!transcript.out.ends_with("0\r\n\r\n"));
@@ -199,7 +199,7 @@ fn a_short_handler_that_would_have_to_wait_is_told_so_and_cut() {
 }
 
 #[test]
-fn a_handler_whose_peer_has_gone_meets_an_error() {
+fn a_handler_of_a_vanished_peer_gets_an_error() {
     let mut bench = bench().bytes(0, get("/flood?1000")).at(5, Event::Reset);
     bench.pipe.0.borrow_mut().room = 5000;
     let transcript = bench.run();
@@ -208,7 +208,7 @@ fn a_handler_whose_peer_has_gone_meets_an_error() {
 }
 
 #[test]
-fn rfc9110_10_1_1_a_client_is_told_to_continue_when_its_body_is_asked_for() {
+fn rfc9110_10_1_1_a_100_is_sent_when_the_body_is_read() {
     let head = |target: &str| {
         format!("POST {target} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
     };

@@ -1,19 +1,20 @@
-//! A connection that changes its owner goes on as if it had not (D19).
+//! A connection that changes its owner behaves as if it had not (D19).
 
 use super::*;
 use crate::conn::Connection;
-use crate::handoff::HandOff;
+use crate::handoff::ConnectionRecord;
 use crate::machine::CloseReason;
+use crate::session::Protocol;
 use crate::shutdown::{ConnState, Drain, Handoff, Reason};
 use crate::testing::{Event, START, ms};
 
 /// The record of `bench`'s connection, if it can move.
-fn record(bench: &Bench) -> Option<HandOff> {
+fn record(bench: &Bench) -> Option<ConnectionRecord> {
     bench.session.as_ref().expect("it is there").hand_off(bench.world.now)
 }
 
 #[test]
-fn a_connection_that_moves_between_any_two_bytes_answers_as_it_would_have() {
+fn a_connection_can_move_between_any_two_bytes() {
     let script = get("/?1") + &get("/?2");
     let whole = short_bench().bytes(0, &script).at(1, Event::Eof).run();
     for cut in 0..=script.len() {
@@ -22,7 +23,7 @@ fn a_connection_that_moves_between_any_two_bytes_answers_as_it_would_have() {
         let before = first.transcript();
         let record = record(&first).expect("a short answer is never under way");
 
-        let tester = Tester { log: Log::default(), short: true };
+        let tester = Tester { short: true, ..Tester::default() };
         let log = tester.log.clone();
         let mut second = Bench { log, ..Bench::resuming(tester, |now| Connection::resume(record, now)) }
             .bytes(20, &script[cut..])
@@ -35,11 +36,11 @@ fn a_connection_that_moves_between_any_two_bytes_answers_as_it_would_have() {
 }
 
 #[test]
-fn the_record_says_all_that_the_successor_needs() {
+fn the_record_is_complete() {
     let mut fresh = bench().bytes(0, "");
     fresh.until(100);
     let fresh = record(&fresh).expect("a fresh connection moves");
-    assert_eq!((fresh.version, fresh.served, fresh.draw), (HandOff::VERSION, 0, 7));
+    assert_eq!((fresh.version, fresh.served, fresh.draw), (ConnectionRecord::VERSION, 0, 7));
     assert_eq!((fresh.idle_since, fresh.head_since, fresh.unread.len()), (None, None, 0));
 
     let mut head = bench().bytes(50, "GET / HT");
@@ -56,7 +57,7 @@ fn the_record_says_all_that_the_successor_needs() {
 }
 
 #[test]
-fn a_resumed_connection_is_what_it_was_and_has_the_time_it_had() {
+fn a_resumed_connection_keeps_its_state_and_deadlines() {
     let resumed = |script: &str, until: u64| {
         let mut first = bench().bytes(0, script);
         first.until(until);
@@ -73,7 +74,7 @@ fn a_resumed_connection_is_what_it_was_and_has_the_time_it_had() {
 }
 
 #[test]
-fn what_is_under_way_or_over_cannot_move() {
+fn busy_and_ended_connections_cannot_move() {
     let full = |bench: Bench| {
         bench.pipe.0.borrow_mut().room = 0;
         bench
@@ -97,7 +98,7 @@ fn moving(bench: Bench) -> Bench {
     bench.policy(Handoff::default()).at(1000, Event::Drain(drain))
 }
 
-/// Lets `bench` go on for as long as it is, told at each attempt that there is no room for `pause`.
+/// Runs `bench` to its end, and answers each attempt to move with no room for `pause`.
 fn hold_back(bench: &mut Bench, pause: u64, until: u64) -> u32 {
     let mut attempts = 0;
     while bench.now() < until && bench.reason.is_none() {
@@ -107,13 +108,13 @@ fn hold_back(bench: &mut Bench, pause: u64, until: u64) -> u32 {
         }
         attempts += 1;
         let now = bench.world.now;
-        bench.session.as_mut().expect("it is there").hold_back(now + ms(pause));
+        bench.session.as_mut().expect("it is there").delay_handoff(now + ms(pause));
     }
     attempts
 }
 
 #[test]
-fn d19_what_is_in_flight_is_answered_without_a_word_and_moves_then() {
+fn d19_a_busy_connection_moves_after_its_response() {
     let body = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab";
     for bench in [bench(), short_bench()] {
         let mut bench = moving(bench).bytes(0, body).bytes(2000, "cd");
@@ -146,10 +147,10 @@ fn d19_while_there_is_no_room_a_connection_is_served_where_it_is() {
 }
 
 #[test]
-fn d19_who_stays_is_told_and_closed_as_the_fallback_says() {
+fn d19_connections_that_stay_follow_the_fallback_policy() {
     let mut bench = moving(short_bench()).bytes(0, get("/")).bytes(2500, get("/"));
     hold_back(&mut bench, 100, 2000);
-    bench.session.as_mut().expect("it is there").stay();
+    bench.session.as_mut().expect("it is there").refuse_handoff();
     assert!(record(&bench).is_none());
     let transcript = bench.run();
     assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (2, 1));
@@ -157,7 +158,7 @@ fn d19_who_stays_is_told_and_closed_as_the_fallback_says() {
 }
 
 #[test]
-fn d19_the_deadline_ends_what_never_had_room() {
+fn d19_the_deadline_ends_connections_that_never_found_room() {
     let drain = Drain::new(Reason::RecycleAsked, START + ms(1000), START + ms(1500)).with_receiver();
     let mut bench = short_bench().policy(Handoff::default()).at(1000, Event::Drain(drain)).bytes(0, get("/"));
     hold_back(&mut bench, 100, 3000);

@@ -1,4 +1,4 @@
-//! What is sent before and behind a response: interim responses and trailers, from both kinds of application.
+//! Interim responses and trailers, from both kinds of application.
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 
@@ -29,7 +29,7 @@ impl AsyncHandler for Waiting {
     }
 }
 
-/// What `bench` has sent of interim responses once it is over, and how its first response ends.
+/// The interim responses that `bench` has sent by its end, and how its first response ends.
 fn sent(mut bench: Bench, script: &str) -> (usize, bool) {
     bench = bench.bytes(0, script).at(9, Event::Eof);
     let out = bench.run().out;
@@ -46,7 +46,7 @@ fn rfc8297_hints_are_sent_while_the_application_is_at_work() {
     let out = bench.until(100).out();
     assert!(out.starts_with(&format!("{HINTS}{HINTS}HTTP/1.1 200 OK\r\n")) && out.ends_with("late"), "{out}");
 
-    // The blocking handler finds them sent when it goes on.
+    // When the blocking handler continues, they have been sent.
     let handler = |_: &Head<'_>, _: BodyReader<'_>, out: Responder<'_>| {
         out.interim(&hints())?;
         assert_eq!(out.connection().requests, 1);
@@ -71,7 +71,17 @@ fn rfc9110_15_2_a_client_of_http_1_0_is_sent_no_interim_response() {
 }
 
 #[test]
-fn what_is_no_interim_response_is_refused() {
+fn disabled_interim_responses_are_dropped_without_an_error() {
+    let kinds: [fn() -> Bench; 3] = [bench, short_bench, || futures::served(futures::tester)];
+    for kind in kinds {
+        let off = kind()
+            .limits(|limits| limits.interim_responses = crate::config::Limits::default().interim_responses);
+        assert_eq!(sent(off, &get("/hints?2")), (0, true));
+    }
+}
+
+#[test]
+fn a_final_status_is_refused_as_an_interim_response() {
     let (bad_field, bad_name) = (hints().field("X", "a\r\nb: c"), hints().field("X\r\nb", "c"));
     let cases = [
         (ResponseHead::new(100), RespondError::NotInterim(100)),
@@ -100,7 +110,7 @@ fn what_is_no_interim_response_is_refused() {
 }
 
 #[test]
-fn interim_responses_that_nobody_reads_are_bounded() {
+fn unread_interim_responses_are_bounded() {
     let head = ResponseHead::new(103).field("Link", "l".repeat(1000));
     let mut bench = futures::served(move |request: Request<Incoming>| {
         let info = request.body().info().clone();
@@ -144,7 +154,7 @@ fn an_interim_response_that_comes_too_late_is_refused() {
 }
 
 #[test]
-fn rfc9110_6_5_trailers_of_a_response_follow_chunks_and_nothing_else() {
+fn rfc9110_6_5_trailers_of_a_response_follow_chunks_only() {
     let ask = "POST /trailers HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
                0\r\nX-Sum: 7\r\nContent-Length: 9\r\nAuthorization: b\r\n\r\n";
     let kinds: [fn() -> Bench; 2] = [bench, || futures::served(futures::tester)];
@@ -190,7 +200,7 @@ fn rfc9112_7_1_2_trailers_of_a_request_are_not_among_its_fields() {
 }
 
 #[test]
-fn rfc9110_10_1_1_any_other_expectation_is_417_for_http_1_1_and_nothing_for_1_0() {
+fn rfc9110_10_1_1_other_expectations_are_417_in_http_1_1_only() {
     for expectation in ["200-ok", "100-continue, more", "100-continue;a=b", "\"100-continue\""] {
         let script = get("/").replace("\r\n\r\n", &format!("\r\nExpect: {expectation}\r\n\r\n"));
         let out = bench().bytes(0, &script).run().out;

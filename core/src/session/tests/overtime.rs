@@ -1,16 +1,16 @@
-//! The time that a handler has: what becomes of the request, and what the handler learns.
+//! The timeout of a handler: the outcome of the request, and what the handler sees.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
-use crate::app::{Inline, Overtime, Place, Turn};
-use crate::conn::Connection;
-use crate::handoff::{Origin, Peer};
-use crate::machine::{CloseReason, Cx, Timer};
-use crate::pump::{Outcome, drive};
-use crate::session::Session;
+use crate::app::{Inline, LeasedExchange, Overtime};
+use crate::conn::{Connection, Http1Exchange};
+use crate::machine::{CloseReason, Cx, Move, Timer};
+use crate::peer::{Origin, Peer};
+use crate::pump::{Next, drive};
+use crate::session::{LeasedCall, Protocol, Session};
 use crate::testing::{Event, START, ms};
 
 const TOO_LATE: Option<CloseReason> = Some(CloseReason::TimedOut(Timer::Request));
@@ -19,7 +19,7 @@ fn limited(bench: Bench, millis: u64) -> Bench {
     bench.limits(|limits| limits.request_timeout = ms(millis))
 }
 
-/// A bench whose worker is told of blocking handlers that have had their time, and how often it was.
+/// A bench that counts the blocking handlers whose timeout its worker learns of.
 fn reporting(bench: Bench) -> (Bench, Arc<AtomicU32>) {
     let told = Arc::new(AtomicU32::new(0));
     let count = told.clone();
@@ -32,7 +32,7 @@ fn reporting(bench: Bench) -> (Bench, Arc<AtomicU32>) {
 }
 
 #[test]
-fn a_handler_that_waits_for_its_client_for_too_long_is_told_so_and_the_client_503() {
+fn a_handler_over_its_timeout_gets_an_error_and_its_client_503() {
     let half = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
     let (mut bench, told) = reporting(limited(bench(), 1000).bytes(100, half));
     let out = bench.until(1100).out();
@@ -42,7 +42,7 @@ fn a_handler_that_waits_for_its_client_for_too_long_is_told_so_and_the_client_50
     assert_eq!((transcript.reason, bench.now()), (TOO_LATE, 3100), "its second, and the linger");
     let tally = bench.service.counters.tally();
     assert_eq!((tally.requests, tally.timed_out, tally.finished, tally.statuses[4]), (1, 1, 0, 1));
-    assert_eq!(told.load(Ordering::Relaxed), 1, "its worker is to be replaced");
+    assert_eq!(told.load(Ordering::Relaxed), 1, "the worker learns of it");
 }
 
 #[test]
@@ -53,15 +53,15 @@ fn a_response_that_has_begun_is_cut() {
     let transcript = bench.run();
     assert_eq!(transcript.log[1], "write failed: TimedOut");
     assert!(transcript.out.starts_with("HTTP/1.1 200 ") && !transcript.out.ends_with("0\r\n\r\n"));
-    assert!(transcript.out.len() > 60_000, "what was written in time is sent");
+    assert!(transcript.out.len() > 60_000, "bytes written in time are sent");
     assert_eq!(transcript.reason, TOO_LATE);
     let tally = bench.service.counters.tally();
-    assert_eq!((tally.timed_out, tally.finished, tally.statuses), (1, 0, [0; 5]));
+    assert_eq!((tally.timed_out, tally.finished, tally.statuses), (1, 0, [0; 6]));
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
 #[test]
-fn a_handler_that_asks_learns_that_it_has_had_its_time() {
+fn a_handler_can_see_that_its_timeout_passed() {
     for (limit, expected) in [(1000, [false, true]), (0, [false, false])] {
         let log = Log::default();
         let seen = log.clone();
@@ -83,7 +83,7 @@ fn a_handler_that_asks_learns_that_it_has_had_its_time() {
 }
 
 #[test]
-fn what_is_done_in_time_leaves_no_trace() {
+fn a_request_in_time_leaves_no_trace() {
     let mut bench =
         limited(bench(), 1000).bytes(0, post("/echo", "in time")).bytes(3000, get("/")).at(4000, Event::Eof);
     let transcript = bench.run();
@@ -105,25 +105,45 @@ fn zero_is_no_limit() {
     assert!(bench.until(20_001).out().starts_with("HTTP/1.1 200 "));
 }
 
-/// Where a session lies and may be taken away; what its handler finds there cannot wait.
+/// A place from which a session may be taken away. The handler that uses it cannot wait.
 struct Shelf<'a> {
     session: Arc<Mutex<Option<Session>>>,
     cx: Cx<'a>,
 }
 
-impl Place for Shelf<'_> {
-    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R> {
+impl LeasedExchange for Shelf<'_> {
+    type Exchange<'e> = Http1Exchange<'e>;
+
+    fn with<R>(&mut self, work: impl for<'e> FnOnce(&mut Http1Exchange<'e>) -> R) -> Option<R> {
         let mut session = self.session.lock().expect("not poisoned");
-        session.as_mut().map(|session| work(session.connection_mut(), &mut Inline(self.cx)))
+        session.as_mut().and_then(|session| session.hold(&mut Inline(self.cx)).with(work))
     }
+
+    fn advance(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn can_wait(&self) -> bool {
+        false
+    }
+
+    fn push(&mut self) {}
+
+    fn look_for_end(&mut self) {}
+
+    fn look_for_reset(&mut self) {}
 }
 
-/// Lets the handler of `bench` begin, and gives back the session, which that has taken from the shelf into the other.
+/// Runs the handler of `bench`, which moves its session from `shelf` to `away`. The bench continues
+/// with the session, at the end of its timeout.
 fn taken_away(bench: &mut Bench, shelf: &Arc<Mutex<Option<Session>>>, away: &Arc<Mutex<Option<Session>>>) {
     let mut session = bench.session.take().expect("it is here");
     bench.until(0);
-    assert_eq!(drive(&mut session, &mut bench.io, &bench.world.cx()), Outcome::Run);
-    let call = session.begin_call(&bench.world.cx()).expect("a handler waits");
+    assert_eq!(drive(&mut session, &mut bench.io, &bench.world.cx()), Next::Move(Move::Lease));
+    let Some(LeasedCall::Blocking(call)) = session.lease(&bench.world.cx()) else {
+        panic!("a handler waits")
+    };
+    assert_eq!(call.due(), session.connection().due());
     assert_eq!(session.connection().due(), Some(START + Duration::from_secs(1)));
     *shelf.lock().unwrap() = Some(session);
     assert_eq!(call.run(&mut Shelf { session: shelf.clone(), cx: bench.world.cx() }), None);
@@ -132,7 +152,7 @@ fn taken_away(bench: &mut Bench, shelf: &Arc<Mutex<Option<Session>>>, away: &Arc
 }
 
 #[test]
-fn a_handler_whose_session_was_taken_away_does_nothing_to_it_any_more() {
+fn a_handler_cannot_use_a_session_that_was_reclaimed() {
     for begins in [false, true] {
         let (shelf, away, log) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)), Log::default());
         let (from, to, seen) = (shelf.clone(), away.clone(), log.clone());
@@ -175,7 +195,7 @@ fn a_handler_whose_session_was_taken_away_does_nothing_to_it_any_more() {
 }
 
 #[test]
-fn a_handler_that_ends_itself_when_told_is_too_late_all_the_same() {
+fn a_handler_that_returns_at_its_timeout_is_late() {
     let handler = |_: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>| {
         let drain = out.drain();
         let mut out = out.stream(ResponseHead::new(200))?;
@@ -189,3 +209,32 @@ fn a_handler_that_ends_itself_when_told_is_too_late_all_the_same() {
     assert!(transcript.out.ends_with("in time\r\n"), "no final chunk: {transcript:?}");
     assert_eq!(transcript.reason, TOO_LATE);
 }
+
+/// A handler that runs on after its response, beyond its timeout: its client has the whole
+/// response.
+#[test]
+fn a_response_that_is_complete_is_not_cut_with_its_handler() {
+    for length in [false, true] {
+        let handler = move |_: &Head<'_>, mut body: BodyReader<'_>, out: Responder<'_>| {
+            let ok = ResponseHead::new(200);
+            if length {
+                out.stream(ok.field("Content-Length", "5"))?.write_all(b"whole")?;
+            } else {
+                let mut out = out.stream(ok)?;
+                out.write_all(b"whole")?;
+                out.finish(http::HeaderMap::new());
+            }
+            assert_eq!(body.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            Ok(())
+        };
+        let (bench, told) = reporting(limited(Bench::new(handler), 1000));
+        let mut bench = bench.bytes(0, LATE_BODY);
+        let transcript = bench.run();
+        assert!(transcript.out.contains("whole"), "{transcript:?}");
+        let tally = bench.service.counters.tally();
+        assert_eq!((tally.finished, tally.statuses[1], tally.aborted, tally.timed_out), (1, 1, 0, 1));
+        assert_eq!(told.load(Ordering::Relaxed), 1, "its thread is occupied even so");
+    }
+}
+
+const LATE_BODY: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";

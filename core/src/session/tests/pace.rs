@@ -1,4 +1,4 @@
-//! Peers that make progress, but less than they have to.
+//! Peers that make progress, but too slowly.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::machine::{CloseReason, Timer};
 use crate::pump::Readiness;
 use crate::testing::{Event, START, ms};
 
-/// Five seconds and a hundred bytes for each more.
+/// Five seconds, and a second for every hundred bytes.
 fn slow(limits: &mut Limits) {
     (limits.body_timeout, limits.write_timeout) = (ms(5000), ms(5000));
     (limits.body_rate, limits.write_rate) = (100, 100);
 }
 
-/// `bytes` and then `more` of them each second, `times` times.
+/// `bytes`, and then `more` of them each second, `times` times.
 fn trickle(bench: Bench, times: u64, more: usize) -> Bench {
     (1..=times).fold(bench, |bench, n| bench.bytes(n * 1000, "x".repeat(more)))
 }
@@ -30,7 +30,7 @@ fn announced(target: &str, len: usize) -> String {
 }
 
 #[test]
-fn a_body_that_trickles_ends_as_one_that_stalls() {
+fn a_trickling_body_ends_as_a_stalled_one() {
     for short in [false, true] {
         let mut bench = trickle(bench_of(short).limits(slow).bytes(0, announced("/echo", 1000)), 60, 10);
         let transcript = bench.run();
@@ -50,7 +50,7 @@ fn a_body_at_the_least_rate_may_take_as_long_as_it_is() {
 }
 
 #[test]
-fn what_came_with_the_head_counts_for_a_body() {
+fn bytes_that_arrive_with_the_head_count_for_the_body() {
     let begun = announced("/echo", 1000) + &"x".repeat(500);
     let mut bench = trickle(bench().limits(slow).bytes(0, begun), 60, 1);
     assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Body)));
@@ -59,16 +59,17 @@ fn what_came_with_the_head_counts_for_a_body() {
 
 #[test]
 fn a_body_is_not_waited_for_while_its_application_does_not_read() {
-    // The application writes a byte for each that it reads, and has to wait until that is taken.
+    // The application writes a byte for each that it reads, and waits until the peer reads it.
     let mut bench = taken(bench().limits(slow).bytes(0, announced("/pipe", 20_000)), 100, 2000);
     bench = bench.limits(|limits| limits.body_rate = 1_000_000).bytes(1, "x".repeat(19_900));
     bench = bench.bytes(30_000, "x".repeat(100));
     assert_eq!(count(&bench.until(70_000).out(), "\r\n0\r\n"), 1, "{:?}", bench.reason);
 }
 
-/// What has come by the time that a frozen worker goes on is read, and has bought its own time. It had all it could have before.
+/// Bytes that arrived before a frozen worker continues are read, and extend the time. The time
+/// before the freeze was used up.
 #[test]
-fn the_time_of_a_frozen_worker_ends_nothing_that_goes_on() {
+fn the_time_of_a_freeze_ends_no_body_or_response() {
     for (next, status) in [(1900, "200 OK"), (2100, "408 ")] {
         let mut bench = short_bench().limits(slow).bytes(0, announced("/echo", 400));
         bench = bench.bytes(1000, "x".repeat(100)).bytes(60_000 + next, "x".repeat(200));
@@ -81,14 +82,14 @@ fn the_time_of_a_frozen_worker_ends_nothing_that_goes_on() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_has_to_arrive_as_fast() {
+fn an_unread_body_has_the_same_minimum_rate() {
     let mut bench = trickle(bench().limits(slow).bytes(0, announced("/", 1000)), 60, 10);
     assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Body)));
     assert_eq!((bench.now(), count(&bench.out(), "200 OK")), (5500 + 2000, 1));
 }
 
 #[test]
-fn a_response_that_is_taken_too_slowly_is_cut() {
+fn a_response_that_is_read_too_slowly_is_cut() {
     for (short, target) in [(false, "/flood?200"), (true, "/sized?200000")] {
         let mut bench = taken(bench_of(short).limits(slow).bytes(0, get(target)), 60, 10);
         assert_eq!(bench.run().reason, Some(CloseReason::TimedOut(Timer::Write)));
@@ -97,14 +98,14 @@ fn a_response_that_is_taken_too_slowly_is_cut() {
 }
 
 #[test]
-fn a_response_that_is_taken_at_the_least_rate_may_take_as_long_as_it_is() {
+fn a_response_read_at_the_minimum_rate_is_not_cut() {
     let mut bench = taken(short_bench().limits(slow).bytes(0, get("/sized?6000")), 70, 100);
     assert!(bench.until(63_000).out().len() > 6000);
     assert_eq!(bench.reason, None);
 }
 
 #[test]
-fn each_response_to_a_peer_that_has_taken_the_last_one_has_all_its_time() {
+fn the_pace_of_a_response_starts_anew_after_the_last_one() {
     let mut bench = (0..4).fold(short_bench().limits(slow), |bench, n| {
         bench.bytes(n * 4000, get("/")).at(n * 4000 + 3900, Event::Room(1000))
     });
@@ -113,7 +114,7 @@ fn each_response_to_a_peer_that_has_taken_the_last_one_has_all_its_time() {
 }
 
 #[test]
-fn a_peer_that_pipelines_gains_no_time_for_what_it_does_not_take() {
+fn pipelining_gains_no_time_for_unread_responses() {
     let requests = get("/").repeat(1000);
     let mut bench = short_bench().limits(slow).bytes(0, requests);
     bench.pipe.0.borrow_mut().room = 0;
@@ -130,8 +131,8 @@ fn a_connection_that_has_changed_the_protocol_may_be_quiet() {
 }
 
 #[test]
-fn a_stream_that_is_mostly_quiet_goes_on() {
-    // The handler writes a line for each byte of its body, which is as slow as it likes.
+fn a_mostly_quiet_stream_is_not_cut() {
+    // The handler writes a line for each byte of its body, as slowly as it wants.
     let bench = bench().limits(slow).limits(|limits| limits.body_timeout = Duration::ZERO);
     let mut bench = trickle(bench.bytes(0, announced("/events", 1000)), 100, 1);
     assert_eq!(count(&bench.until(100_500).out(), "event\n"), 100);

@@ -1,4 +1,4 @@
-//! D15: requests are counted, whatever the connections, and it is said once that they are enough.
+//! D15: requests are counted over all connections, and the quota is reported once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::app::Quota;
 use crate::conn::Connection;
-use crate::handoff::{Origin, Peer};
+use crate::peer::{Origin, Peer};
 use crate::session::Session;
 use crate::testing::START;
 
@@ -30,5 +30,5 @@ fn d15_a_quota_is_spent_once_by_requests_on_any_connection() {
     assert_eq!(after("no request\r\n\r\n".to_owned()), (0, 0));
     assert_eq!(after(get("/") + &get("/")), (0, 2));
     assert_eq!(after(get("/")), (1, 3));
-    assert_eq!(after(get("/").repeat(4)), (1, 7), "it is served on");
+    assert_eq!(after(get("/").repeat(4)), (1, 7), "further requests are served");
 }

@@ -1,4 +1,4 @@
-//! What arrives together or apart, or is taken in one piece or in many, makes no difference.
+//! How the input is split, and how fast the output is read, makes no difference.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::machine::CloseReason;
 use crate::testing::{Event, Transcript, without_interim};
 
-/// A script, and how the connection ends once the peer has ended its side behind it.
+/// A script, and how the connection ends once the peer has ended its side after it.
 pub(super) fn scripts() -> Vec<(&'static str, String, CloseReason)> {
     use CloseReason as R;
     let chunked = |target: &str, chunks: &str| {
@@ -155,7 +155,7 @@ fn each_script_ends_once_and_for_its_reason() {
 }
 
 #[test]
-fn an_input_split_at_any_byte_gives_the_same_answers_requests_and_end() {
+fn an_input_split_at_any_byte_gives_the_same_transcript() {
     for (name, script, _) in scripts() {
         let whole = play(&script, &WHOLE);
         for cut in 0..=script.len() {
@@ -167,7 +167,7 @@ fn an_input_split_at_any_byte_gives_the_same_answers_requests_and_end() {
 }
 
 #[test]
-fn short_handlers_see_and_say_the_same_as_those_that_may_block() {
+fn short_and_blocking_handlers_give_the_same_transcript() {
     for (name, script, _) in scripts() {
         if !suits_short(name) {
             continue;
@@ -186,7 +186,7 @@ fn short_handlers_see_and_say_the_same_as_those_that_may_block() {
 }
 
 #[test]
-fn a_peer_that_takes_a_byte_at_a_time_gets_the_same() {
+fn a_peer_that_reads_byte_by_byte_gets_the_same_transcript() {
     for (name, script, _) in scripts() {
         for short in [false, true].into_iter().filter(|short| !short || suits_short(name)) {
             let narrow = How { short, read_most: 1, write_most: 1, cuts: Vec::new() };
@@ -211,8 +211,8 @@ fn long_inputs_split_anywhere_give_the_same() {
     }
 }
 
-/// An upgraded connection waits for its peer, which a short handler must not; and a body that was asked for before the
-/// handler ran is there, whether it wants it or not.
+/// An upgraded connection waits for its peer, which a short handler must not; and a body that
+/// arrives before the handler starts is there, whether the handler streams it or not.
 fn suits_short(name: &str) -> bool {
     !matches!(name, "upgrade" | "expect and ignore")
 }

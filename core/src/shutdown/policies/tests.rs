@@ -73,7 +73,7 @@ fn spread_announces_more_and_more_often() {
 
 proptest! {
     #[test]
-    fn whoever_is_kept_is_kept_for_a_while_and_then_closed(
+    fn a_kept_connection_is_closed_in_the_end(
         window in 0..20_000u64, idle in 0..30_000u64, draw in any::<u32>(), now in 1000..60_000u64,
     ) {
         let connection = connection(idle, draw, 1);
@@ -89,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn spread_closes_nobody_before_its_window_and_everybody_after_it(
+    fn spread_closes_none_before_its_window_and_all_after_it(
         window in 1..20_000u64, draw in any::<u32>(), served in any::<u32>(), more in 0..10_000u64,
     ) {
         let (spread, connection) = (Spread(ms_of(window)), connection(0, draw, served));
@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn spread_leaves_nobody_open_whom_it_would_close_at_once(
+    fn spread_announces_close_if_it_would_close_at_once(
         draw in any::<u32>(), served in any::<u32>(), now in 1001..12_000u64,
     ) {
         let (spread, connection) = (Spread(ms_of(8000)), connection(0, draw, served));
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn spread_never_takes_an_announcement_back(
+    fn spread_never_revokes_an_announcement(
         draw in any::<u32>(), served in any::<u32>(), now in 1000..9000u64, later in 0..9000u64,
     ) {
         let (spread, connection) = (Spread(ms_of(8000)), connection(0, draw, served));
@@ -121,11 +121,11 @@ proptest! {
 }
 
 #[test]
-fn d19_handoff_moves_what_can_move_while_there_is_somebody_and_otherwise_asks_its_fallback() {
+fn d19_handoff_moves_connections_or_asks_its_fallback() {
     let handoff = Handoff(Arc::new(Grace(ms_of(500))));
     let movable = ConnView { movable: true, ..connection(1000, 0, 1) };
     let (with, without) = (drain().with_receiver(), drain());
-    let moved = (Idle::HandOff, Announce::KeepAlive);
+    let moved = (Idle::Handoff, Announce::KeepAlive);
     let kept = (Idle::Keep { until: at(1500) }, Announce::Close);
     for (drain, connection, expected) in [
         (with, movable, moved),

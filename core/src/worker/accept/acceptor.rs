@@ -1,8 +1,9 @@
-//! Accepting in turn (epoll_ctl(2), `EPOLLEXCLUSIVE`).
+//! Accepting connections in turn with the other workers (epoll_ctl(2), `EPOLLEXCLUSIVE`).
 //!
-//! All workers wait on the same listeners. The kernel wakes one of them for a connection, the one whose
-//! registration stands first; a worker that has accepted goes to the end of that queue by registering anew. So each
-//! worker gets its share, and a worker that does not come back to its loop gets none.
+//! All workers wait on the same listeners. For each connection the kernel wakes one worker, the one
+//! whose registration is first; after accepting, a worker moves to the end of that queue by
+//! registering again. So each worker gets its share, and a worker that does not return to its loop
+//! gets none.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,53 +14,57 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
 use thiserror::Error;
 
-use super::{Bound, Listener};
-use crate::handoff::Peer;
+use super::listener::{Bound, Listener};
+use crate::peer::Peer;
 use crate::time::Time;
 
-/// How long accepting pauses when descriptors or memory have run out.
+/// How long accepting pauses after descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A worker's share of the server's listeners, registered with an epoll instance that somebody else waits on.
+/// A worker's registration of the server's listeners with an epoll instance. The owner of that
+/// instance waits on it.
 #[derive(Debug)]
 pub struct Acceptor {
-    /// `None` once it has ended.
+    /// `None` for a listener that has ended.
     listeners: Vec<Option<Listener>>,
     epoll: OwnedFd,
-    /// The token of the first listener; the others follow.
+    /// The token of the first listener; the other listeners have the numbers that follow.
     first_token: u64,
     registered: bool,
-    /// Accepting resumes then, after resources ran out.
+    /// When accepting resumes after resources ran out.
     paused_until: Option<Time>,
     exhaustion_logged: bool,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Accepted {
-    /// Its socket, non-blocking.
+    /// The non-blocking socket.
     pub socket: OwnedFd,
-    /// Its other end.
+    /// The address of the client.
     pub peer: Peer,
-    /// Index of the listener.
+    /// The index of the listener.
     pub listener: u16,
 }
 
-/// Why a listener gives no connection.
+/// Why a listener returns no connection.
 #[derive(Debug, Error)]
 #[allow(clippy::exhaustive_enums, reason = "it may be tried again, or it may not")]
 pub enum AcceptError {
-    /// Descriptors or memory have run out; the connection waits.
+    /// Descriptors or memory have run out; the connection stays in the queue.
     #[error("cannot accept: {0}")]
     Exhausted(#[source] io::Error),
-    /// Nothing is to be accepted any more.
+    /// The listener accepts nothing any more.
     #[error("the listener has ended: {0}")]
     Ended(#[source] io::Error),
 }
 
 impl Listener {
-    /// Accepts one connection, without blocking; none if there is none.
+    /// Accepts one connection, without blocking. None if no connection waits.
+    ///
+    /// While the gate of the listener is shut ([`shut_by_hops`](Self::shut_by_hops)), a connection
+    /// accepted directly with accept(2) would receive nothing from its client.
     ///
     /// # Errors
     ///
@@ -68,10 +73,12 @@ impl Listener {
         loop {
             return match rustix::net::acceptfrom_with(self, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((socket, peer)) => {
+                    self.open_gate_of(&socket);
                     let peer = peer_of(&self.bound, peer);
                     Ok(Some(Accepted { socket, peer, listener: self.index }))
                 }
-                // That connection has gone already, or its network has; the next may be there (accept(2)).
+                // This connection or its network has failed already; the next one may be fine
+                // (accept(2)).
                 Err(
                     Errno::CONNABORTED
                     | Errno::INTR
@@ -97,13 +104,13 @@ impl Listener {
 }
 
 impl Acceptor {
-    /// An acceptor of `listeners`, with tokens from `first_token` on, that waits through `epoll`. It accepts nothing
-    /// before [`resume`](Self::resume).
+    /// An acceptor for `listeners`, which are registered in `epoll` under the tokens from
+    /// `first_token` on. Accepts nothing before [`resume`](Self::resume).
     pub fn new(listeners: Vec<Listener>, epoll: OwnedFd, first_token: u64) -> Self {
         for listener in &listeners {
             if let Bound::Inet(_) = listener.bound {
-                // Accepted sockets inherit it, which saves a call for each (tcp(7)). A listener that is no TCP
-                // socket after all does without.
+                // Accepted sockets inherit the option, which saves a call for each (tcp(7)). A
+                // listener that turns out to be no TCP socket is used without it.
                 let _ = rustix::net::sockopt::set_tcp_nodelay(listener, true);
             }
         }
@@ -117,7 +124,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits for connections again.
+    /// Registers the listeners again, unless a pause after exhaustion still lasts.
     ///
     /// # Errors
     ///
@@ -132,7 +139,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Leaves connections to the other workers, or in the backlog.
+    /// Deregisters the listeners: connections go to the other workers or stay in the backlog.
     pub fn pause(&mut self) {
         if self.registered {
             for listener in self.listeners.iter().flatten() {
@@ -142,11 +149,12 @@ impl Acceptor {
         }
     }
 
-    /// Accepts nothing ever again, and gives the listeners up. They are deregistered first: other processes hold them
-    /// open, so closing alone would leave them in the epoll set.
+    /// Ends accepting for good (D2), and closes the listeners. They are deregistered first: other
+    /// processes hold them open, so closing alone would leave them in the epoll set.
     ///
-    /// Gives what was accepted last: the kernel may have woken this worker for a connection of each listener, and then
-    /// has told no other, so that the connection would wait until the next one comes.
+    /// Returns the last connections accepted: the kernel may have woken this worker, and no other,
+    /// for one connection of each listener. Without this last accept, that connection would wait
+    /// until the next one arrives.
     pub fn close(&mut self) -> Vec<Accepted> {
         let chosen = self.registered;
         self.pause();
@@ -155,8 +163,8 @@ impl Acceptor {
         last.filter_map(|listener| listener.accept().ok().flatten()).collect()
     }
 
-    /// Accepts one connection from the listener that `token` stands for, if one is still there, and lines up behind
-    /// the other workers.
+    /// Accepts one connection from the listener with `token`, if one still waits, and moves this
+    /// worker behind the others.
     pub fn accept(&mut self, token: u64, now: Time) -> Option<Accepted> {
         let index = usize::try_from(token.checked_sub(self.first_token)?).ok()?;
         let listener = self.listeners.get(index)?.as_ref()?;
@@ -169,7 +177,7 @@ impl Acceptor {
                 self.exhausted(error, now);
                 return None;
             }
-            // Shut down by its owner: epoll would report that for ever.
+            // The owner has shut the listener down, which epoll would report for ever.
             Err(AcceptError::Ended(error)) => {
                 tracing::debug!(listener = %listener.bound, "the listener has ended: {error}");
                 deregister(&self.epoll, listener);
@@ -185,12 +193,12 @@ impl Acceptor {
         accepted
     }
 
-    /// When a pause ends that running out of resources began.
+    /// When the pause after resources ran out ends, if there is one.
     pub fn deadline(&self) -> Option<Time> {
         self.paused_until
     }
 
-    /// Ends such a pause once it is over.
+    /// Ends that pause, and resumes accepting, once its time is over.
     ///
     /// # Errors
     ///
@@ -205,10 +213,7 @@ impl Acceptor {
 
     fn exhausted(&mut self, error: io::Error, now: Time) {
         if !self.exhaustion_logged {
-            tracing::error!(
-                "cannot accept: {error}; accepting every {} ms until that passes",
-                PAUSE.as_millis()
-            );
+            tracing::error!("cannot accept: {error}; next tries every {} ms", PAUSE.as_millis());
             self.exhaustion_logged = true;
         }
         self.pause();
@@ -225,7 +230,7 @@ impl Acceptor {
 }
 
 fn deregister(epoll: &OwnedFd, listener: &Listener) {
-    // Not being registered is as good as no longer being registered.
+    // The only failure is that it is not registered, which is the intended state.
     let _ = epoll::delete(epoll, listener);
 }
 
@@ -237,5 +242,4 @@ fn peer_of(bound: &Bound, addr: Option<SocketAddrAny>) -> Peer {
 }
 
 #[cfg(test)]
-#[path = "acceptor/tests.rs"]
 mod tests;

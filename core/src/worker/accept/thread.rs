@@ -1,9 +1,10 @@
-//! Accepting for loops that cannot wait on the listeners themselves: a thread with an epoll instance of its own.
+//! Accepting on a thread, for loops that cannot wait on the listeners themselves.
 //!
-//! The loop asks for a connection, and the thread waits for one only while it is asked. So a loop that hangs, or that
-//! has as many connections as it may have, takes no share: the kernel passes over a worker that does not wait
-//! (epoll_ctl(2), `EPOLLEXCLUSIVE`), and the connection goes to another one or stays in the backlog. The one that a loop
-//! had asked for before it hung goes to another worker through the hand-off queue.
+//! The loop asks for a connection, and the thread waits in its own epoll instance only while a
+//! request is open. A loop that hangs, or that is full, therefore takes no share: the kernel passes
+//! over a worker that does not wait (epoll_ctl(2), `EPOLLEXCLUSIVE`), and the connection goes to
+//! another worker or stays in the backlog. A connection that the loop asked for before it hung goes
+//! to another worker through the hand-off queue.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,54 +20,58 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
 use super::acceptor::{Accepted, Acceptor};
-use super::draws::Draws;
-use super::handoff::Outbox;
-use super::{Listener, sys};
-use crate::handoff::{HandOff, Origin};
+use super::listener::Listener;
+use crate::handoff::ConnectionRecord;
+use crate::peer::Origin;
+use crate::worker::draws::Draws;
+use crate::worker::handoff::Outbox;
+use crate::worker::sys;
 
-/// What the epoll set calls the bell; it calls listeners by their numbers.
-const BELL: u64 = u64::MAX;
+/// The token of the alert in the epoll set; the tokens of listeners are their numbers.
+const ALERT: u64 = u64::MAX;
 
-/// Events taken in one wait; what there is beyond them is reported again.
+/// Events taken in one wait; further ones are reported by the next.
 const EVENTS: usize = 16;
 
-/// How long a connection waits for a loop that has asked for it, before another worker may have it. A loop in good
-/// health takes it in far less, and one that does not is worse off than whoever is asked next.
+/// How long a connection waits for the loop that asked for it, before another worker may have it. A
+/// healthy loop takes it far sooner; if this one does not, any other worker will serve the
+/// connection sooner.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The loop's side of a thread that accepts one connection at a time.
+/// The loop's handle on the accepting thread, which accepts one connection at a time.
 #[derive(Debug)]
 pub struct AcceptThread {
-    desk: Arc<Desk>,
+    mailbox: Arc<Mailbox>,
 }
 
 impl AcceptThread {
-    /// Starts the thread. It accepts nothing before it is asked to, and puts what the loop does not take into `outbox`,
-    /// if there is one.
+    /// Starts the thread. It accepts nothing before the loop asks, and sends connections that the
+    /// loop does not take to `outbox`, if there is one.
     ///
     /// # Errors
     ///
     /// As epoll_create1(2), epoll_ctl(2), eventfd(2) and pthread_create(3).
     pub fn start(listeners: Vec<Listener>, outbox: Option<Outbox>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        let alert = eventfd(0, EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &alert, EventData::new_u64(ALERT), EventFlags::IN)?;
         let mut acceptor = Acceptor::new(listeners, epoll.try_clone()?, 0);
         acceptor.resume()?;
-        let desk = Arc::new(Desk { bell, state: Mutex::default() });
-        let thread = Thread { desk: desk.clone(), epoll, acceptor, outbox, draws: Draws::new() };
+        let mailbox = Arc::new(Mailbox { alert, state: Mutex::default() });
+        let thread = AcceptLoop { mailbox: mailbox.clone(), epoll, acceptor, outbox, draws: Draws::new() };
         thread::Builder::new().name("acceptor".to_owned()).spawn(move || thread.run())?;
-        Ok(Self { desk })
+        Ok(Self { mailbox })
     }
 
-    /// Asks for the next connection, and wakes `task` when it is there. `None` once the thread has been
-    /// [closed](Self::close), has given up its listeners and has nothing left that it accepted before.
+    /// Asks for the next connection, and wakes `task` when it arrives. `None` once the thread has
+    /// been [closed](Self::close), has closed its listeners, and all connections it accepted before
+    /// have been returned.
     ///
     /// # Errors
     ///
     /// The thread cannot wait for connections, and has ended.
     pub fn poll_accept(&self, task: &Context<'_>) -> Poll<Option<io::Result<Accepted>>> {
-        let mut state = self.desk.state();
+        let mut state = self.mailbox.state();
         if let Some(answer) = state.answers.pop_front() {
             return Poll::Ready(Some(answer));
         }
@@ -77,17 +82,17 @@ impl AcceptThread {
             Some(waker) => waker.clone_from(task.waker()),
             none => {
                 *none = Some(task.waker().clone());
-                self.desk.ring();
+                self.mailbox.signal();
             }
         }
         Poll::Pending
     }
 
-    /// Accepts nothing any more (D2) but what the kernel has chosen this worker for. Does not wait for the thread, which
-    /// gives its listeners up at once.
+    /// Ends accepting (D2), except for connections for which the kernel has already woken this
+    /// worker. Does not wait for the thread, which closes its listeners at once.
     pub fn close(&self) {
-        self.desk.state().closing = true;
-        self.desk.ring();
+        self.mailbox.state().closing = true;
+        self.mailbox.signal();
     }
 }
 
@@ -97,43 +102,44 @@ impl Drop for AcceptThread {
     }
 }
 
-/// Where loop and thread meet.
+/// The state that the loop and the thread share.
 #[derive(Debug)]
-struct Desk {
-    /// An eventfd: rung by the loop when it asks, and when it closes.
-    bell: OwnedFd,
-    state: Mutex<State>,
+struct Mailbox {
+    /// An eventfd that the loop signals when it asks for a connection, and when it closes.
+    alert: OwnedFd,
+    state: Mutex<MailboxState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The loop waits for an answer.
+struct MailboxState {
+    /// The task that waits for an answer, if the loop has asked.
     asked: Option<Waker>,
-    /// One at most, but for the last connections of all listeners.
+    /// At most one, except for the last connections of all listeners.
     answers: VecDeque<io::Result<Accepted>>,
     closing: bool,
     ended: bool,
 }
 
-impl Desk {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Mailbox {
+    fn state(&self) -> MutexGuard<'_, MailboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring(&self) {
-        // An eventfd takes a one at any time; there is nothing to do about a kernel that says otherwise.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    fn signal(&self) {
+        // Adding one to an eventfd does not fail before 2^64 additions.
+        let _ = rustix::io::write(&self.alert, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until the bell rings; whether it is for a connection. None: that has taken longer than `patience`.
+    /// Waits until the loop asks for a connection (true) or closes (false). None if that takes
+    /// longer than `patience`.
     fn wait(&self, patience: Option<Duration>) -> Option<bool> {
         let patience = patience.map(|patience| patience.try_into().unwrap_or_default());
         loop {
-            // A signal interrupts it; whatever else may fail does not say that anyone asked.
-            if poll(&mut [PollFd::new(&self.bell, PollFlags::IN)], patience.as_ref()) == Ok(0) {
+            // An interrupted or failed wait is not a request: the state decides.
+            if poll(&mut [PollFd::new(&self.alert, PollFlags::IN)], patience.as_ref()) == Ok(0) {
                 return None;
             }
-            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            let _ = rustix::io::read(&self.alert, &mut [0; 8]);
             let state = self.state();
             if state.closing || state.asked.is_some() {
                 return Some(!state.closing);
@@ -141,12 +147,12 @@ impl Desk {
         }
     }
 
-    /// A connection waits for the loop to take it.
+    /// Whether an accepted connection waits for the loop to take it.
     fn has_untaken(&self) -> bool {
         matches!(self.state().answers.front(), Some(Ok(_)))
     }
 
-    /// Takes a connection back from the loop, which will have to ask anew.
+    /// Takes a connection back that the loop has not taken; the loop has to ask again.
     fn take_back(&self) -> Option<Accepted> {
         let mut state = self.state();
         matches!(state.answers.front(), Some(Ok(_))).then(|| state.answers.pop_front())??.ok()
@@ -169,59 +175,65 @@ impl Desk {
     }
 }
 
-/// The thread's side.
-struct Thread {
-    desk: Arc<Desk>,
+/// What the thread runs.
+struct AcceptLoop {
+    mailbox: Arc<Mailbox>,
     epoll: OwnedFd,
     acceptor: Acceptor,
-    /// To other workers.
+    /// The way to other workers.
     outbox: Option<Outbox>,
     draws: Draws,
 }
 
-impl Thread {
+impl AcceptLoop {
     fn run(mut self) {
         while self.wait() {
             let Some(answer) = self.accept().transpose() else {
-                // The kernel may have chosen this thread while it waited.
-                self.acceptor.close().into_iter().for_each(|last| self.desk.answer(Ok(last)));
+                // The kernel may have woken this thread for a connection while it waited.
+                self.acceptor.close().into_iter().for_each(|last| self.mailbox.answer(Ok(last)));
                 break;
             };
-            self.desk.answer(answer);
+            self.mailbox.answer(answer);
         }
-        // It does not choose who does not wait: what is there by now belongs to others.
+        // The kernel wakes no thread that does not wait, so connections that have arrived by now
+        // are for other workers.
         self.acceptor.pause();
         self.acceptor.close();
-        self.desk.end();
+        self.mailbox.end();
     }
 
-    /// Waits until the loop asks for a connection, or is closing; gives others the one before if it does not take that.
+    /// Waits until the loop asks for a connection (true) or closes (false). Meanwhile passes the
+    /// previous connection on to another worker if the loop does not take it.
     fn wait(&mut self) -> bool {
         loop {
-            let may_pass_on = self.outbox.is_some() && self.desk.has_untaken();
-            if let Some(asked) = self.desk.wait(may_pass_on.then_some(PATIENCE)) {
+            let may_pass_on = self.outbox.is_some() && self.mailbox.has_untaken();
+            if let Some(asked) = self.mailbox.wait(may_pass_on.then_some(PATIENCE)) {
                 return asked;
             }
             self.pass_on();
         }
     }
 
-    /// Gives a connection that the loop does not take to whoever does. If that cannot be done the loop may still have it.
+    /// Hands a connection that the loop does not take to another worker. If the hand-off queue
+    /// refuses it, the loop may still take it.
     fn pass_on(&mut self) {
-        let Some((outbox, accepted)) = self.outbox.as_ref().zip(self.desk.take_back()) else { return };
+        let Some((outbox, accepted)) = self.outbox.as_ref().zip(self.mailbox.take_back()) else { return };
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        match outbox.send(accepted.socket.as_fd(), &HandOff::fresh(origin, sys::now())) {
+        match outbox.send(accepted.socket.as_fd(), &ConnectionRecord::fresh(origin, sys::now())) {
             Ok(()) => {
-                tracing::debug!("the loop is busy: another worker is given the connection it asked for")
+                tracing::debug!("loop busy: its accepted connection is handed to another worker")
             }
             Err(error) => {
-                tracing::debug!("the loop is busy, and nobody else can have its connection: {error}");
-                self.desk.state().answers.push_front(Ok(accepted));
+                tracing::debug!(
+                    "loop busy, and its accepted connection cannot be handed to another worker: {error}"
+                );
+                self.mailbox.state().answers.push_front(Ok(accepted));
             }
         }
     }
 
-    /// Waits for a connection, or for the bell, which rings for nothing but the end while a connection is asked for.
+    /// Waits for a connection. `None` if the alert was signalled: while a request is open, it only
+    /// signals the end.
     fn accept(&mut self) -> io::Result<Option<Accepted>> {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
@@ -233,7 +245,7 @@ impl Thread {
             }
             let now = sys::now();
             for event in events.drain(..) {
-                if event.data.u64() == BELL {
+                if event.data.u64() == ALERT {
                     return Ok(None);
                 }
                 if let Some(accepted) = self.acceptor.accept(event.data.u64(), now) {
@@ -246,5 +258,4 @@ impl Thread {
 }
 
 #[cfg(test)]
-#[path = "thread/tests.rs"]
 mod tests;

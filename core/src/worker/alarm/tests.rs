@@ -1,13 +1,10 @@
 //! Alarms of a thread; each test has its own thread, and so its own alarms.
 
-use std::pin::pin;
-use std::sync::Arc;
 use std::sync::Mutex;
-use std::task::Wake;
 
 use super::*;
 
-/// Notes who was woken.
+/// Records which waker was woken.
 struct Note(u32, Arc<Mutex<Vec<u32>>>);
 
 impl Wake for Note {
@@ -31,7 +28,7 @@ fn poll(sleep: &mut Sleep, waker: &Waker) -> Poll<()> {
 }
 
 #[test]
-fn who_is_due_is_woken_in_order_and_once() {
+fn due_alarms_ring_in_order_and_once() {
     attend();
     let notes = Arc::default();
     let mut sleeps = [3, 1, 2].map(|n| (n, sleep(HOUR * n)));
@@ -48,7 +45,7 @@ fn who_is_due_is_woken_in_order_and_once() {
 }
 
 #[test]
-fn who_is_due_at_the_same_time_is_woken_in_turn() {
+fn alarms_of_the_same_time_ring_in_turn() {
     attend();
     let (notes, until) = (Arc::default(), sys::now() + HOUR);
     let mut sleeps = [1, 2, 3].map(|n| (n, Sleep { until, alarm: Alarm::default() }));
@@ -60,7 +57,7 @@ fn who_is_due_at_the_same_time_is_woken_in_turn() {
 }
 
 #[test]
-fn who_is_dropped_is_forgotten_and_holds_no_place() {
+fn a_dropped_alarm_is_cancelled_and_takes_no_room() {
     attend();
     let notes = Arc::default();
     let mut kept = sleep(HOUR * 2);
@@ -76,20 +73,20 @@ fn who_is_dropped_is_forgotten_and_holds_no_place() {
 }
 
 #[test]
-fn the_last_waker_is_the_one_that_is_woken() {
+fn an_alarm_wakes_the_last_waker_it_was_set_with() {
     attend();
     let notes = Arc::default();
     let mut one = sleep(HOUR);
     for n in 0..5 {
         assert!(poll(&mut one, &noted(n, &notes)).is_pending());
     }
-    assert_eq!(Arc::strong_count(&notes), 2, "the former are forgotten");
+    assert_eq!(Arc::strong_count(&notes), 2, "the former wakers are dropped");
     ring(one.until);
     assert_eq!(taken(&notes), [4]);
 }
 
 #[test]
-fn an_alarm_that_is_over_before_it_is_set_does_not_wait() {
+fn a_sleep_whose_time_has_passed_does_not_wait() {
     assert!(poll(&mut sleep(Duration::ZERO), Waker::noop()).is_ready());
 }
 
@@ -100,7 +97,7 @@ fn sleeping_outside_a_loop_says_so() {
 }
 
 #[test]
-fn a_loop_that_waits_is_told_of_what_comes_sooner_and_of_nothing_else() {
+fn a_waiting_loop_is_woken_only_for_earlier_alarms() {
     attend();
     let notes = Arc::default();
     on_sooner(sys::now() + HOUR * 2, &noted(7, &notes));
@@ -112,7 +109,7 @@ fn a_loop_that_waits_is_told_of_what_comes_sooner_and_of_nothing_else() {
 }
 
 #[test]
-fn an_alarm_that_is_set_for_later_is_left_until_it_has_rung() {
+fn an_alarm_set_for_later_stays_until_it_has_rung() {
     attend();
     let notes = Arc::default();
     let (mut alarm, waker, now) = (Alarm::default(), noted(1, &notes), sys::now());
@@ -130,8 +127,8 @@ fn an_alarm_that_is_set_for_later_is_left_until_it_has_rung() {
 }
 
 #[test]
-fn a_waker_may_set_and_forget_alarms_when_it_is_dropped() {
-    /// As a task that holds a sleep of its own and lives as long as its wakers.
+fn a_waker_may_set_and_cancel_alarms_when_it_is_dropped() {
+    /// Like a task that owns a sleep and lives as long as its wakers.
     struct Task {
         _held: Sleep,
     }
@@ -150,10 +147,10 @@ fn a_waker_may_set_and_forget_alarms_when_it_is_dropped() {
 }
 
 #[test]
-fn a_worker_that_boots_can_sleep() {
+fn the_application_can_sleep_while_it_is_built() {
     attend();
     let before = sys::now();
-    super::super::block_on(Box::pin(sleep(Duration::from_millis(20))));
+    block_on(Box::pin(sleep(Duration::from_millis(20))));
     assert!(sys::now() >= before + Duration::from_millis(20));
     let mut sleeping = pin!(sleep(HOUR));
     assert!(sleeping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -1,223 +1,167 @@
-//! Orders from the arbiter and signals from people, on descriptors, and the drain that they lead to.
+//! Reading orders and signals.
 
-use std::io;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::log_file::WorkerLogs;
-use super::log_level;
-use super::scoreboard::Seat;
-use super::sys::{self, QUICK_STOP};
-use super::watch::Watch;
+use super::reports::ReportWriter;
 use crate::order::{MESSAGE_MAX, Order, PolicyId, Report};
 use crate::shutdown::{Drain, Phase, Reason};
 use crate::time::Time;
+use crate::worker::drain::DrainState;
+use crate::worker::logs::{WorkerLogs, level};
+use crate::worker::scoreboard::Seat;
+use crate::worker::sys::{self, QUICK_STOP};
 
-/// A worker's ear: its end of the control socket, its signals, and what they have asked for so far.
+/// Reads orders and signals, and applies them to the worker: to its drain, its seat and its logs.
 #[derive(Debug)]
-pub struct Control {
-    ear: Arc<Ear>,
-    watch: Arc<Watch>,
-}
-
-impl Control {
-    /// Takes over the worker's end of its control socket (`SOCK_SEQPACKET`), installs the worker's signal handlers
-    /// and then unblocks all signals. Called once, in the child, before anything else may take time: a signal that
-    /// arrived since the fork is still pending and reaches the worker, not the arbiter.
-    ///
-    /// # Errors
-    ///
-    /// A system call failed; the process should exit with 3.
-    pub fn install(orders: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&orders, true)?;
-        let signals = sys::install_signals(&orders)?;
-        let watch = Arc::new(Watch::new()?);
-        sys::unblock_signals()?;
-        let heard = Heard {
-            graceful_timeout: Duration::from_secs(30),
-            seat: None,
-            logs: WorkerLogs::default(),
-            orphaned: false,
-        };
-        let ear = Ear {
-            orders: Arc::new(orders),
-            signals,
-            heard: Mutex::new(heard),
-            changed: AtomicBool::new(false),
-        };
-        Ok(Self { ear: Arc::new(ear), watch })
-    }
-
-    /// Notes the worker's phases in `seat`.
-    pub(super) fn set_seat(&self, seat: Seat) {
-        self.ear.heard().seat = Some(seat);
-    }
-
-    /// Reopens `logs` when told to.
-    pub(super) fn set_logs(&self, logs: WorkerLogs) {
-        self.ear.heard().logs = logs;
-    }
-
-    /// How long a drain may take that no order gives a deadline. Default 30 s.
-    pub(super) fn set_graceful_timeout(&self, timeout: Duration) {
-        self.ear.heard().graceful_timeout = timeout;
-        sys::set_grace(timeout);
-    }
-
-    /// Lets whoever asks about the drain take orders and signals in, because the worker's one thread is the loop's and
-    /// handlers': what a handler wants to know, nobody else would hear.
-    ///
-    /// # Errors
-    ///
-    /// As epoll_create1(2) and epoll_ctl(2).
-    pub fn share_thread(&self) -> io::Result<()> {
-        self.watch.listen(self.ear.clone())
-    }
-
-    /// Tells the arbiter that this worker accepts.
-    ///
-    /// # Errors
-    ///
-    /// As send(2); an arbiter that has gone is found by [`handle`](Self::handle).
-    pub fn report_ready(&self) -> io::Result<()> {
-        if let Some(seat) = self.ear.heard().seat {
-            seat.enter(Phase::Running, None);
-        }
-        self.report(&Report::Ready)
-    }
-
-    /// Tells the arbiter why this worker cannot serve. The process should then exit with `status`.
-    pub fn report_boot_failure(&self, status: u8, message: String) {
-        if let Err(error) = self.report(&Report::BootFailed { status, message }) {
-            tracing::debug!("cannot tell the arbiter why the boot failed: {error}");
-        }
-    }
-
-    /// Tells the arbiter what any thread of the worker may have to say.
-    pub(super) fn reporter(&self) -> Reporter {
-        Reporter(self.ear.orders.clone())
-    }
-
-    /// The descriptors to wait on for reading. After a wake-up call [`handle`](Self::handle).
-    pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
-        self.ear.sources()
-    }
-
-    /// The drain, for whoever else needs to see it.
-    pub fn watch(&self) -> &Arc<Watch> {
-        &self.watch
-    }
-
-    /// Takes in all that has arrived, without blocking, and says whether the world has changed since the last time: a drain
-    /// began or was hurried, or nothing more comes for it (D4). A lame duck's has not begun: there is nothing to do about
-    /// it but to serve.
-    pub fn handle(&mut self, now: Time) -> bool {
-        self.ear.listen(&self.watch, now);
-        self.ear.changed.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether it has changed since [`handle`](Self::handle) was called last, because somebody else has
-    /// [listened](Self::share_thread).
-    pub fn has_changed(&self) -> bool {
-        self.ear.changed.load(Ordering::Relaxed)
-    }
-
-    fn report(&self, report: &Report) -> io::Result<()> {
-        self.reporter().report(report)
-    }
-}
-
-/// The worker's mouth: a way to the arbiter for whoever needs no ear.
-#[derive(Debug)]
-pub(super) struct Reporter(Arc<OwnedFd>);
-
-impl Reporter {
-    /// Tells the arbiter that this worker should be replaced.
-    pub(super) fn report_recycle(&self, reason: Reason) {
-        if let Err(error) = self.report(&Report::Recycle { reason }) {
-            tracing::debug!("cannot tell the arbiter that this worker should be replaced: {error}");
-        }
-    }
-
-    fn report(&self, report: &Report) -> io::Result<()> {
-        rustix::net::send(&*self.0, &report.encode(), SendFlags::NOSIGNAL)?;
-        Ok(())
-    }
-}
-
-/// What orders and signals arrive on.
-#[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct OrderReader {
     orders: Arc<OwnedFd>,
     signals: OwnedFd,
-    /// Held while somebody listens.
-    heard: Mutex<Heard>,
-    /// The world has changed, and the loop does not know yet.
+    /// Locked during a read.
+    state: Mutex<OrderState>,
+    /// Empty until the worker has started its logs.
+    logs: OnceLock<WorkerLogs>,
+    /// When the arbiter is asked again for the new log files, because their descriptors did not
+    /// arrive; [`Time::MAX`] if they did. In nanoseconds of [`Time`].
+    logs_due: AtomicU64,
+    /// A read has found a change that the loop has not reacted to yet.
     changed: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Heard {
+struct OrderState {
     graceful_timeout: Duration,
-    /// Where phases are noted, once the worker has a seat.
+    /// Where the worker's phases are recorded, once it has a seat.
     seat: Option<Seat>,
-    logs: WorkerLogs,
-    /// The arbiter has gone (D18).
+    /// The arbiter has ended (D18).
     orphaned: bool,
 }
 
-impl Ear {
+impl OrderReader {
+    /// Reads the worker's end of the order socket, and the pipe that signals arrive on.
+    pub(super) fn new(orders: Arc<OwnedFd>, signals: OwnedFd) -> Self {
+        let state = OrderState { graceful_timeout: Duration::from_secs(30), seat: None, orphaned: false };
+        let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
+        Self {
+            orders,
+            signals,
+            state,
+            logs: OnceLock::new(),
+            logs_due: AtomicU64::new(Time::MAX.as_nanos()),
+            changed,
+        }
+    }
+
+    pub(super) fn set_seat(&self, seat: Seat) {
+        self.state().seat = Some(seat);
+    }
+
+    pub(super) fn set_logs(&self, logs: WorkerLogs) {
+        // Set once, when the worker starts.
+        let _ = self.logs.set(logs);
+    }
+
+    pub(super) fn set_graceful_timeout(&self, timeout: Duration) {
+        self.state().graceful_timeout = timeout;
+    }
+
+    pub(super) fn seat(&self) -> Option<Seat> {
+        self.state().seat
+    }
+
+    /// Writes log lines that had no room before, if their retry is due, and asks again for log files
+    /// that did not arrive.
+    pub(super) fn tend_logs(&self, now: Time) {
+        self.logs.get().into_iter().for_each(|logs| logs.tend(now));
+        if self.logs_due() <= now {
+            self.set_logs_due(now + ASK_AGAIN);
+            self.ask_for_logs();
+        }
+    }
+
+    /// When [`tend_logs`](Self::tend_logs) has something to do, if nothing happens before.
+    pub(super) fn logs_deadline(&self) -> Option<Time> {
+        let lines = self.logs.get().and_then(WorkerLogs::deadline);
+        lines.into_iter().chain(Some(self.logs_due()).filter(|at| *at < Time::MAX)).min()
+    }
+
+    pub(super) fn reports(&self) -> ReportWriter {
+        ReportWriter::new(self.orders.clone())
+    }
+
+    /// Whether a read has found a change since the last [`take_changed`](Self::take_changed).
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// The same; from here on only further changes count.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+
     pub(super) fn sources(&self) -> [BorrowedFd<'_>; 2] {
         [self.orders.as_fd(), self.signals.as_fd()]
     }
 
-    /// Takes in all that has arrived. Whoever is woken by that and listens again hears nothing.
-    pub(super) fn listen(&self, watch: &Watch, now: Time) {
-        let Ok(mut heard) = self.heard.try_lock() else { return };
-        let (mut changed, was_orphaned) = (false, heard.orphaned);
+    /// Applies all orders and signals that have arrived. Entering a drain wakes futures that may
+    /// ask for the drain and so call this again: the second call finds the lock taken and returns.
+    pub(super) fn read(&self, drains: &DrainState, now: Time) {
+        let Ok(mut state) = self.state.try_lock() else { return };
+        let (mut changed, was_orphaned) = (false, state.orphaned);
         while let Some(signal) = self.next_signal() {
-            let drains = heard.obey_signal(signal, watch, now);
-            if drains && let Err(error) = Reporter(self.orders.clone()).report(&Report::Draining) {
+            if signal == Signal::SIGUSR1 {
+                self.ask_for_logs();
+                continue;
+            }
+            let begun = state.obey_signal(signal, drains, now);
+            // A signal may have reached this worker alone, so the arbiter may not be aware of the
+            // drain.
+            if begun && let Err(error) = self.reports().report(&Report::Draining) {
                 tracing::debug!("cannot tell the arbiter that this worker drains: {error}");
             }
-            changed |= drains;
+            changed |= begun;
         }
-        while let Some(order) = self.next_order(&mut heard) {
+        while let Some((order, descriptors)) = self.next_order(&mut state) {
             changed |= match order {
                 Order::Drain { drain, policy } => {
+                    // In a stop of the server, the arbiter passes on the connections in its
+                    // listeners' queues (D4).
                     if drain.reason.is_stop() && drain.phase >= Phase::Draining {
-                        watch.backlog_comes();
+                        drains.backlog_comes();
                     }
-                    heard.drain(drain, policy, watch)
+                    state.drain(drain, policy, drains)
                 }
                 Order::BacklogEnd => {
-                    watch.backlog_ends();
+                    drains.backlog_ends();
                     true
                 }
                 Order::ReopenLogs => {
-                    heard.logs.reopen();
+                    self.reopen_logs(descriptors, now);
                     false
                 }
                 Order::LogLevel(level) => {
-                    log_level::set(level);
+                    level::set(level);
                     false
                 }
             };
         }
-        if heard.orphaned && !was_orphaned {
-            if !watch.has_begun() {
-                tracing::warn!("the arbiter has gone: draining");
+        if state.orphaned && !was_orphaned {
+            if !drains.has_begun() {
+                tracing::warn!("the arbiter has ended: draining");
             }
-            // In a drain, too: all others drain from now on, and take nothing over.
-            let drain = Drain::new(Reason::ArbiterDied, now, now + heard.graceful_timeout);
-            heard.drain(drain, PolicyId::Stop, watch);
-            watch.backlog_ends();
+            // Also during a drain: all other workers drain from now on, and none of them takes
+            // connections over.
+            let drain = Drain::new(Reason::ArbiterDied, now, now + state.graceful_timeout);
+            state.drain(drain, PolicyId::Stop, drains);
+            drains.backlog_ends();
             changed = true;
         }
         if changed {
@@ -225,8 +169,8 @@ impl Ear {
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, OrderState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_signal(&self) -> Option<Signal> {
@@ -237,35 +181,92 @@ impl Ear {
         }
     }
 
-    fn next_order(&self, heard: &mut Heard) -> Option<Order> {
+    /// Continues in new log files. The kernel drops descriptors that come with an order if this
+    /// process has no free ones (unix(7)): the old files are kept then, and the arbiter is asked
+    /// again until they arrive. This is logged once.
+    fn reopen_logs(&self, descriptors: Vec<OwnedFd>, now: Time) {
+        let Some(logs) = self.logs.get() else { return };
+        let has_failed = self.logs_due() < Time::MAX;
+        match logs.continue_in(descriptors) {
+            Ok(()) => {
+                self.set_logs_due(Time::MAX);
+                if has_failed {
+                    tracing::info!("the logs are reopened now");
+                }
+            }
+            Err(error) => {
+                self.set_logs_due(now + ASK_AGAIN);
+                if !has_failed {
+                    tracing::error!(
+                        "cannot reopen the logs, the old files are kept: {error}; next tries every {} s",
+                        ASK_AGAIN.as_secs()
+                    );
+                }
+            }
+        }
+    }
+
+    fn logs_due(&self) -> Time {
+        Time::from_nanos(self.logs_due.load(Ordering::Relaxed))
+    }
+
+    fn set_logs_due(&self, at: Time) {
+        self.logs_due.store(at.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The arbiter opens the new log files: the user that workers run as may not be allowed to.
+    fn ask_for_logs(&self) {
+        if let Err(error) = self.reports().report(&Report::ReopenLogs) {
+            tracing::warn!("cannot ask the arbiter to reopen the logs, the old files are kept: {error}");
+        }
+    }
+
+    /// The next order, with the descriptors that came with it.
+    fn next_order(&self, state: &mut OrderState) -> Option<(Order, Vec<OwnedFd>)> {
         let mut message = [0; MESSAGE_MAX];
         loop {
-            match rustix::net::recv(&*self.orders, &mut message, RecvFlags::empty()) {
-                Ok((0, _)) => heard.orphaned = true,
-                Ok((n, _)) => match Order::decode(&message[..n]) {
-                    Ok(order) => return Some(order),
-                    Err(error) => {
-                        tracing::warn!("an order was not understood: {error}");
-                        continue;
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut slices = [IoSliceMut::new(&mut message)];
+            match recvmsg(&*self.orders, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) if received.bytes == 0 => state.orphaned = true,
+                Ok(received) => {
+                    let rights = control.drain().filter_map(|message| match message {
+                        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+                        _ => None,
+                    });
+                    let descriptors = rights.flatten().collect();
+                    match Order::decode(&message[..received.bytes]) {
+                        Ok(order) => return Some((order, descriptors)),
+                        Err(error) => {
+                            tracing::warn!("malformed order from the arbiter: {error}");
+                            continue;
+                        }
                     }
-                },
+                }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {}
-                Err(_) => heard.orphaned = true,
+                Err(_) => state.orphaned = true,
             }
             return None;
         }
     }
 }
 
-impl Heard {
-    fn drain(&self, drain: Drain, policy: PolicyId, watch: &Watch) -> bool {
-        let Some(drain) = watch.enter(drain, policy) else { return false };
+/// How soon the arbiter is asked again for log files whose descriptors did not arrive.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The most descriptors that come with one order.
+const DESCRIPTORS_MAX: usize = 2;
+
+impl OrderState {
+    fn drain(&self, drain: Drain, policy: PolicyId, drains: &DrainState) -> bool {
+        let Some(drain) = drains.enter(drain, policy) else { return false };
         if let Some(seat) = &self.seat {
             seat.enter(drain.phase, Some(drain.reason));
         }
         if drain.phase < Phase::Draining {
-            tracing::debug!(reason = %drain.reason, "a lame duck from now on");
+            tracing::debug!(reason = %drain.reason, "lame duck phase begins");
             return false;
         }
         sys::arm_exit(drain.deadline);
@@ -273,20 +274,12 @@ impl Heard {
         true
     }
 
-    fn obey_signal(&self, signal: Signal, watch: &Watch, now: Time) -> bool {
+    fn obey_signal(&self, signal: Signal, drains: &DrainState, now: Time) -> bool {
         let (reason, grace) = match signal {
             Signal::SIGTERM => (Reason::Stop, self.graceful_timeout),
             Signal::SIGINT => (Reason::QuickStop, self.graceful_timeout.min(QUICK_STOP)),
-            // USR1, the one other signal that is heard here.
-            _ => {
-                self.logs.reopen();
-                return false;
-            }
+            _ => return false,
         };
-        self.drain(Drain::new(reason, now, now + grace), PolicyId::Stop, watch)
+        self.drain(Drain::new(reason, now, now + grace), PolicyId::Stop, drains)
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

@@ -1,4 +1,4 @@
-//! Places, turns and timers, over machines that say what they are told and transports of two queues.
+//! Places, turns and timers, with scripted machines and transports of two queues.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::*;
 use crate::config::Limits;
 use crate::http1::HttpDate;
-use crate::machine::{Deadline, Interest, IoSlices, Step, Timer, Wire};
+use crate::machine::{Deadline, Interest, IoSlices, Move, Step, Timer, Wire};
 use crate::shutdown::Finish;
 use crate::testing::{Pipe, START, ms};
 
-/// What a test has a machine say, once each; then it waits for bytes. It counts its steps and the bytes it has read.
+/// The steps that a scripted machine returns, once each; after them it waits for bytes. It counts
+/// its steps and the bytes it has read.
 #[derive(Clone, Debug, Default)]
 struct Puppet(Rc<RefCell<Strings>>);
 
@@ -35,11 +36,11 @@ impl Puppet {
     }
 
     fn steps(&self) -> u32 {
-        std::mem::take(&mut self.0.borrow_mut().steps)
+        mem::take(&mut self.0.borrow_mut().steps)
     }
 }
 
-/// The machine half, which owns the buffer that a puppet cannot lend.
+/// The machine, which owns the read buffer.
 #[derive(Debug)]
 struct Dancer(Puppet, [u8; 8]);
 
@@ -72,130 +73,130 @@ impl Machine for Dancer {
     }
 }
 
-struct Stage {
-    intake: Intake<Dancer, Pipe>,
+struct TestLoop {
+    connections: Connections<Dancer, Pipe>,
     now: Duration,
 }
 
-impl Default for Stage {
+impl Default for TestLoop {
     fn default() -> Self {
-        Self { intake: Intake::new(|| {}), now: Duration::ZERO }
+        Self { connections: Connections::new(|| {}), now: Duration::ZERO }
     }
 }
 
-impl Stage {
+impl TestLoop {
     fn insert(&mut self, puppet: &Puppet) -> (Token, Pipe) {
         let pipe = Pipe::default();
-        (self.intake.insert(Dancer(puppet.clone(), [0; 8]), pipe.clone()), pipe)
+        (self.connections.insert(Dancer(puppet.clone(), [0; 8]), pipe.clone()), pipe)
     }
 
-    /// One turn of a backend's loop; what it is left to do.
+    /// One turn of a backend's loop. Returns the work left to the backend.
     fn turn(&mut self) -> Vec<Work<Dancer, Pipe>> {
         let (date, limits) = (HttpDate::from_unix(0), Limits::default());
         let cx = Cx::new(START + self.now, &date, Waker::noop(), &limits, &Finish);
-        self.intake.begin_turn(cx.now);
-        std::iter::from_fn(|| self.intake.work(&cx)).collect()
+        self.connections.begin_turn(cx.now);
+        std::iter::from_fn(|| self.connections.work(&cx)).collect()
     }
 }
 
 const READABLE: Readiness = Readiness { readable: true, writable: false, read_closed: false, broken: false };
 
 #[test]
-fn a_new_connection_has_a_turn_and_then_only_when_something_happens() {
-    let (mut stage, puppet) = (Stage::default(), Puppet::default());
-    let (token, pipe) = stage.insert(&puppet);
-    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "there is something to do");
-    stage.turn();
-    assert_eq!((puppet.steps(), stage.intake.deadline()), (1, None));
-    stage.turn();
+fn a_new_connection_has_one_turn_and_then_one_for_each_event() {
+    let (mut test, puppet) = (TestLoop::default(), Puppet::default());
+    let (token, pipe) = test.insert(&puppet);
+    assert_eq!(test.connections.deadline(), Some(Time::ZERO), "a connection is queued");
+    test.turn();
+    assert_eq!((puppet.steps(), test.connections.deadline()), (1, None));
+    test.turn();
     assert_eq!(puppet.steps(), 0);
     pipe.0.borrow_mut().incoming.extend(b"hi");
-    stage.intake.ready(token, READABLE);
-    stage.intake.ready(token, READABLE);
-    stage.turn();
+    test.connections.ready(token, READABLE);
+    test.connections.ready(token, READABLE);
+    test.turn();
     assert_eq!((puppet.steps(), puppet.0.borrow().read), (1, 2), "it is queued once");
 }
 
 #[test]
-fn an_event_for_a_connection_that_has_gone_reaches_nobody() {
-    let mut stage = Stage::default();
-    let (old, _) = stage.insert(&Puppet::saying([Step::Close(CloseReason::Finished)]));
-    let work = stage.turn();
+fn an_event_for_an_ended_connection_is_ignored() {
+    let mut test = TestLoop::default();
+    let (old, _) = test.insert(&Puppet::saying([Step::Close(CloseReason::Finished)]));
+    let work = test.turn();
     assert!(matches!(work[..], [Work::Closed(CloseReason::Finished, _)]));
-    assert!(stage.intake.is_empty(), "it leaves");
+    assert!(test.connections.is_empty(), "it is removed");
 
     let puppet = Puppet::default();
-    let (new, pipe) = stage.insert(&puppet);
+    let (new, pipe) = test.insert(&puppet);
     assert_eq!(old.index(), new.index(), "it has the place of the old one");
-    stage.turn();
+    test.turn();
     puppet.steps();
     pipe.0.borrow_mut().incoming.extend(b"hi");
-    stage.intake.ready(old, READABLE);
-    stage.turn();
+    test.connections.ready(old, READABLE);
+    test.turn();
     assert_eq!((puppet.steps(), puppet.0.borrow().read), (0, 0));
 }
 
 #[test]
 fn a_backend_keeps_the_numbers_below_the_first_token() {
     assert_eq!(Token::from_u64(Token::FIRST - 1), None);
-    let (token, _) = Stage::default().insert(&Puppet::default());
+    let (token, _) = TestLoop::default().insert(&Puppet::default());
     assert!(token.as_u64() >= Token::FIRST);
     assert_eq!(Token::from_u64(token.as_u64()), Some(token));
 }
 
 #[test]
-fn what_happens_while_a_handler_has_a_connection_is_not_forgotten() {
-    let (mut stage, puppet) = (Stage::default(), Puppet::saying([Step::Run]));
-    let (token, pipe) = stage.insert(&puppet);
-    // A first read finds nothing, so only what is reported from now on counts.
-    let Some(Work::Run(mut job)) = stage.turn().pop() else { panic!("it asks to be run") };
+fn events_during_a_handler_are_remembered() {
+    let (mut test, puppet) = (TestLoop::default(), Puppet::saying([Step::Move(Move::Lease)]));
+    let (token, pipe) = test.insert(&puppet);
+    // The first read finds nothing, so that only later reports count.
+    let Some(Work::Move(Move::Lease, mut job)) = test.turn().pop() else { panic!("it asks to be run") };
     let interest = Interest { read: true, write: false };
     assert!(!crate::pump::pump(&mut job.active.machine, &mut job.active.io, interest, START).expect("fine"));
 
     pipe.0.borrow_mut().incoming.extend(b"hi");
-    stage.intake.ready(token, READABLE);
-    stage.intake.wake_all();
-    assert!(stage.turn().is_empty(), "it is away");
-    assert_eq!((stage.intake.len(), puppet.0.borrow().read), (1, 0));
+    test.connections.ready(token, READABLE);
+    test.connections.wake_all();
+    assert!(test.turn().is_empty(), "it is detached");
+    assert_eq!((test.connections.len(), puppet.0.borrow().read), (1, 0));
 
-    stage.intake.restore(job);
-    stage.turn();
+    test.connections.restore(job);
+    test.turn();
     assert_eq!(puppet.0.borrow().read, 2);
 }
 
 #[test]
 fn a_deadline_gives_a_turn_once_it_has_passed() {
-    let (mut stage, puppet) = (Stage::default(), Puppet::default());
+    let (mut test, puppet) = (TestLoop::default(), Puppet::default());
     puppet.0.borrow_mut().deadline = Some(START + ms(100));
-    stage.insert(&puppet);
-    stage.turn();
+    test.insert(&puppet);
+    test.turn();
     puppet.steps();
-    assert_eq!(stage.intake.deadline(), Some(START + ms(100)));
-    stage.now = ms(99);
-    stage.turn();
+    assert_eq!(test.connections.deadline(), Some(START + ms(100)));
+    test.now = ms(99);
+    test.turn();
     assert_eq!(puppet.steps(), 0);
-    stage.now = ms(100);
+    test.now = ms(100);
     puppet.0.borrow_mut().deadline = Some(START + ms(300));
-    stage.turn();
-    assert_eq!((puppet.steps(), stage.intake.deadline()), (1, Some(START + ms(300))));
+    test.turn();
+    assert_eq!((puppet.steps(), test.connections.deadline()), (1, Some(START + ms(300))));
 }
 
 #[test]
-fn a_deadline_that_moves_closer_is_met_and_one_that_moves_away_costs_one_look() {
-    let (mut stage, puppet) = (Stage::default(), Puppet::default());
-    let (token, _) = stage.insert(&puppet);
+fn an_earlier_deadline_is_met_and_a_later_one_costs_one_look() {
+    let (mut test, puppet) = (TestLoop::default(), Puppet::default());
+    let (token, _) = test.insert(&puppet);
     for at in [500, 200, 900] {
         puppet.0.borrow_mut().deadline = Some(START + ms(at));
-        stage.intake.ready(token, READABLE);
-        stage.turn();
+        test.connections.ready(token, READABLE);
+        test.turn();
     }
-    assert_eq!(stage.intake.deadline(), Some(START + ms(200)));
+    assert_eq!(test.connections.deadline(), Some(START + ms(200)));
     puppet.steps();
     for (now, steps) in [(200, 1), (500, 0), (899, 0), (900, 1)] {
-        stage.now = ms(now);
-        stage.turn();
+        test.now = ms(now);
+        test.turn();
         assert_eq!(puppet.steps(), steps, "at {now} ms");
-        // Past 900 ms it would be asked for ever.
+        // After 900 ms it would be driven in every turn.
         if now == 900 {
             break;
         }
@@ -203,114 +204,114 @@ fn a_deadline_that_moves_closer_is_met_and_one_that_moves_away_costs_one_look() 
 }
 
 #[test]
-fn a_deadline_while_a_handler_has_the_connection_waits_for_its_return() {
-    let (mut stage, puppet) = (Stage::default(), Puppet::default());
+fn a_deadline_during_a_handler_waits_for_its_return() {
+    let (mut test, puppet) = (TestLoop::default(), Puppet::default());
     puppet.0.borrow_mut().deadline = Some(START + ms(100));
-    let (token, _) = stage.insert(&puppet);
-    stage.turn();
-    puppet.0.borrow_mut().says.push_back(Step::Run);
-    stage.intake.ready(token, READABLE);
-    let Some(Work::Run(job)) = stage.turn().pop() else { panic!("it asks to be run") };
-    stage.now = ms(100);
-    stage.turn();
-    assert_eq!(stage.intake.deadline(), None, "nothing spins meanwhile");
+    let (token, _) = test.insert(&puppet);
+    test.turn();
+    puppet.0.borrow_mut().says.push_back(Step::Move(Move::Lease));
+    test.connections.ready(token, READABLE);
+    let Some(Work::Move(Move::Lease, job)) = test.turn().pop() else { panic!("it asks to be run") };
+    test.now = ms(100);
+    test.turn();
+    assert_eq!(test.connections.deadline(), None, "nothing spins meanwhile");
     puppet.0.borrow_mut().deadline = Some(START + ms(200));
-    stage.intake.restore(job);
-    stage.turn();
-    assert_eq!(stage.intake.deadline(), Some(START + ms(200)));
+    test.connections.restore(job);
+    test.turn();
+    assert_eq!(test.connections.deadline(), Some(START + ms(200)));
 }
 
 #[test]
-fn timers_do_not_grow_with_what_connections_do() {
-    let mut stage = Stage::default();
+fn timers_do_not_grow_with_the_number_of_deadlines() {
+    let mut test = TestLoop::default();
     let puppets: Vec<_> = (0..10).map(|_| Puppet::default()).collect();
-    let tokens: Vec<_> = puppets.iter().map(|puppet| stage.insert(puppet).0).collect();
+    let tokens: Vec<_> = puppets.iter().map(|puppet| test.insert(puppet).0).collect();
     let mut most = 0;
     for n in 0..10_000_u64 {
-        stage.now = ms(n * 7);
+        test.now = ms(n * 7);
         for (puppet, token) in puppets.iter().zip(&tokens) {
-            // A response under way, then an idle connection: far and near by turns.
+            // Near and far deadlines in turn, as for a response and then an idle connection.
             let length = if n % 2 == 0 { 30_000 } else { 5000 };
-            puppet.0.borrow_mut().deadline = Some(START + stage.now + ms(length));
-            stage.intake.ready(*token, READABLE);
+            puppet.0.borrow_mut().deadline = Some(START + test.now + ms(length));
+            test.connections.ready(*token, READABLE);
         }
-        stage.turn();
-        most = stage.intake.timers.len().max(most);
+        test.turn();
+        most = test.connections.timers.len().max(most);
     }
     assert!(most <= 10 * 8, "{most} entries for 10 places");
 }
 
 #[test]
-fn everyone_is_woken_when_the_world_changes() {
-    let mut stage = Stage::default();
+fn wake_all_gives_every_connection_a_turn() {
+    let mut test = TestLoop::default();
     let puppets: Vec<_> = (0..5).map(|_| Puppet::default()).collect();
-    puppets.iter().for_each(|puppet| drop(stage.insert(puppet)));
-    stage.turn();
+    puppets.iter().for_each(|puppet| drop(test.insert(puppet)));
+    test.turn();
     for puppet in &puppets {
         puppet.steps();
     }
-    stage.intake.wake_all();
-    stage.intake.wake_all();
-    stage.turn();
+    test.connections.wake_all();
+    test.connections.wake_all();
+    test.turn();
     assert!(puppets.iter().all(|puppet| puppet.steps() == 1));
 }
 
 #[test]
 fn a_busy_connection_does_not_keep_others_from_their_turn() {
-    let mut stage = Stage::default();
+    let mut test = TestLoop::default();
     let puppets = [Puppet::default(), Puppet::default()];
     for puppet in &puppets {
         puppet.0.borrow_mut().busy = true;
-        stage.insert(puppet);
+        test.insert(puppet);
     }
     for _ in 0..10 {
-        stage.turn();
+        test.turn();
     }
     assert_eq!(puppets.map(|puppet| puppet.steps()), [10, 10], "one step a turn each");
 }
 
 #[test]
-fn who_leaves_gives_its_place_up() {
-    let mut stage = Stage::default();
-    stage.insert(&Puppet::saying([Step::HandOff]));
-    stage.insert(&Puppet::saying([Step::Close(CloseReason::PeerClosed)]));
-    let mut work = stage.turn();
-    assert!(matches!(work[..], [Work::HandOff(_), Work::Closed(CloseReason::PeerClosed, _)]));
-    let Work::HandOff(job) = work.swap_remove(0) else { unreachable!() };
-    assert_eq!((stage.intake.len(), stage.intake.deadline()), (1, None), "until it has left");
+fn a_handed_off_connection_frees_its_place() {
+    let mut test = TestLoop::default();
+    test.insert(&Puppet::saying([Step::Move(Move::Handoff)]));
+    test.insert(&Puppet::saying([Step::Close(CloseReason::PeerClosed)]));
+    let mut work = test.turn();
+    assert!(matches!(work[..], [Work::Move(Move::Handoff, _), Work::Closed(CloseReason::PeerClosed, _)]));
+    let Work::Move(Move::Handoff, job) = work.swap_remove(0) else { unreachable!() };
+    assert_eq!((test.connections.len(), test.connections.deadline()), (1, None), "until it is forgotten");
     let token = job.token;
     drop(job);
-    stage.intake.forget(token);
-    assert!(stage.intake.is_empty());
-    stage.intake.ready(token, Readiness { readable: true, ..Readiness::default() });
-    stage.insert(&Puppet::default());
-    stage.intake.ready(token, Readiness { readable: true, ..Readiness::default() });
-    stage.intake.forget(token);
-    assert_eq!(stage.intake.len(), 1, "what is still said of it is not said of who has its place");
+    test.connections.forget(token);
+    assert!(test.connections.is_empty());
+    test.connections.ready(token, Readiness { readable: true, ..Readiness::default() });
+    test.insert(&Puppet::default());
+    test.connections.ready(token, Readiness { readable: true, ..Readiness::default() });
+    test.connections.forget(token);
+    assert_eq!(test.connections.len(), 1, "late reports do not reach the connection in its place");
 }
 
 #[test]
-fn who_cannot_leave_is_where_it_was() {
-    let mut stage = Stage::default();
-    let puppet = Puppet::saying([Step::HandOff]);
-    stage.insert(&puppet);
-    let Some(Work::HandOff(job)) = stage.turn().pop() else { panic!("it asks to leave") };
-    stage.intake.restore(job);
-    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "it has a turn");
-    assert!(stage.turn().is_empty() && puppet.steps() > 1);
+fn a_connection_that_cannot_be_handed_off_is_restored() {
+    let mut test = TestLoop::default();
+    let puppet = Puppet::saying([Step::Move(Move::Handoff)]);
+    test.insert(&puppet);
+    let Some(Work::Move(Move::Handoff, job)) = test.turn().pop() else { panic!("it asks to leave") };
+    test.connections.restore(job);
+    assert_eq!(test.connections.deadline(), Some(Time::ZERO), "it is queued");
+    assert!(test.turn().is_empty() && puppet.steps() > 1);
 }
 
 #[test]
-fn a_job_whose_connection_has_gone_is_dropped() {
-    let mut stage = Stage::default();
-    stage.insert(&Puppet::saying([Step::Run]));
-    let Some(Work::Run(job)) = stage.turn().pop() else { panic!("it asks to be run") };
-    let mut other = Stage::default();
-    other.intake.restore(job);
-    assert!(other.turn().is_empty() && other.intake.is_empty());
+fn a_detached_connection_without_a_place_is_dropped() {
+    let mut test = TestLoop::default();
+    test.insert(&Puppet::saying([Step::Move(Move::Lease)]));
+    let Some(Work::Move(Move::Lease, job)) = test.turn().pop() else { panic!("it asks to be run") };
+    let mut other = TestLoop::default();
+    other.connections.restore(job);
+    assert!(other.turn().is_empty() && other.connections.is_empty());
 }
 
-/// A machine that takes everything that others have made for it, and waits for more.
+/// A machine that takes everything made for it by other threads, and waits for more.
 #[derive(Clone, Debug, Default)]
 struct Taker(Arc<Takings>);
 
@@ -355,22 +356,22 @@ impl Machine for Taker {
     }
 }
 
-/// A loop over takers; what ends its wait is a channel.
+/// A loop over such machines, whose wait ends through a channel.
 struct Loop {
-    intake: Intake<Taker, Pipe>,
+    connections: Connections<Taker, Pipe>,
     wakes: Receiver<()>,
 }
 
 impl Loop {
     fn new() -> Self {
         let (wake, wakes) = channel();
-        Self { intake: Intake::new(move || wake.send(()).expect("the loop is here")), wakes }
+        Self { connections: Connections::new(move || wake.send(()).expect("the loop is here")), wakes }
     }
 
-    /// A taker that has had a step, and its place.
+    /// Such a machine after its first step, and its place.
     fn insert(&mut self) -> (Taker, Token) {
         let taker = Taker::default();
-        let token = self.intake.insert(taker.clone(), Pipe::default());
+        let token = self.connections.insert(taker.clone(), Pipe::default());
         self.turn();
         (taker, token)
     }
@@ -378,53 +379,53 @@ impl Loop {
     fn turn(&mut self) {
         let (date, limits) = (HttpDate::from_unix(0), Limits::default());
         let cx = Cx::new(START, &date, Waker::noop(), &limits, &Finish);
-        self.intake.begin_turn(cx.now);
-        assert!(self.intake.work(&cx).is_none());
+        self.connections.begin_turn(cx.now);
+        assert!(self.connections.work(&cx).is_none());
     }
 }
 
 #[test]
-fn who_is_woken_has_one_turn_and_the_wait_ends_once() {
-    let mut stage = Loop::new();
-    let (taker, _) = stage.insert();
-    assert_eq!(stage.intake.deadline(), None);
+fn a_woken_connection_has_one_turn_and_the_wait_ends_once() {
+    let mut test = Loop::new();
+    let (taker, _) = test.insert();
+    assert_eq!(test.connections.deadline(), None);
     let waker = taker.waker();
     for _ in 0..1000 {
         waker.wake_by_ref();
     }
-    assert_eq!(stage.wakes.try_iter().count(), 1, "one call wakes the loop");
-    assert_eq!(stage.intake.bell.rung().len(), 1, "the list does not grow");
-    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "there is something to do");
-    stage.intake.awake();
-    stage.turn();
-    assert_eq!((taker.steps(), stage.intake.deadline()), (2, None));
+    assert_eq!(test.wakes.try_iter().count(), 1, "one call wakes the loop");
+    assert_eq!(test.connections.wake_queue.woken().len(), 1, "the queue does not grow");
+    assert_eq!(test.connections.deadline(), Some(Time::ZERO), "a connection is queued");
+    test.connections.awake();
+    test.turn();
+    assert_eq!((taker.steps(), test.connections.deadline()), (2, None));
 }
 
 #[test]
-fn nobody_wakes_a_loop_that_is_awake() {
-    let mut stage = Loop::new();
-    let (taker, _) = stage.insert();
-    assert_eq!(stage.intake.deadline(), None);
-    // Something else has ended the wait, and an alarm rings before the turn begins.
-    stage.intake.awake();
+fn a_loop_that_is_awake_is_not_woken() {
+    let mut test = Loop::new();
+    let (taker, _) = test.insert();
+    assert_eq!(test.connections.deadline(), None);
+    // Another event has ended the wait, and an alarm rings before the turn begins.
+    test.connections.awake();
     taker.waker().wake();
-    stage.turn();
+    test.turn();
     // A future wakes itself in its step.
     taker.waker().wake();
-    assert_eq!(stage.intake.deadline(), Some(Time::ZERO), "so the loop does not wait");
-    stage.intake.awake();
-    stage.turn();
-    assert_eq!((stage.wakes.try_iter().count(), taker.steps()), (0, 3));
+    assert_eq!(test.connections.deadline(), Some(Time::ZERO), "so the loop does not wait");
+    test.connections.awake();
+    test.turn();
+    assert_eq!((test.wakes.try_iter().count(), taker.steps()), (0, 3));
 }
 
 #[test]
-fn a_waker_that_outlives_its_connection_reaches_nobody() {
-    let mut stage = Loop::new();
-    let (gone, token) = stage.insert();
-    drop(stage.intake.remove(token));
-    let (taker, _) = stage.insert();
+fn a_waker_that_outlives_its_connection_has_no_effect() {
+    let mut test = Loop::new();
+    let (gone, token) = test.insert();
+    drop(test.connections.remove(token));
+    let (taker, _) = test.insert();
     gone.waker().wake();
-    stage.turn();
+    test.turn();
     assert_eq!(taker.steps(), 1);
 }
 
@@ -432,8 +433,8 @@ fn a_waker_that_outlives_its_connection_reaches_nobody() {
 #[allow(clippy::disallowed_methods, reason = "wakers are called from any thread")]
 fn a_wake_from_another_thread_is_never_lost() {
     const EACH: usize = 20_000;
-    let mut stage = Loop::new();
-    let takers = [stage.insert().0, stage.insert().0, stage.insert().0];
+    let mut test = Loop::new();
+    let takers = [test.insert().0, test.insert().0, test.insert().0];
     // Two threads share a connection.
     let ringers = [&takers[0], &takers[0], &takers[1], &takers[2]];
     thread::scope(|scope| {
@@ -448,11 +449,26 @@ fn a_wake_from_another_thread_is_never_lost() {
         }
         let taken = || takers.iter().map(|taker| taker.0.taken.load(Ordering::Relaxed)).sum::<usize>();
         while taken() < ringers.len() * EACH {
-            if stage.intake.deadline().is_none() {
-                stage.wakes.recv_timeout(Duration::from_secs(10)).expect("a wake was lost");
+            if test.connections.deadline().is_none() {
+                test.wakes.recv_timeout(Duration::from_secs(10)).expect("a wake was lost");
             }
-            stage.intake.awake();
-            stage.turn();
+            test.connections.awake();
+            test.turn();
         }
     });
+}
+
+#[test]
+fn a_new_connection_can_be_driven_before_its_turn() {
+    let (waits, ends) = (Puppet::default(), Puppet::saying([Step::Close(CloseReason::Finished)]));
+    let mut test = TestLoop::default();
+    let [older, newer] = [&waits, &ends].map(|puppet| test.insert(puppet).0);
+    assert_eq!(test.connections.iter().map(|(token, _)| token).collect::<Vec<_>>(), [older, newer]);
+    assert!(older < newer);
+    let (date, limits) = (HttpDate::from_unix(0), Limits::default());
+    let cx = Cx::new(START, &date, Waker::noop(), &limits, &Finish);
+    assert!(matches!(test.connections.drive_one(newer, &cx), Some(Work::Closed(..))));
+    assert!(test.connections.drive_one(newer, &cx).is_none(), "it is gone");
+    assert_eq!((test.connections.len(), waits.steps()), (1, 0));
+    assert_eq!((test.turn().len(), waits.steps()), (0, 1), "the other one has its turn");
 }

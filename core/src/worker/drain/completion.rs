@@ -1,35 +1,38 @@
-//! When a worker that drains may end: what [`Watch`](super::Watch) answers, from arguments alone.
+//! When a draining worker may exit. Pure functions of their arguments, which
+//! [`Watch`](crate::worker::Watch) and the simulation call.
 
 use std::time::Duration;
 
-use super::Exit;
-use super::sys::EXIT_MARGIN;
-use crate::shutdown::Drain;
+use crate::shutdown::{Drain, Reason};
 use crate::time::Time;
+use crate::worker::exit::Exit;
+use crate::worker::sys::EXIT_MARGIN;
 
-/// What a worker knows of the connections that a stop passes on (D4).
+/// What a worker knows about the connections that a stop of the server passes on (D4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "there is nothing else to know")]
-pub enum Backlog {
-    /// No order of the arbiter's has spoken of a stop.
+pub enum BacklogState {
+    /// No order to stop has arrived.
     Unknown,
-    /// It has, so connections may come.
+    /// An order to stop has arrived: connections may come.
     Coming,
-    /// The last one is in the inbox, or nobody is left to put one there.
+    /// The last connection is in the inbox, or no process is left that could send one.
     Ended,
-    /// And the inbox was seen empty since; or there is no inbox.
+    /// The inbox has been found empty since then, or there is no inbox.
     Empty,
 }
 
-/// How long a worker that was told to stop by a signal waits for the arbiter's word on it, if it has nothing else to do.
-/// A signal to the whole group, or to each process in turn, is a stop of the server, whose order comes in this time and
-/// may bring connections; one to this worker alone is not, and the arbiter does not know of it.
+/// How long a worker that was stopped by a signal waits for an order of the arbiter, if it has
+/// nothing else to do. A signal to the whole process group, or to each process in turn, stops the
+/// server: the order arrives within this time and may bring connections. A signal to this worker
+/// alone does not, and the arbiter is not aware of it.
 pub const ORDER_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a worker in `drain` exits with, once it may: nothing of its `open` connections is left (D9) and none can come
-/// (D4), or the deadline has left it only what handlers do not give back (D10). It has `cut` so many requests.
-pub fn exit(drain: &Drain, backlog: Backlog, open: usize, cut: u64, now: Time) -> Option<Exit> {
+/// The exit of a worker in `drain`, once it may exit: none of its `open` connections is left (D9)
+/// and none can come (D4), or the deadline has passed and only handlers that do not return still
+/// hold connections (D10). `cut`: how many requests were cut off.
+pub fn exit(drain: &Drain, backlog: BacklogState, open: usize, cut: u64, now: Time) -> Option<Exit> {
     let may_come = !drain.is_over(now) && backlog.is_awaited(drain, now);
     match (open, cut) {
         (0, _) if may_come => None,
@@ -39,20 +42,35 @@ pub fn exit(drain: &Drain, backlog: Backlog, open: usize, cut: u64, now: Time) -
     }
 }
 
-/// When [`exit`] should be asked again if nothing happens before.
-pub fn ask_again(drain: &Drain, backlog: Backlog, now: Time) -> Time {
+/// When to call [`exit`] again if nothing happens before.
+pub fn ask_again(drain: &Drain, backlog: BacklogState, now: Time) -> Time {
     let patience = drain.since + ORDER_PATIENCE;
     match backlog {
-        Backlog::Unknown if drain.reason.is_stop() && now < patience => patience.min(drain.deadline),
+        BacklogState::Unknown if drain.reason.is_stop() && now < patience => patience.min(drain.deadline),
         _ if now < drain.deadline => drain.deadline,
         _ => drain.deadline + EXIT_MARGIN,
     }
 }
 
-impl Backlog {
+/// The least time that the application's own end has (D14), even if requests have used up all of
+/// the drain's time.
+pub const END_LEAST: Duration = Duration::from_millis(300);
+
+/// The deadline in `drain` of the application's own end, if that `began` at this time.
+pub fn end_until(drain: &Drain, began: Time) -> Time {
+    drain.deadline.max(began.min(drain.deadline) + END_LEAST)
+}
+
+/// Whether the application's own end runs in `drain`: not if the drain ends everything at once, as
+/// QUIT does (D11).
+pub fn has_end(drain: &Drain) -> bool {
+    drain.reason != Reason::QuickStop || drain.deadline > drain.since
+}
+
+impl BacklogState {
     fn is_awaited(self, drain: &Drain, now: Time) -> bool {
         match self {
-            // Whatever comes is for others.
+            // Other workers take the connections that come.
             _ if drain.receiver => false,
             Self::Unknown => drain.reason.is_stop() && now < drain.since + ORDER_PATIENCE,
             Self::Coming | Self::Ended => true,

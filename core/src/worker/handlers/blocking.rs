@@ -1,4 +1,5 @@
-//! A blocking handler's turn on a thread that may wait: the same pump, and poll(2) where the loop would wait.
+//! Running a blocking handler on a thread that may wait: the same pump as in the loop, and poll(2)
+//! for its waits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,102 +8,143 @@ use std::task::Waker;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Policies;
-use super::clock::Clock;
-use super::desk::{Desk, Piece};
-use super::watch::Watch;
-use crate::app::{Place, Turn};
+use super::lease::{Lease, Leased};
+use crate::app::{BlockingIo, HeldExchange, LeasedExchange};
 use crate::config::Limits;
-use crate::conn::Connection;
+use crate::conn::{Connection, Http1Exchange};
 use crate::machine::{Cx, Interest, Transport, Wants};
 use crate::order::PolicyId;
-use crate::pump::{Io, Readiness, advance};
+use crate::pump::{Io, Readiness, advance, push};
+use crate::session::{LeasedCall, Protocol};
 use crate::shutdown::Drain;
+use crate::worker::arbiter_link::Watch;
+use crate::worker::clock::Clock;
+use crate::worker::config::Policies;
+use crate::worker::connections::Active;
+use crate::worker::sys;
 
-/// What all threads of a worker share.
+/// The state that all threads of a worker share.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Shared {
-    /// What a connection may take.
+pub struct WorkerShared {
+    /// Limits of a connection.
     pub limits: Arc<Limits>,
-    /// Who decides during a drain.
+    /// The policies that decide about connections during a drain.
     pub policies: Policies,
     /// The drain.
     pub watch: Arc<Watch>,
 }
 
-impl Shared {
+impl WorkerShared {
     /// For the threads of one worker.
     pub fn new(limits: Arc<Limits>, policies: Policies, watch: Arc<Watch>) -> Self {
         Self { limits, policies, watch }
     }
 
-    /// What a step may know, at `clock`'s time and in `drain`.
+    /// The drain under way.
+    pub(in crate::worker) fn drain(&self) -> Option<Drain> {
+        self.watch.current().map(|(drain, _)| drain)
+    }
+
+    /// The context of a step, at `clock`'s time and in `drain`.
     pub fn cx<'a>(&'a self, clock: &'a Clock, drain: Option<&'a (Drain, PolicyId)>) -> Cx<'a> {
         let policy = self.policies.get(drain.map_or(PolicyId::Stop, |(_, policy)| *policy));
         Cx::new(clock.now(), clock.date(), Waker::noop(), &self.limits, &**policy)
             .draining(drain.map(|(drain, _)| drain))
+            .reading(sys::now)
     }
 }
 
-/// Runs the blocking handler of the job on `desk`, on a thread that may wait. The loop sends what it has left queued. Where
-/// handlers have a limit, somebody has to look whether the job [is overdue](super::Desks::take_overdue).
-pub fn run_blocking<J: Piece>(desk: &Desk<J>, shared: &Shared) {
+/// Runs the blocking handler of the job in `lease`, on a thread that may wait. The loop sends the
+/// bytes that the handler has left queued. If handlers have a time limit, another thread has to
+/// call [`take_overdue`](super::Leases::take_overdue).
+pub fn run_blocking<J: Leased>(lease: &Lease<J>, shared: &WorkerShared) {
     let clock = Clock::new();
-    if shared.limits.request_timeout.is_zero() {
-        desk.work(|job| {
-            let active = job.active();
-            active.machine.run(&mut BlockingTurn::new(&mut active.io, shared, clock));
-        });
+    let call = lease.work(|job| job.active().machine.lease(&shared.cx(&clock, None)));
+    let Some(Some(LeasedCall::Blocking(call))) = call else { return };
+    if let Some(due) = call.due() {
+        lease.set_due(Some(due));
+        if let Some(now) = call.run(&mut LeasedConnection { lease, shared, clock }) {
+            lease.work(|job| job.active().machine.settle(call, now));
+        }
         return;
     }
-    let call = desk.work(|job| {
-        let session = &mut job.active().machine;
-        let call = session.begin_call(&shared.cx(&clock, None));
-        desk.set_due(session.connection().due());
-        call
+    // A lease without expiry is never taken back, so the job stays locked until the handler
+    // returns.
+    lease.work(|job| {
+        let Active { machine, io, .. } = job.active();
+        if let Some(now) = call.run(&mut machine.hold(&mut PollBlocking::new(io, shared, clock))) {
+            machine.settle(call, now);
+        }
     });
-    let Some(call) = call.flatten() else { return };
-    if let Some(now) = call.run(&mut AtDesk { desk, shared, clock }) {
-        desk.work(|job| job.active().machine.end_call(call, now));
-    }
 }
 
-/// A handler's connection, which it has hold of for one read or write at a time.
-struct AtDesk<'a, J> {
-    desk: &'a Desk<J>,
-    shared: &'a Shared,
+/// A handler's connection, locked for one read or write at a time.
+struct LeasedConnection<'a, J> {
+    lease: &'a Lease<J>,
+    shared: &'a WorkerShared,
     clock: Clock,
 }
 
-impl<J: Piece> Place for AtDesk<'_, J> {
-    fn with<R>(&mut self, work: impl FnOnce(&mut Connection, &mut dyn Turn) -> R) -> Option<R> {
-        let Self { desk, shared, clock } = self;
-        desk.work(|job| {
+impl<J: Leased> LeasedConnection<'_, J> {
+    /// Runs `work` on the connection, which is locked meanwhile. None if the lease has expired.
+    fn hold<R>(
+        &mut self,
+        work: impl FnOnce(&mut HeldExchange<'_, PollBlocking<'_, J::Transport>>) -> R,
+    ) -> Option<R> {
+        let Self { lease, shared, clock } = self;
+        lease.work(|job| {
             let active = job.active();
-            let connection = active.machine.connection_mut();
-            let mut turn = BlockingTurn::new(&mut active.io, shared, *clock);
-            let done = work(connection, &mut turn);
-            *clock = turn.clock;
-            // A change of the protocol lifts the limit.
-            desk.set_due(connection.due());
+            let mut io = PollBlocking::new(&mut active.io, shared, *clock);
+            let done = work(&mut active.machine.hold(&mut io));
+            *clock = io.clock;
+            // A change of the protocol lifts the time limit.
+            lease.set_due(active.machine.connection().due());
             done
         })
     }
 }
 
-/// A [`Turn`] that waits with poll(2) on the socket and on the drain.
+impl<J: Leased> LeasedExchange for LeasedConnection<'_, J> {
+    type Exchange<'e> = Http1Exchange<'e>;
+
+    fn with<R>(&mut self, work: impl for<'e> FnOnce(&mut Http1Exchange<'e>) -> R) -> Option<R> {
+        self.hold(|held| held.with(work)).flatten()
+    }
+
+    fn advance(&mut self) -> io::Result<()> {
+        self.hold(|held| held.advance()).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+
+    fn push(&mut self) {
+        self.hold(|held| held.push());
+    }
+
+    fn look_for_end(&mut self) {
+        self.hold(|held| held.look_for_end());
+    }
+
+    fn look_for_reset(&mut self) {
+        self.hold(|held| held.look_for_reset());
+    }
+}
+
+/// A [`BlockingIo`] that waits with poll(2) on the socket and on the drain.
 #[derive(Debug)]
-pub struct BlockingTurn<'a, T> {
+pub struct PollBlocking<'a, T> {
     io: &'a mut Io<T>,
-    shared: &'a Shared,
+    shared: &'a WorkerShared,
     clock: Clock,
     drain: Option<(Drain, PolicyId)>,
 }
 
-impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
+impl<'a, T: Transport + AsFd> PollBlocking<'a, T> {
     /// For one handler on `io`.
-    pub fn new(io: &'a mut Io<T>, shared: &'a Shared, clock: Clock) -> Self {
+    pub fn new(io: &'a mut Io<T>, shared: &'a WorkerShared, clock: Clock) -> Self {
         Self { io, shared, clock, drain: None }
     }
 
@@ -111,8 +153,14 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
         self.drain = self.shared.watch.current();
     }
 
-    /// Waits for the socket, the beginning of a drain or the nearest deadline.
-    pub(super) fn wait(&mut self, connection: &Connection, interest: Interest) -> io::Result<()> {
+    /// Whether the socket reports any of `events`, or an error, right now.
+    fn reports(&self, events: PollFlags) -> bool {
+        let mut socket = [PollFd::new(self.io.transport(), events)];
+        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|reported| reported > 0)
+    }
+
+    /// Waits for the socket, for the beginning of a drain, or until the nearest deadline.
+    pub(in crate::worker) fn wait(&mut self, connection: &Connection, interest: Interest) -> io::Result<()> {
         let deadline = connection.deadline(&self.shared.cx(&self.clock, self.drain.as_ref()));
         let timeout = deadline.map(|deadline| deadline.at - self.clock.now());
         let mut events = PollFlags::empty();
@@ -120,16 +168,21 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
         events.set(PollFlags::OUT, interest.write);
         let mut fds =
             [PollFd::new(self.io.transport(), events), PollFd::new(&self.shared.watch, PollFlags::IN)];
-        // Seen once, the drain's descriptor has nothing more to say.
+        // The drain's descriptor stays readable: it is only polled before the drain has been seen.
         let watched = if self.drain.is_none() { 2 } else { 1 };
-        let timeout = timeout.map(|t| t.try_into().unwrap_or_default());
-        match poll(&mut fds[..watched], timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        let mut timeout = timeout.map(|t| t.try_into().unwrap_or_default());
+        loop {
+            match poll(&mut fds[..watched], timeout.as_ref()) {
+                Ok(_) => break,
+                // A wait interrupted by a signal may have missed events: look once more without
+                // waiting.
+                Err(rustix::io::Errno::INTR) => timeout = Some(Timespec::default()),
+                Err(error) => return Err(error.into()),
+            }
         }
         let (got, told) = (fds[0].revents(), fds[1].revents());
         if !told.is_empty() {
-            self.shared.watch.hear(self.clock.tick());
+            self.shared.watch.read_orders(self.clock.tick());
         }
         let broken = got.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
         self.io.ready(Readiness {
@@ -142,7 +195,7 @@ impl<'a, T: Transport + AsFd> BlockingTurn<'a, T> {
     }
 }
 
-impl<T: Transport + AsFd> Turn for BlockingTurn<'_, T> {
+impl<T: Transport + AsFd> BlockingIo for PollBlocking<'_, T> {
     fn cx(&mut self) -> Cx<'_> {
         self.refresh();
         self.shared.cx(&self.clock, self.drain.as_ref())
@@ -164,9 +217,16 @@ impl<T: Transport + AsFd> Turn for BlockingTurn<'_, T> {
         true
     }
 
-    /// Reset, or closed in both directions: what poll(2) reports unasked.
+    fn push(&mut self, connection: &mut Connection) {
+        push(connection, self.io, self.clock.now());
+    }
+
+    fn has_peer_ended(&self) -> bool {
+        self.io.is_read_closed() || self.reports(PollFlags::RDHUP)
+    }
+
+    /// Reset, or closed in both directions: poll(2) reports both unasked.
     fn is_gone(&self) -> bool {
-        let mut socket = [PollFd::new(self.io.transport(), PollFlags::empty())];
-        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|reported| reported > 0)
+        self.reports(PollFlags::empty())
     }
 }

@@ -1,12 +1,14 @@
-//! An async handler's turn on a thread that does nothing else meanwhile: its future, its connection and the drain are
-//! waited for together, inside a tokio runtime.
+//! Running an async handler on a thread that does nothing else meanwhile: the thread waits for its
+//! future, its connection and the drain together, inside a tokio runtime.
 //!
-//! The runtime is of one thread, exists once on each thread that needs it, and runs while a turn does: what a handler spawns there goes on in the next one. [`alarm`] rings here as well.
+//! Each thread that needs it has a current-thread runtime, which only runs while an exchange does:
+//! tasks that a handler spawns progress during the next exchange. The runtime also drives the
+//! [`alarm`]s of its thread.
 
 use std::cell::OnceCell;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,21 +18,25 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::epoll::{Epoll, Events};
-use super::intake::Active;
-use super::poll_loop::{Job, Waiter};
-use super::{Clock, Desk, Shared, Socket, Watch, alarm, run_blocking, sys};
+use super::{Attended, Detached, Lease, WorkerShared, run_blocking};
 use crate::machine::{CloseReason, Interest};
-use crate::pump::{Outcome, drive};
-use crate::session::Session;
+use crate::pump::{Next, drive};
+use crate::session::{Protocol, Session};
 use crate::time::Time;
+use crate::worker::arbiter_link::Watch;
+use crate::worker::clock::Clock;
+use crate::worker::connections::Active;
+use crate::worker::socket::Socket;
+use crate::worker::waiter::{Epoll, Events, Waiter};
+use crate::worker::{alarm, sys};
 
-/// Runs the handler of the job on `desk`, of either kind, on a thread that may wait. The loop sends what it has left
-/// queued. A future stays on its thread, so that nobody takes the job away meanwhile.
-pub fn run(desk: &Desk<Job>, shared: &Shared) {
-    let is_async = desk.work(|job| {
+/// Runs the handler of the job in `lease`, blocking or async, on a thread that may wait. The loop
+/// sends the bytes that the handler has left queued. A job with a future is not taken away, because
+/// the future stays on its thread.
+pub fn run(lease: &Lease<Detached>, shared: &WorkerShared) {
+    let is_async = lease.work(|job| {
         let active = &mut *job.active;
-        if !active.machine.awaits_future() {
+        if !active.machine.is_async() {
             return false;
         }
         if let Err(error) = here(&shared.watch).and_then(|here| here.carry_out(active, shared)) {
@@ -40,28 +46,29 @@ pub fn run(desk: &Desk<Job>, shared: &Shared) {
         true
     });
     if is_async == Some(false) {
-        run_blocking(desk, shared);
+        run_blocking(lease, shared);
     }
 }
 
-/// Makes the runtime of this thread, if it has none: before there are connections, that may take the last descriptor.
+/// Creates the runtime of this thread, if it has none. Called before connections are accepted,
+/// which may take the last free descriptor.
 ///
 /// # Errors
 ///
-/// The runtime could not be made.
+/// The runtime could not be created.
 pub fn prepare(watch: &Watch) -> io::Result<()> {
     here(watch).map(drop)
 }
 
-/// Waits for `future` in this thread's runtime.
+/// Blocks this thread on `future`, in its runtime.
 ///
 /// # Errors
 ///
-/// The runtime could not be made.
+/// The runtime could not be created.
 pub fn block_on<F: Future>(future: F, watch: &Watch) -> io::Result<F::Output> {
     let mut future = pin!(future);
     let runtime = &here(watch)?.runtime;
-    let mut timer = Timer::default();
+    let mut timer = RuntimeTimer::default();
     Ok(runtime.block_on(poll_fn(|task| {
         loop {
             let now = sys::now();
@@ -74,32 +81,78 @@ pub fn block_on<F: Future>(future: F, watch: &Watch) -> io::Result<F::Output> {
     })))
 }
 
-/// What a thread has to wait for a future with.
-struct Here {
+/// Polls `ending` in this thread's runtime, as described at
+/// [`Handlers::attend`](super::Handlers::attend). Without a runtime, an error is logged and false
+/// returned.
+///
+/// # Errors
+///
+/// The wait failed.
+pub fn attend(
+    ending: &mut Attended<'_>,
+    epoll: BorrowedFd<'_>,
+    until: Time,
+    watch: &Watch,
+) -> io::Result<bool> {
+    let here = match here(watch) {
+        Ok(here) => here,
+        Err(error) => {
+            tracing::error!("the application's end has no tokio runtime: {error}");
+            return Ok(false);
+        }
+    };
+    let inside = here.runtime.enter();
+    #[allow(deprecated, reason = "as in `ThreadRuntime::new`")]
+    let reports = AsyncFd::with_interest(epoll.try_clone_to_owned()?, Direction::READABLE)?;
+    drop(inside);
+    let mut timer = RuntimeTimer::default();
+    here.runtime.block_on(poll_fn(|task| {
+        loop {
+            let now = sys::now();
+            alarm::ring(now);
+            if ending(task).is_ready() || now >= until || reports.poll_read_ready(task)?.is_ready() {
+                return Poll::Ready(Ok(true));
+            }
+            let next = alarm::deadline().map_or(until, |alarm| alarm.min(until));
+            ready!(timer.poll(Some(next), now, task));
+        }
+    }))
+}
+
+/// Runs the tasks that handlers have left in this thread's runtime, until the process ends. Returns
+/// if there is no runtime.
+pub fn linger(watch: &Watch) {
+    // Without a runtime there are no tasks.
+    let _ = block_on(pending::<()>(), watch);
+}
+
+/// What a thread needs to wait for a future.
+struct ThreadRuntime {
     runtime: Runtime,
-    /// The drain is in it, and the socket of a turn that waits.
+    /// Contains the drain's descriptor, and the socket of an exchange that waits.
     waiter: AsyncFd<Epoll>,
 }
 
 thread_local! {
-    /// Never dropped: it ends with the process, and what an application still runs in it does not hold the exit.
-    static HERE: OnceCell<&'static Here> = const { OnceCell::new() };
+    /// Never dropped: it ends with the process, so that tasks of the application do not delay the
+    /// exit.
+    static RUNTIME: OnceCell<&'static ThreadRuntime> = const { OnceCell::new() };
 }
 
 const SOCKET: u64 = 0;
 const WATCH: u64 = 1;
 
-fn here(watch: &Watch) -> io::Result<&'static Here> {
-    HERE.with(|here| match here.get() {
+fn here(watch: &Watch) -> io::Result<&'static ThreadRuntime> {
+    RUNTIME.with(|here| match here.get() {
         Some(here) => Ok(*here),
         None => {
-            let made = Here::new(watch)?;
+            let made = ThreadRuntime::new(watch)?;
             Ok(*here.get_or_init(|| Box::leak(Box::new(made))))
         }
     })
 }
 
-impl Here {
+impl ThreadRuntime {
     fn new(watch: &Watch) -> io::Result<Self> {
         alarm::attend();
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -115,15 +168,16 @@ impl Here {
         Ok(Self { runtime, waiter })
     }
 
-    /// Begins the exchange of a connection, and drives on until it is over. What fails is the waiting.
-    fn carry_out(&self, active: &mut Active<Session, Socket>, shared: &Shared) -> io::Result<()> {
-        let mut turn = Turn { clock: Clock::new(), timer: Timer::default(), events: None };
+    /// Begins the exchange of a connection, and drives the connection until the exchange is over.
+    /// An error is one of the wait.
+    fn carry_out(&self, active: &mut Active<Session, Socket>, shared: &WorkerShared) -> io::Result<()> {
+        let mut turn = FutureExchange { clock: Clock::new(), timer: RuntimeTimer::default(), events: None };
         let mut busy = None;
         let result = self.runtime.block_on(poll_fn(|task| {
             if busy.is_none() {
                 let drain = shared.watch.current();
                 let cx = shared.cx(&turn.clock, drain.as_ref()).waking(task.waker());
-                busy = Some(active.machine.begin_turn(&cx));
+                busy = Some(active.machine.lease(&cx));
             }
             turn.poll(self, active, shared, task)
         }));
@@ -134,55 +188,57 @@ impl Here {
     }
 }
 
-/// What one exchange needs besides.
-struct Turn {
+/// What one exchange needs in addition to the runtime.
+struct FutureExchange {
     clock: Clock,
-    timer: Timer,
-    /// Room for what is reported, once its socket is waited for.
+    timer: RuntimeTimer,
+    /// A buffer for reports, once the socket is registered.
     events: Option<Events>,
 }
 
-impl Turn {
-    /// Drives the connection; ready once its exchange is over.
+impl FutureExchange {
+    /// Drives the connection. Ready once its exchange is over.
     fn poll(
         &mut self,
-        here: &Here,
+        here: &ThreadRuntime,
         active: &mut Active<Session, Socket>,
-        shared: &Shared,
+        shared: &WorkerShared,
         task: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while active.machine.is_in_turn() {
+        while active.machine.is_leased() {
             let now = self.clock.tick();
             alarm::ring(now);
             let drain = shared.watch.current();
             let cx = shared.cx(&self.clock, drain.as_ref()).waking(task.waker());
             match drive(&mut active.machine, &mut active.io, &cx) {
-                Outcome::Wait { deadline, .. } if active.machine.is_in_turn() => {
+                Next::Wait { deadline, .. } if active.machine.is_leased() => {
                     let alarms = alarm::deadline();
                     let next = deadline.map(|deadline| deadline.at).into_iter().chain(alarms).min();
+                    // Both are polled, so that both wake the task.
                     let due = self.timer.poll(next, now, task).is_ready();
                     let reported = self.poll_ready(here, active, shared, task)?.is_ready();
                     if !due && !reported {
                         return Poll::Pending;
                     }
                 }
-                Outcome::Again if active.machine.is_in_turn() => {
+                Next::Again if active.machine.is_leased() => {
+                    // Yields to the tasks that the handler has spawned in this runtime.
                     task.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Outcome::Close(reason) => active.machine.end(reason),
+                Next::Close(reason) => active.machine.end(reason),
                 _ => {}
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Ready if something was reported of the connection or of the drain.
+    /// Ready once the connection or the drain has reported something.
     fn poll_ready(
         &mut self,
-        here: &Here,
+        here: &ThreadRuntime,
         active: &mut Active<Session, Socket>,
-        shared: &Shared,
+        shared: &WorkerShared,
         task: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let epoll = here.waiter.get_ref();
@@ -205,23 +261,24 @@ impl Turn {
                 any = true;
                 match number {
                     SOCKET => active.io.ready(readiness),
-                    _ => shared.watch.hear(self.clock.now()),
+                    _ => shared.watch.read_orders(self.clock.now()),
                 }
             }
             if any {
                 return Poll::Ready(Ok(()));
             }
+            // Without a report the readiness was stale.
             guard.clear_ready();
         }
     }
 }
 
-/// The runtime's timer, made when it is first needed.
+/// The runtime's timer, created at its first use.
 #[derive(Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
+struct RuntimeTimer(Option<Pin<Box<Sleep>>>);
 
-impl Timer {
-    /// Ready at `next`; never without one.
+impl RuntimeTimer {
+    /// Ready at `next`; never if there is none.
     fn poll(&mut self, next: Option<Time>, now: Time, task: &mut Context<'_>) -> Poll<()> {
         let Some(next) = next else { return Poll::Pending };
         let left = next.since(now);

@@ -1,64 +1,78 @@
-//! Connections that leave for another worker (D19): sent as long as the hand-off queue has room, and tried again a little
-//! later while it has none.
+//! Sending connections to other workers (D19), as long as the hand-off queue has room; while it is
+//! full, they are tried again a little later.
 //!
-//! Whoever waits for room is still this worker's, and is served if its client speaks.
+//! A connection that waits for room is still this worker's, and is served if its client sends a
+//! request.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handoff::{Outbox, SendError};
+use super::queue::{Outbox, SendError};
 use crate::app::{Counters, Held};
 use crate::machine::CloseReason;
-use crate::session::Session;
+use crate::rescue::Entry;
+use crate::session::Protocol;
 use crate::time::Time;
 
-/// How long a queue that was full is left alone.
+/// How long a full queue is left alone.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How long the queue may take nothing before those that wait for it stay, and the fallback policy decides about them.
+/// How long the queue may stay full before waiting connections stay here, and the fallback policy
+/// decides about them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many try again after a pause. The others wait for a further one, so that a queue that stays full costs little.
+/// How many connections try again after a pause. Further ones wait for another pause, so that a
+/// queue that stays full costs little.
 const TRY_AGAIN: u32 = 256;
 
-/// A worker's way to the hand-off queue.
-pub(super) struct Departures {
+/// Sends a worker's connections to the hand-off queue.
+pub(in crate::worker) struct Departures {
     outbox: Option<Outbox>,
     counters: Arc<Counters>,
-    /// The queue had no room; it is tried again then.
+    /// The queue was full; it is tried again at this time.
     full_until: Time,
-    /// Since when it has taken nothing, if so.
+    /// Since when the queue has been full, if it is.
     full_since: Option<Time>,
-    /// How many have been told to wait since.
+    /// How many connections have been delayed since then.
     waiting: u32,
 }
 
 impl Departures {
-    /// Through `outbox`; without one, nobody leaves.
-    pub(super) fn new(outbox: Option<Outbox>, counters: Arc<Counters>) -> Self {
+    /// Sends through `outbox`; without one, every connection stays.
+    pub(in crate::worker) fn new(outbox: Option<Outbox>, counters: Arc<Counters>) -> Self {
         Self { outbox, counters, full_until: Time::ZERO, full_since: None, waiting: 0 }
     }
 
-    /// Hands `session` over with its `socket`; whether that was done. If it was, all that is left to do here is to let go of
-    /// the socket: to stop watching it, **then** to close it, and never to shut it down. If not, the session knows when it may
-    /// ask again, or that it stays.
-    pub(super) fn send(&mut self, session: &mut Session, socket: BorrowedFd<'_>, now: Time) -> bool {
+    /// Sends `session` with its `socket`, and returns whether it was sent. If it was, the caller
+    /// deregisters the socket **before** closing it, and never shuts it down. If not, the session
+    /// knows when it may try again, or that it stays.
+    pub(in crate::worker) fn send(
+        &mut self,
+        session: &mut impl Protocol,
+        socket: BorrowedFd<'_>,
+        entry: Entry,
+        now: Time,
+    ) -> bool {
         let Some((outbox, record)) = self.outbox.as_ref().zip(session.hand_off(now)) else {
-            session.stay();
+            session.refuse_handoff();
             return false;
         };
+        // A full queue is not tried for each connection: that would cost a call each.
         if now < self.full_until {
             self.hold_back(session, now);
             return false;
         }
+        // From here on the connection is the receiver's: a keeper must not send it again.
+        entry.clear();
         match outbox.send(socket, &record) {
             Ok(()) => {
                 session.end(CloseReason::HandedOff);
                 self.full_since = None;
                 return true;
             }
+            // Room returns as receivers take connections, so only time can end this pause.
             Err(error @ (SendError::Full | SendError::Exhausted)) => {
                 let why = if matches!(error, SendError::Full) { Held::Full } else { Held::Exhausted };
                 self.counters.held(why);
@@ -69,18 +83,18 @@ impl Departures {
             Err(error) => {
                 tracing::warn!("{error}");
                 self.counters.held(Held::Failed);
-                session.stay();
+                session.refuse_handoff();
             }
         }
         false
     }
 
-    fn hold_back(&mut self, session: &mut Session, now: Time) {
+    fn hold_back(&mut self, session: &mut impl Protocol, now: Time) {
         if self.full_since.is_some_and(|since| now - since >= PATIENCE) {
             self.counters.held(Held::Late);
-            return session.stay();
+            return session.refuse_handoff();
         }
-        session.hold_back(self.full_until + PAUSE * (self.waiting / TRY_AGAIN));
+        session.delay_handoff(self.full_until + PAUSE * (self.waiting / TRY_AGAIN));
         self.waiting += 1;
     }
 }
@@ -92,5 +106,4 @@ impl fmt::Debug for Departures {
 }
 
 #[cfg(test)]
-#[path = "departures/tests.rs"]
 mod tests;

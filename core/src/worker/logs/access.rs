@@ -1,11 +1,11 @@
-//! The access log: a line for each request, written by a thread of its own, so that a disk that is slow or a pipe that
-//! is full holds up nobody who serves.
+//! The access log: a line for each request, written by a separate thread, so that neither a slow
+//! disk nor a full pipe delays a request.
 //!
-//! Lines wait in memory for the thread, in a bounded queue. What does not fit is dropped, and the error log says now
-//! and then how much that was.
+//! Lines wait in memory for the thread, in a bounded queue. Lines that do not fit are dropped; the
+//! error log reports their number from time to time.
 //!
 //! ```text
-//! loop, handlers ── answered ──▶ queue ──▶ thread ── whole lines, at most PIPE_BUF bytes a write ──▶ file
+//! loop, handlers ─ answered ─▶ queue ─▶ thread ─ whole lines, at most PIPE_BUF a write ─▶ file
 //! ```
 
 use std::cell::Cell;
@@ -17,32 +17,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
 use rustix::io::Errno;
 use tracing::{error, warn};
 
 use self::format::Moment;
 pub use self::format::{Format, FormatError};
-use super::log_file::LogFile;
-use super::sys;
+use super::file::{LogFile, whole_lines};
+use super::sink::PIPE_BUF;
 use crate::app::{Answered, Observer};
 use crate::http1::HttpDate;
 use crate::time::Time;
+use crate::worker::sys;
 
-#[path = "access/format.rs"]
 mod format;
 
-/// Bytes of lines that wait at most, but for the last line.
+/// How many bytes of lines may wait; the last line may exceed it.
 const ROOM: usize = 1024 * 1024;
 
-/// Bytes that are written at once unless a line has more: as many as a pipe takes in one piece, also from several
-/// processes (pipe(7), `PIPE_BUF`).
-const WRITE: usize = 4096;
-
-/// How long the thread waits for room before it looks for something else to do.
+/// How long the thread waits for room before it checks whether dropped lines are to be reported.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// How often the error log is told at most that lines were lost.
+/// The least time between two reports of dropped lines in the error log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// A worker's access log.
@@ -65,21 +61,16 @@ impl AccessLog {
         Ok(Self { format, pid: process::id(), queue })
     }
 
-    /// Goes on in the file that is at the path now.
-    pub(super) fn reopen(&self) {
-        self.queue.state().reopen = true;
-        self.queue.changed.notify_all();
-    }
-
-    /// Waits until all lines are written, at most for `limit`; the error log is told if they are not.
+    /// Waits until all lines are written, at most for `limit`. If lines remain, their number is
+    /// reported in the error log.
     pub fn flush(&self, limit: Duration) {
-        let waits = |state: &mut State| !state.is_idle;
+        let waits = |state: &mut QueueState| !state.is_idle;
         let waited = self.queue.changed.wait_timeout_while(self.queue.state(), limit, waits);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (dropped, left) = (state.untold(), !state.is_idle);
+        let (dropped, left) = (state.untold(), if state.is_idle { 0 } else { state.left() });
         drop(state);
-        if left {
-            warn!("the access log was not written to its end within {limit:?}");
+        if left > 0 {
+            warn!(dropped = left, "access log not written to its end within {limit:?}: {left} lines lost");
         }
         complain(dropped);
     }
@@ -103,7 +94,7 @@ impl fmt::Debug for AccessLog {
 }
 
 impl Moment {
-    /// The wall clock, whose second is spelled once on each thread.
+    /// The wall clock. Each thread formats each second once.
     fn present() -> Self {
         thread_local! {
             static SECOND: Cell<(u64, HttpDate)> = Cell::new((0, HttpDate::from_unix(0)));
@@ -119,28 +110,34 @@ impl Moment {
     }
 }
 
-/// Lines on their way to the thread.
+/// The lines that wait for the thread.
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// What waits, each line with its end.
+struct QueueState {
+    /// The waiting lines, each with its line break.
     lines: Vec<u8>,
-    /// Lines that did not fit.
+    /// How many lines did not fit.
     dropped: u64,
-    /// How many of them the error log was told of.
+    /// How many of them have been reported in the error log.
     told: u64,
-    reopen: bool,
-    /// The thread has nothing to do, and waits.
+    /// How many lines the thread has taken and not written yet.
+    in_hand: u64,
+    /// Whether the thread waits, with nothing to write.
     is_idle: bool,
 }
 
-impl State {
-    /// How many lines the error log is to be told of now.
+impl QueueState {
+    /// How many lines are not written yet.
+    fn left(&self) -> u64 {
+        self.in_hand + count(&self.lines)
+    }
+
+    /// Takes the number of dropped lines that have not been reported yet.
     fn untold(&mut self) -> u64 {
         let told = mem::replace(&mut self.told, self.dropped);
         self.dropped - told
@@ -161,16 +158,16 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thread.
+/// What the thread runs.
 struct Writer {
     file: Arc<LogFile>,
     queue: Arc<Queue>,
-    /// When the error log was told of lost lines.
+    /// When dropped lines were last reported.
     complained: Time,
 }
 
@@ -181,21 +178,23 @@ impl Writer {
             self.wait(&mut batch);
             self.write(&batch);
             batch.clear();
-            batch.shrink_to(WRITE);
+            batch.shrink_to(PIPE_BUF);
         }
     }
 
-    /// Waits for lines, and takes all there are.
+    /// Waits for lines, and takes all of them.
     fn wait(&mut self, batch: &mut Vec<u8>) {
         loop {
             self.attend();
             let mut state = self.queue.state();
             if !state.lines.is_empty() {
-                return mem::swap(&mut state.lines, batch);
+                mem::swap(&mut state.lines, batch);
+                state.in_hand = count(batch);
+                return;
             }
             state.is_idle = true;
-            self.queue.changed.notify_all(); // who waits for that
-            let waits = |state: &mut State| state.is_idle && !state.reopen;
+            self.queue.changed.notify_all(); // wakes `flush`
+            let waits = |state: &mut QueueState| state.is_idle;
             let limit = if state.dropped > state.told { COMPLAIN_EVERY } else { Duration::MAX };
             let waited = self.queue.changed.wait_timeout_while(state, limit, waits);
             waited.unwrap_or_else(PoisonError::into_inner).0.is_idle = false;
@@ -207,11 +206,15 @@ impl Writer {
             self.attend();
             let (now, later) = lines.split_at(whole_lines(lines));
             match self.write_some(now) {
-                Ok(n) => lines = &lines[n..],
+                Ok(n) => {
+                    self.queue.state().in_hand -= count(&lines[..n]);
+                    lines = &lines[n..];
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => {
                     let mut state = self.queue.state();
-                    state.dropped += memchr::memchr_iter(b'\n', now).count() as u64;
+                    state.in_hand -= count(now);
+                    state.dropped += count(now);
                     let is_due = self.is_due(&state);
                     drop(state);
                     if is_due {
@@ -223,50 +226,41 @@ impl Writer {
         }
     }
 
-    /// Writes once, as soon as there is room. `AGAIN` if there was none for a while.
+    /// Writes once, as soon as there is room. `AGAIN` if there was no room for [`WAIT`].
     fn write_some(&self, lines: &[u8]) -> Result<usize, Errno> {
         const LIMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: WAIT.subsec_nanos() as _ };
-        let file = self.file.current();
-        match poll(&mut [PollFd::new(&*file, PollFlags::OUT)], Some(&LIMIT))? {
-            0 => Err(Errno::AGAIN),
-            _ => rustix::io::write(&*file, lines),
-        }
+        let sink = self.file.sink();
+        if sink.wait(&LIMIT) { sink.write(lines) } else { Err(Errno::AGAIN) }
     }
 
-    /// Does what somebody waits for, and says what nobody has been told of.
+    /// Logs how many lines were dropped since the last warning, at most once per
+    /// [`COMPLAIN_EVERY`].
     fn attend(&mut self) {
         let mut state = self.queue.state();
-        let reopen = mem::take(&mut state.reopen);
         let dropped = if self.is_due(&state) { state.untold() } else { 0 };
         drop(state);
-        if reopen {
-            self.file.reopen();
-        }
         if dropped > 0 {
             self.complained = sys::now();
             complain(dropped);
         }
     }
 
-    /// Whether there is reason to complain, and the last time was long enough ago.
-    fn is_due(&self, state: &State) -> bool {
+    /// Whether dropped lines have not been reported, and the last report was long enough ago.
+    fn is_due(&self, state: &QueueState) -> bool {
         state.dropped > state.told && sys::now() >= self.complained + COMPLAIN_EVERY
     }
 }
 
-/// How much of `lines` one write takes.
-fn whole_lines(lines: &[u8]) -> usize {
-    let first = || memchr::memchr(b'\n', lines);
-    let last = memchr::memrchr(b'\n', &lines[..lines.len().min(WRITE)]);
-    last.or_else(first).map_or(lines.len(), |end| end + 1)
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
 fn complain(dropped: u64) {
     if dropped > 0 {
-        warn!(dropped, "the access log does not keep up: {dropped} lines were dropped");
+        let lines = if dropped == 1 { "line" } else { "lines" };
+        warn!(dropped, "access log does not keep up: {dropped} {lines} dropped");
     }
 }
 
 #[cfg(test)]
-#[path = "access/tests.rs"]
 mod tests;

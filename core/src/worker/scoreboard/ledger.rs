@@ -1,46 +1,51 @@
-//! The ledger: what the arbiter writes about the whole server, in memory that others read.
+//! The ledger: what the arbiter publishes about the whole server, in memory that other processes
+//! read.
 //!
-//! Mapped before the first fork, like the [`Scoreboard`], which has the living; the ledger has how far the server is, and
-//! what came of workers that have gone. The arbiter alone writes. A burial moves numbers from the one to the other under a
+//! Mapped before the first fork, like the [`Scoreboard`]. The scoreboard has the live workers; the
+//! ledger has the stage of the server and the totals of workers that have ended. Only the arbiter
+//! writes it. When a worker has ended, its counters move from the scoreboard to the ledger under a
 //! sequence lock, so that no reader counts a worker twice or not at all.
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
-use super::scoreboard::{Entry, Scoreboard};
-use super::sys;
-use crate::app::{Counter, Counts, Tally};
+use super::{Scoreboard, SeatSnapshot};
+use crate::app::Tally;
 use crate::shutdown::{Phase, Reason};
 use crate::time::Time;
+use crate::worker::sys;
+use crate::worker::sys::shared_memory::{self, LOSS_COUNT, LedgerMemory};
 
-/// What the arbiter writes, and others read.
+/// The arbiter's published state of the server.
 #[derive(Clone, Copy)]
-pub struct Ledger(&'static Page);
+pub struct Ledger(&'static LedgerMemory);
 
-/// How far the server is.
+/// The stage of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "a server has no other stages")]
-pub enum Stage {
-    /// The workers have not all been ready yet.
+pub enum ServerStage {
+    /// Not all workers have been ready yet.
     Starting = 0,
-    /// They have.
+    /// All workers have been ready.
     Serving = 1,
-    /// To stop, and serving on until then.
-    Lameduck = 2,
+    /// All workers were ordered to drain, and none starts before a resume.
+    Resting = 2,
+    /// About to stop; serves until then.
+    Lameduck = 3,
     /// Stopping.
-    Stopping = 3,
+    Stopping = 4,
 }
 
-/// Why a worker was replaced that was not meant to be.
+/// Why a worker was replaced without an order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
-#[allow(clippy::exhaustive_enums, reason = "a worker that nobody asked to leave goes in these ways")]
+#[allow(clippy::exhaustive_enums, reason = "a worker leaves without an order in no other way")]
 pub enum Loss {
-    /// It ended, whatever it died of.
+    /// Its process ended, for whatever reason.
     Died = 0,
-    /// Its loop was silent for too long, and the arbiter ended it.
+    /// Its heartbeat was overdue, and the arbiter ended it.
     Hung = 1,
     /// It was not ready in time, and the arbiter ended it.
     Late = 2,
@@ -49,67 +54,91 @@ pub enum Loss {
 }
 
 impl Ledger {
-    /// An empty one. Shared with all processes forked from now on, and never unmapped.
+    /// Maps an empty ledger. Shared with all processes forked from now on, and never unmapped.
     ///
     /// # Errors
     ///
     /// As mmap(2).
     pub fn map() -> io::Result<Self> {
-        let page = &sys::share::<Page>(1)?[0];
+        let page = &shared_memory::map::<LedgerMemory>(1)?[0];
         page.started.store(sys::now().as_nanos(), Ordering::Relaxed);
         Ok(Self(page))
     }
 
-    /// The server is in `stage`, and so many workers are asked for.
-    pub fn enter(&self, stage: Stage, workers: usize) {
+    /// Records the stage, and how many workers are configured.
+    pub fn enter(&self, stage: ServerStage, workers: usize) {
         self.0.stage.store(stage as u32, Ordering::Release);
         self.0.workers.store(u32::try_from(workers).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    /// Whether another arbiter's workers serve as well, so that the server is ready whatever this one's do.
-    pub fn go_on(&self, elsewhere: bool) {
+    /// Records the deadline of the stop under way, if there is one. Workers that end at once (QUIT)
+    /// have one in the past.
+    pub fn set_deadline(&self, deadline: Option<Time>) {
+        self.0.deadline.store(deadline.map_or(0, Time::as_nanos), Ordering::Relaxed);
+    }
+
+    /// The deadline of the stop under way.
+    pub(in crate::worker) fn deadline(&self) -> Option<Time> {
+        Some(self.0.deadline.load(Ordering::Relaxed)).filter(|at| *at != 0).map(Time::from_nanos)
+    }
+
+    /// Whether another arbiter's workers serve as well.
+    pub(in crate::worker) fn is_elsewhere(&self) -> bool {
+        self.0.elsewhere.load(Ordering::Acquire) != 0
+    }
+
+    /// Records whether another arbiter's workers serve as well, so that the server is ready
+    /// independently of this one's workers.
+    pub fn set_elsewhere(&self, elsewhere: bool) {
         self.0.elsewhere.store(elsewhere.into(), Ordering::Release);
     }
 
-    /// Somebody will sit in `seat`.
+    /// Records that a worker is about to take `seat`.
     pub fn take(&self, seat: u16) {
         self.0.seats.fetch_max(1 + u32::from(seat), Ordering::Relaxed);
     }
 
-    /// A worker is replaced as it was meant to be.
+    /// The number of seats that were ever taken: the others are empty.
+    pub fn seats(&self) -> u16 {
+        self.0.seats.load(Ordering::Relaxed) as u16
+    }
+
+    /// Counts a worker that is replaced as ordered.
     pub fn replaced(&self, reason: Reason) {
         if let Some(counter) = self.0.replaced.get(reason as usize) {
             counter.increment();
         }
     }
 
-    /// A connection has waited in the hand-off queue for too long.
+    /// Counts a connection that has waited in the hand-off queue for too long.
     pub fn delayed(&self) {
         self.0.delayed.increment();
     }
 
-    /// The hand-off queue is empty, and this server's workers are the only ones that use it: whoever has come out of it and was
-    /// not put there by one of them was another server's, in an upgrade, and the other way round.
-    pub fn settle(&self, board: &Scoreboard) {
-        self.0.strangers.store(self.read(board).total().in_queue(), Ordering::Relaxed);
+    /// Balances the count of the hand-off queue. Called while the queue is empty and only this
+    /// server's workers use it: any difference between connections put in and taken out then comes
+    /// from another server's workers, in an upgrade.
+    pub fn balance_queue(&self, board: &Scoreboard) {
+        self.0.foreign_handoffs.store(self.read(board).total().in_queue(), Ordering::Relaxed);
     }
 
-    /// A worker is to be replaced that was not meant to be.
+    /// Counts a worker that was lost and has to be replaced.
     pub fn lost(&self, loss: Loss) {
         self.0.lost[loss as usize].increment();
     }
 
-    /// Keeps what the dead worker in `seat` has counted, and empties it for the next one. It ended itself with nothing left
-    /// to do (`clean`), or had to leave something.
-    pub fn bury(&self, board: &Scoreboard, seat: u16, clean: bool) {
+    /// Adds the counters of the dead worker in `seat` to the totals, and clears the seat for the
+    /// next worker. `clean`: the worker ended by itself with nothing left to do.
+    pub fn retire(&self, board: &Scoreboard, seat: u16, clean: bool) {
         let Some(seat) = board.seat(seat) else { return };
         let version = self.0.version.load(Ordering::Relaxed);
         self.0.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        if let Some(Entry { mut counts, phase, .. }) = seat.read() {
+        if let Some(SeatSnapshot { mut counts, phase, .. }) = seat.read() {
             let drained = phase >= Phase::Draining;
-            if !clean {
-                counts.end(drained);
+            match clean {
+                true => counts.aborted += counts.in_flight(),
+                false => counts.end(drained),
             }
             if drained {
                 self.0.drains[usize::from(!clean)].increment();
@@ -120,22 +149,23 @@ impl Ledger {
         self.0.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// When the arbiter was started.
+    /// When the arbiter started.
     pub fn started(&self) -> Time {
         Time::from_nanos(self.0.started.load(Ordering::Relaxed))
     }
 
-    /// How far the server is.
-    pub fn stage(&self) -> Stage {
+    /// The stage of the server.
+    pub fn stage(&self) -> ServerStage {
         match self.0.stage.load(Ordering::Acquire) {
-            0 => Stage::Starting,
-            1 => Stage::Serving,
-            2 => Stage::Lameduck,
-            _ => Stage::Stopping,
+            0 => ServerStage::Starting,
+            1 => ServerStage::Serving,
+            2 => ServerStage::Resting,
+            3 => ServerStage::Lameduck,
+            _ => ServerStage::Stopping,
         }
     }
 
-    /// What is known of the server now, the living included.
+    /// The state of the server now, including the live workers.
     pub fn read(&self, board: &Scoreboard) -> Account {
         let mut account = self.account(board);
         for _ in 0..ATTEMPTS {
@@ -156,14 +186,17 @@ impl Ledger {
             elsewhere: self.0.elsewhere.load(Ordering::Acquire) != 0,
             started: self.started(),
             workers: self.0.workers.load(Ordering::Relaxed),
-            living: (0..seats).filter_map(|seat| board.seat(seat)?.read()).collect(),
+            living: (0..seats)
+                .filter_map(|seat| board.seat(seat)?.read())
+                .map(SeatSnapshot::with_its_end)
+                .collect(),
             gone: self.0.gone.tally(),
             replaced: REASONS.map(|reason| (reason, self.0.replaced[reason as usize].get())).into(),
             lost: LOSSES.map(|loss| (loss, self.0.lost[loss as usize].get())).into(),
             drained: self.0.drains[0].get(),
             cut: self.0.drains[1].get(),
             delayed: self.0.delayed.get(),
-            strangers: self.0.strangers.load(Ordering::Relaxed),
+            foreign_handoffs: self.0.foreign_handoffs.load(Ordering::Relaxed),
         }
     }
 }
@@ -174,61 +207,63 @@ impl fmt::Debug for Ledger {
     }
 }
 
-/// What is known of a server at one moment.
+/// The state of a server at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Account {
-    /// How far it is.
-    pub stage: Stage,
+    /// The stage of the server.
+    pub stage: ServerStage,
     /// Whether another arbiter's workers serve as well.
     pub elsewhere: bool,
-    /// When its arbiter was started.
+    /// When its arbiter started.
     pub started: Time,
-    /// Workers that are asked for.
+    /// The configured number of workers.
     pub workers: u32,
-    /// What its workers have written.
-    pub living: Vec<Entry>,
-    /// What those have counted that are gone.
+    /// What its live workers have published.
+    pub living: Vec<SeatSnapshot>,
+    /// The counters of workers that have ended.
     pub gone: Tally,
-    /// Workers replaced as they were meant to be, by the reason.
+    /// Workers replaced as ordered, by reason.
     pub replaced: Vec<(Reason, u64)>,
-    /// Workers lost.
+    /// Workers lost, by kind.
     pub lost: Vec<(Loss, u64)>,
     /// Workers whose drain ended with nothing left to do.
     pub drained: u64,
-    /// Workers whose drain was cut.
+    /// Workers whose drain was cut off.
     pub cut: u64,
-    /// How often a connection was found to have waited in the hand-off queue for too long.
+    /// How often a connection has waited in the hand-off queue for too long.
     pub delayed: u64,
-    /// Connections that have gone to another server's workers in upgrades, less those that have come from there. Those of an
-    /// upgrade under way are not counted yet.
-    pub strangers: i64,
+    /// Connections that went to another server's workers in upgrades, less those that came from
+    /// there. Those of an upgrade under way are not counted yet.
+    pub foreign_handoffs: i64,
 }
 
 impl Account {
-    /// What all workers have counted, of all generations.
+    /// The counters of all workers of all generations.
     pub fn total(&self) -> Tally {
         let mut total = self.gone;
         self.living.iter().for_each(|entry| total += entry.counts);
         total
     }
 
-    /// Connections that are on their way from one worker to another.
+    /// Connections in the hand-off queue.
     pub fn in_queue(&self) -> u64 {
-        u64::try_from(self.total().in_queue() - self.strangers).unwrap_or_default()
+        u64::try_from(self.total().in_queue() - self.foreign_handoffs).unwrap_or_default()
     }
 
-    /// Whether new connections are welcome: the server serves, is not about to stop, and has a worker, here or elsewhere.
+    /// Whether the server accepts new connections: it serves, is not about to stop, and has a
+    /// running worker, here or under another arbiter.
     pub fn is_ready(&self) -> bool {
         self.elsewhere
-            || self.stage == Stage::Serving && self.living.iter().any(|entry| entry.phase == Phase::Running)
+            || self.stage == ServerStage::Serving
+                && self.living.iter().any(|entry| entry.phase == Phase::Running && !entry.is_gone)
     }
 }
 
-/// Reads that meet a burial before one is taken as it is.
+/// How often a read that meets a write is repeated before its result is used as it is.
 const ATTEMPTS: usize = 8;
 
-/// Why workers are replaced one by one.
+/// The reasons for which workers are replaced one by one.
 const REASONS: [Reason; 7] = [
     Reason::Reload,
     Reason::Upgrade,
@@ -239,30 +274,7 @@ const REASONS: [Reason; 7] = [
     Reason::RecycleTimeout,
 ];
 
-const LOSSES: [Loss; 4] = [Loss::Died, Loss::Hung, Loss::Late, Loss::NotStarted];
-
-/// The ledger in memory. Zeros are a server that has just started.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub(super) struct Page {
-    /// Odd while a worker is buried.
-    version: AtomicU64,
-    started: AtomicU64,
-    stage: AtomicU32,
-    /// 1 while another arbiter's workers serve as well.
-    elsewhere: AtomicU32,
-    workers: AtomicU32,
-    /// Seats that somebody has had, so that the others need not be looked at.
-    seats: AtomicU32,
-    gone: Counts,
-    replaced: [Counter; 16],
-    lost: [Counter; LOSSES.len()],
-    /// Clean, and cut.
-    drains: [Counter; 2],
-    delayed: Counter,
-    strangers: AtomicI64,
-}
+const LOSSES: [Loss; LOSS_COUNT] = [Loss::Died, Loss::Hung, Loss::Late, Loss::NotStarted];
 
 #[cfg(test)]
-#[path = "ledger/tests.rs"]
 mod tests;

@@ -1,8 +1,9 @@
-//! What wakes the worker's own task: one epoll instance, which the runtime watches as a single descriptor.
+//! The reactor: one epoll instance, which the runtime watches as a single descriptor, and which
+//! wakes the worker's own task.
 //!
-//! In it are the orders, the signals, the inbox, a timer for all alarms of the thread, and the sockets of runtimes that
-//! know less of a socket than epoll(7) does. All are registered for edges: what happens is told once, an end too, and
-//! waiting again costs no system call.
+//! It contains the orders, the signals, the inbox, a timer for all alarms of the thread, and the
+//! sockets of runtimes that report less about a socket than epoll(7). All are edge-triggered: each
+//! change, including a close, is reported once, and waiting again costs no system call.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -26,9 +27,11 @@ use super::{Runtime, Stream};
 use crate::machine::{Interest, Transport, Wants};
 use crate::pump::Readiness;
 use crate::time::Time;
-use crate::worker::{Socket, alarm, sys};
+use crate::worker::socket::Socket;
+use crate::worker::{alarm, sys};
 
-/// What the epoll set calls orders and signals, the inbox and the timer; it calls sockets by their numbers.
+/// The tokens of orders and signals, of the inbox and of the timer in the epoll set. The token of a
+/// socket is its number.
 const CONTROL: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
 const TIMER: u64 = u64::MAX - 2;
@@ -36,23 +39,23 @@ const TIMER: u64 = u64::MAX - 2;
 /// Events taken in one call.
 const EVENTS: usize = 1024;
 
-/// The worker's view of all that it does not do itself.
-pub struct Lookout {
-    sockets: Arc<Sockets>,
+/// An epoll instance with its sockets, its timer, and the reports that the loop has not taken yet.
+pub struct Reactor {
+    set: Arc<PollSet>,
     timer: OwnedFd,
-    /// When the timer goes off.
+    /// When the timer expires, if it is set.
     armed: Option<Time>,
-    told: bool,
-    knocked: bool,
+    has_orders: bool,
+    has_arrivals: bool,
     events: Vec<epoll::Event>,
-    /// The runtime's word that there are events.
+    /// Ready when the epoll instance has events.
     readable: Box<Readable>,
 }
 
 type Readable = dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>>;
 
-impl Lookout {
-    /// For the worker whose orders and signals come from `control`, and connections of others from `inbox`.
+impl Reactor {
+    /// A reactor for a worker with these descriptors for orders and signals, and for its `inbox`.
     pub(super) fn new(
         runtime: &impl Runtime,
         control: [BorrowedFd<'_>; 2],
@@ -68,21 +71,21 @@ impl Lookout {
         }
         let readable = Box::new(runtime.readable(epoll.try_clone()?)?);
         Ok(Self {
-            sockets: Arc::new(Sockets { epoll, known: Mutex::default() }),
+            set: Arc::new(PollSet { epoll, sockets: Mutex::default() }),
             timer,
             armed: None,
-            told: false,
-            knocked: false,
+            has_orders: false,
+            has_arrivals: false,
             events: Vec::with_capacity(EVENTS),
             readable,
         })
     }
 
-    /// Waits for `future` alone, with the alarms of this thread.
-    pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> io::Result<T> {
+    /// Runs `future` to its end, and drives the alarms of this thread meanwhile.
+    pub(super) async fn run<T>(&mut self, future: impl Future<Output = T>) -> io::Result<T> {
         let mut future = pin!(future);
         poll_fn(|task| {
-            self.look(task)?;
+            self.process(task)?;
             let polled = future.as_mut().poll(task);
             self.wake_by(Time::MAX, sys::now(), task)?;
             polled.map(Ok)
@@ -90,23 +93,24 @@ impl Lookout {
         .await
     }
 
-    /// Takes in what happened, has `task` woken when more does, and rings the alarms that are due.
-    pub(super) fn look(&mut self, task: &mut Context<'_>) -> io::Result<()> {
+    /// Handles all events, wakes `task` on the next one, and rings the alarms that are due.
+    pub(super) fn process(&mut self, task: &mut Context<'_>) -> io::Result<()> {
         while let Poll::Ready(readable) = (self.readable)(task) {
             readable?;
-            self.take_in()?;
+            self.process_events()?;
         }
         alarm::ring(sys::now());
         Ok(())
     }
 
-    /// Takes in what happened so far, of which the runtime may be late to tell.
-    pub(super) fn take_in(&mut self) -> io::Result<()> {
+    /// Handles the events that exist now, which the runtime may report late.
+    pub(super) fn process_events(&mut self) -> io::Result<()> {
         while self.take_events()? == EVENTS {}
         Ok(())
     }
 
-    /// Has `task` woken at `at` or before, and for the next alarm. A timer that goes off sooner is left as it is.
+    /// Wakes `task` at `at` or earlier, and for the next alarm. A timer that expires earlier is
+    /// left as it is.
     pub(super) fn wake_by(&mut self, at: Time, now: Time, task: &Context<'_>) -> io::Result<()> {
         let at = alarm::deadline().map_or(at, |next| next.min(at));
         let armed = self.armed.filter(|armed| *armed <= at);
@@ -124,94 +128,95 @@ impl Lookout {
         Ok(())
     }
 
-    /// Whether an order or a signal may have come since it was last asked.
-    pub(super) fn told(&mut self) -> bool {
-        mem::take(&mut self.told)
+    /// Whether an order or a signal may have arrived since the last call.
+    pub(super) fn has_orders(&mut self) -> bool {
+        mem::take(&mut self.has_orders)
     }
 
-    /// Whether a connection may have been handed over since it was last asked.
-    pub(super) fn knocked(&mut self) -> bool {
-        mem::take(&mut self.knocked)
+    /// Whether a connection may have arrived in the inbox since the last call.
+    pub(super) fn has_arrivals(&mut self) -> bool {
+        mem::take(&mut self.has_arrivals)
     }
 
     fn take_events(&mut self) -> io::Result<usize> {
         let now = Timespec::default();
-        match epoll::wait(&self.sockets.epoll, spare_capacity(&mut self.events), Some(&now)) {
+        match epoll::wait(&self.set.epoll, spare_capacity(&mut self.events), Some(&now)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let taken = self.events.len();
         for event in self.events.drain(..) {
             match event.data.u64() {
-                CONTROL => self.told = true,
-                INBOX => self.knocked = true,
+                CONTROL => self.has_orders = true,
+                INBOX => self.has_arrivals = true,
                 TIMER => self.armed = None,
-                number => self.sockets.report(number as usize, readiness(event.flags)),
+                number => self.set.report(number as usize, readiness(event.flags)),
             }
         }
         Ok(taken)
     }
 }
 
-impl fmt::Debug for Lookout {
+impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookout").field("sockets", &self.sockets).field("armed", &self.armed).finish()
+        f.debug_struct("Reactor").field("set", &self.set).field("armed", &self.armed).finish()
     }
 }
 
-/// A connected socket that a [`Lookout`] watches, for runtimes that do not tell when a peer is gone while nobody reads,
-/// or that arm a socket anew for every wait.
+/// A connected socket registered with a [`Reactor`], for runtimes that do not report a closed
+/// connection while no read is pending, or that register a socket again for every wait.
 #[derive(Debug)]
-pub struct Watched {
+pub struct Registered {
     socket: Socket,
     number: usize,
-    sockets: Arc<Sockets>,
+    set: Arc<PollSet>,
 }
 
-impl Watched {
-    /// Has `lookout` watch `socket`.
+impl Registered {
+    /// Registers `socket` with `reactor`.
     ///
     /// # Errors
     ///
     /// As epoll_ctl(2).
-    pub fn new(socket: OwnedFd, lookout: &Lookout) -> io::Result<Self> {
-        let sockets = lookout.sockets.clone();
-        let number = sockets.known().insert(Known::default());
-        // Made first, so that an error takes the number back.
-        let watched = Self { socket: Socket::new(socket), number, sockets };
+    pub fn new(socket: OwnedFd, reactor: &Reactor) -> io::Result<Self> {
+        let set = reactor.set.clone();
+        let number = set.sockets().insert(SocketState::default());
+        // Created before the registration, so that its drop frees the number if that fails.
+        let registered = Self { socket: Socket::new(socket), number, set };
         let all = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&watched.sockets.epoll, &watched.socket, EventData::new_u64(number as u64), all)?;
-        Ok(watched)
+        epoll::add(&registered.set.epoll, &registered.socket, EventData::new_u64(number as u64), all)?;
+        Ok(registered)
     }
 }
 
-impl Drop for Watched {
-    /// Another process may hold the same socket, so that closing it would not end the registration.
+impl Drop for Registered {
+    /// Deregisters the socket first: another process may hold it too, so that closing it alone
+    /// would not end the registration.
     fn drop(&mut self) {
-        // One that could not be registered is not registered.
-        let _ = epoll::delete(&self.sockets.epoll, &self.socket);
-        let known = self.sockets.known().try_remove(self.number);
-        drop(known);
+        // Fails only if the registration failed before.
+        let _ = epoll::delete(&self.set.epoll, &self.socket);
+        let state = self.set.sockets().try_remove(self.number);
+        drop(state);
     }
 }
 
-impl Stream for Watched {
+impl Stream for Registered {
     fn poll_ready(&self, _: Interest, task: &mut Context<'_>) -> Poll<()> {
-        let mut known = self.sockets.known();
-        let known = &mut known[self.number];
-        if known.readiness != Readiness::default() {
+        let mut sockets = self.set.sockets();
+        let state = &mut sockets[self.number];
+        if state.readiness != Readiness::default() {
             return Poll::Ready(());
         }
-        known.task = Some(task.waker().clone());
+        state.task = Some(task.waker().clone());
         Poll::Pending
     }
 
     fn readiness(&self) -> Readiness {
-        mem::take(&mut self.sockets.known()[self.number].readiness)
+        mem::take(&mut self.set.sockets()[self.number].readiness)
     }
 }
 
-impl Transport for Watched {
+impl Transport for Registered {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.try_read(buffer)
     }
@@ -229,38 +234,39 @@ impl Transport for Watched {
     }
 }
 
-impl AsFd for Watched {
+impl AsFd for Registered {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// All sockets that are watched, by number.
+/// The registered sockets, by number.
 #[derive(Debug)]
-struct Sockets {
+struct PollSet {
     epoll: OwnedFd,
-    known: Mutex<Slab<Known>>,
+    sockets: Mutex<Slab<SocketState>>,
 }
 
-/// What has been reported of a socket and not been asked for, and who waits for more.
+/// The readiness of a socket that has been reported and not been taken, and the task that waits for
+/// more.
 #[derive(Debug, Default)]
-struct Known {
+struct SocketState {
     readiness: Readiness,
     task: Option<Waker>,
 }
 
-impl Sockets {
+impl PollSet {
     fn report(&self, number: usize, readiness: Readiness) {
-        let task = self.known().get_mut(number).and_then(|known| {
-            known.readiness.merge(readiness);
-            known.task.take()
+        let task = self.sockets().get_mut(number).and_then(|state| {
+            state.readiness.merge(readiness);
+            state.task.take()
         });
-        // Woken with the lock free.
+        // Woken after the lock is released.
         task.into_iter().for_each(Waker::wake);
     }
 
-    fn known(&self) -> MutexGuard<'_, Slab<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sockets(&self) -> MutexGuard<'_, Slab<SocketState>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -275,5 +281,4 @@ fn readiness(flags: EventFlags) -> Readiness {
 }
 
 #[cfg(test)]
-#[path = "reactor/tests.rs"]
 mod tests;

@@ -1,9 +1,10 @@
-//! A plain epoll(7) instance to wait with: what sync and threaded have, which need nothing else of a library.
+//! A plain epoll(7) instance, the waiter of sync and threaded.
 //!
-//! Not poll(2), because listeners are accepted in turn by `EPOLLEXCLUSIVE` (see [`Acceptor`](super::Acceptor)), and an
-//! epoll instance inside a poll(2) set is not exclusive: each connection wakes every idle worker, and whoever is first
-//! has it. Of 1,000 keep-alive connections with a request each, the busiest of four processes had 1.39 to 1.72 times its
-//! share with poll(2), and 1.00 times with epoll_wait(2).
+//! Why not poll(2): workers accept in turn by `EPOLLEXCLUSIVE` (see
+//! [`Acceptor`](crate::worker::Acceptor)), and an epoll instance inside a poll(2) set is not
+//! exclusive. Each connection would wake every idle worker, and the fastest would take it. Of 1,000
+//! keep-alive connections with a request each, the busiest of four processes had 1.39 to 1.72 times
+//! its share with poll(2), and 1.00 times with epoll_wait(2).
 
 use std::fmt;
 use std::io;
@@ -17,16 +18,16 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use super::poll_loop::Waiter;
+use super::Waiter;
 use crate::machine::Interest;
 use crate::pump::Readiness;
 
-/// An epoll instance, and nothing in it at first.
+/// An epoll instance.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// Makes one.
+    /// An empty instance.
     ///
     /// # Errors
     ///
@@ -35,25 +36,30 @@ impl Epoll {
         Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
-    /// What [`Waiter::wait`] does, which needs no more than this.
-    pub(super) fn take(&self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+    /// [`Waiter::wait`] on a shared reference.
+    pub(in crate::worker) fn take(&self, events: &mut Events, timeout: Duration) -> io::Result<()> {
         events.0.clear();
-        // A time that does not fit is for ever.
-        let timeout = Timespec::try_from(timeout).ok();
-        match epoll::wait(&self.0, spare_capacity(&mut events.0), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+        // A timeout too long for the type is unlimited.
+        let mut timeout = Timespec::try_from(timeout).ok();
+        loop {
+            match epoll::wait(&self.0, spare_capacity(&mut events.0), timeout.as_ref()) {
+                Ok(_) => return Ok(()),
+                // A wait interrupted by a signal or by SIGCONT (signal(7)) may have missed events:
+                // look once more without waiting.
+                Err(Errno::INTR) => timeout = Some(Timespec::default()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
-    /// Reports nothing more of `source`.
+    /// Ends the reports about `source`.
     pub fn deregister(&self, source: BorrowedFd<'_>) {
-        // Not being registered is as good as no longer being registered.
+        // The only failure is that it is not registered, which is the intended state.
         let _ = epoll::delete(&self.0, source);
     }
 }
 
-/// What one wait has reported, at most so much at a time.
+/// The reports of one wait, at most 1,024.
 pub struct Events(Vec<Event>);
 
 impl Default for Events {
@@ -81,7 +87,7 @@ impl Waiter for Epoll {
     fn waker(&self, number: u64) -> io::Result<Waker> {
         let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         self.register(counter.as_fd(), number, Interest { read: true, write: false })?;
-        Ok(Waker::from(Arc::new(Counter(counter))))
+        Ok(Waker::from(Arc::new(EventfdWaker(counter))))
     }
 
     fn epoll(&self) -> io::Result<OwnedFd> {
@@ -103,16 +109,16 @@ impl AsRawFd for Epoll {
     }
 }
 
-/// Ends a wait. Every write is a change, so that nobody has to read it.
-struct Counter(OwnedFd);
+/// Ends a wait from any thread. Each write is a new edge, so the counter is never read.
+struct EventfdWaker(OwnedFd);
 
-impl Wake for Counter {
+impl Wake for EventfdWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // It takes 2^64 wakes before there is no room for one.
+        // The counter is full only after 2^64 wakes.
         if let Err(error) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
             tracing::error!("cannot wake the loop: {error}");
         }
@@ -131,5 +137,4 @@ fn readiness(got: EventFlags) -> Readiness {
 }
 
 #[cfg(test)]
-#[path = "epoll/tests.rs"]
 mod tests;

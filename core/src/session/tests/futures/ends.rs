@@ -1,4 +1,4 @@
-//! How exchanges end otherwise: panics, clients that go, and drains.
+//! Other ends of exchanges: panics, clients that disconnect, and drains.
 
 use std::sync::Mutex;
 
@@ -51,7 +51,7 @@ fn a_panic_anywhere_costs_its_connection_and_is_counted() {
 }
 
 #[test]
-fn a_destructor_that_panics_costs_nobody_else() {
+fn a_panicking_destructor_harms_no_other_connection() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -68,7 +68,7 @@ fn a_destructor_that_panics_costs_nobody_else() {
 }
 
 #[test]
-fn a_client_that_is_gone_both_ways_cancels_the_future() {
+fn a_client_gone_in_both_directions_cancels_the_future() {
     let dropped = Count::default();
     let counted = dropped.clone();
     let mut bench = served(move |_| {
@@ -99,8 +99,101 @@ fn a_client_that_has_ended_its_side_still_gets_its_answer() {
     assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerClosed), 5000));
 }
 
+/// An application that waits for `gate` or for the end of its client's side, and answers which
+/// came.
+fn told(gate: &Gate) -> Bench {
+    let gate = gate.clone();
+    served(move |request: Request<Incoming>| {
+        let (gate, end) = (gate.clone(), request.body().info().client_end.clone());
+        async move {
+            let (mut opened, mut ended) = (pin!(gate.opened()), pin!(end.ended()));
+            poll_fn(|cx| match (ended.as_mut().poll(cx), opened.as_mut().poll(cx)) {
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                _ => Poll::Ready(text(format!("ended: {}", end.is_set()))),
+            })
+            .await
+        }
+    })
+}
+
 #[test]
-fn d10_a_future_without_an_answer_is_dropped_at_the_deadline_and_its_client_told() {
+fn d14_a_future_sees_the_half_close_and_answers() {
+    let mut bench = told(&Gate::default()).bytes(0, get("/")).at(700, Event::HalfClose);
+    bench.until(699);
+    assert_eq!(bench.out(), "");
+    let transcript = bench.run();
+    assert!(transcript.out.ends_with("ended: true"), "{transcript:?}");
+    assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerClosed), 700));
+    // A client that stays is not reported as gone.
+    let gate = Gate::default();
+    let mut bench = told(&gate).bytes(0, get("/")).at(900, Event::Open(gate));
+    bench.until(1000);
+    assert!(bench.out().ends_with("ended: false"), "{}", bench.out());
+}
+
+#[test]
+fn d14_a_half_close_with_the_request_is_seen_too() {
+    for pipelined in [false, true] {
+        let bench = told(&Gate::default());
+        let requests = if pipelined { get("/").repeat(3) } else { get("/") };
+        let mut bench = bench.bytes(0, requests).at(0, Event::HalfClose);
+        let transcript = bench.run();
+        let answers = if pipelined { 3 } else { 1 };
+        assert_eq!(count(&transcript.out, "ended: true"), answers, "{transcript:?}");
+        assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerClosed), 0));
+    }
+}
+
+#[test]
+fn d14_a_half_close_after_unread_bytes_is_seen() {
+    let mut bench = told(&Gate::default()).bytes(0, post("/", "")).at(500, Event::HalfClose);
+    bench.pipe.0.borrow_mut().incoming.extend(get("/").bytes());
+    bench.until(499);
+    bench.pipe.0.borrow_mut().incoming.extend([b'x'; 100_000]);
+    bench.until(500);
+    assert!(bench.out().contains("ended: true"), "{}", bench.out());
+}
+
+#[test]
+fn a_signal_that_outlives_its_connection_is_set() {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    let mut bench = served(move |request: Request<Incoming>| {
+        *keep.lock().expect("not poisoned") = Some(request.body().info().client_end.clone());
+        async { text("done") }
+    })
+    .bytes(0, get("/"));
+    bench.until(10);
+    let end = kept.lock().expect("not poisoned").take().expect("it was called");
+    assert!(!end.is_set());
+    bench.session = None;
+    assert!(end.is_set());
+}
+
+#[test]
+fn cancel_on_half_close_drops_a_running_future_only() {
+    for at in [0, 100] {
+        let dropped = Count::default();
+        let counted = dropped.clone();
+        let mut bench = served(move |request: Request<Incoming>| {
+            let alive = Dropped(counted.clone());
+            async move {
+                let _alive = alive;
+                if request.uri().path() == "/fast" { text("fast") } else { pending().await }
+            }
+        })
+        .limits(|limits| limits.cancel_on_half_close = true)
+        .bytes(0, get("/fast") + &get("/"))
+        .at(at, Event::HalfClose);
+        let transcript = bench.run();
+        assert!(transcript.out.ends_with("fast"), "a request answered at once is answered: {transcript:?}");
+        assert_eq!((transcript.reason, bench.now()), (Some(CloseReason::PeerAborted), at));
+        assert_eq!(dropped.get(), 2);
+    }
+}
+
+#[test]
+fn d10_an_unanswered_future_is_dropped_with_503_at_the_deadline() {
     for pipelined in [false, true] {
         let dropped = Count::default();
         let counted = dropped.clone();
@@ -125,7 +218,7 @@ fn d10_a_future_without_an_answer_is_dropped_at_the_deadline_and_its_client_told
 }
 
 #[test]
-fn d10_what_is_read_before_the_deadline_is_not_begun_after_it() {
+fn d10_no_request_begins_after_the_deadline() {
     let calls = Count::default();
     let counted = calls.clone();
     let mut bench = served(move |_| {
@@ -135,7 +228,7 @@ fn d10_what_is_read_before_the_deadline_is_not_begun_after_it() {
     bench.world.drain = Some(Drain::new(Reason::Stop, START, START + ms(1000)));
     bench.pipe.0.borrow_mut().incoming.extend(get("/").repeat(40).bytes());
     let session = bench.session.as_mut().expect("it is here");
-    assert_eq!(drive(session, &mut bench.io, &bench.world.cx()), Outcome::Again);
+    assert_eq!(drive(session, &mut bench.io, &bench.world.cx()), Next::Again);
     let answered = calls.get();
     bench.world.now = START + ms(1000);
     let transcript = bench.run();
@@ -152,7 +245,7 @@ fn d10_a_503_that_does_not_leave_is_not_waited_for() {
 }
 
 #[test]
-fn d10_a_lame_duck_whose_order_to_drain_is_late_goes_on_with_futures() {
+fn d10_a_lame_duck_with_a_late_drain_order_runs_its_futures() {
     let gate = Gate::default();
     let late = Drain::new(Reason::Stop, START, START + ms(2000)).lameduck();
     let bench = served(once_open(&gate, "late")).at(0, Event::Drain(late)).bytes(1000, get("/"));
@@ -192,7 +285,7 @@ fn d5_close_is_announced_as_things_are_when_the_future_is_done() {
 }
 
 #[test]
-fn d6_the_last_of_pipelined_requests_announces_and_each_is_answered() {
+fn d6_the_last_of_pipelined_requests_announces_close() {
     let mut bench = served(tester).drain(0, 60_000).bytes(100, get("/").repeat(40));
     let transcript = bench.run();
     assert_eq!((count(&transcript.out, "200 OK"), count(&transcript.out, CLOSE)), (40, 1));
@@ -200,7 +293,7 @@ fn d6_the_last_of_pipelined_requests_announces_and_each_is_answered() {
 }
 
 #[test]
-fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
+fn d14_the_drain_wakes_its_waiters_and_forgets_dropped_ones() {
     let mut bench = served(|request: Request<Incoming>| async move {
         let drain = request.body().info().drain.clone();
         drain.drained().await;
@@ -227,7 +320,7 @@ fn d14_the_drain_wakes_who_awaits_it_and_forgets_who_does_not() {
 }
 
 #[test]
-fn what_follows_an_upgrade_that_was_offered_and_not_made_is_an_error() {
+fn bytes_after_an_upgrade_that_was_not_made_are_an_error() {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
     let mut bench = served(move |mut request: Request<Incoming>| {
@@ -244,7 +337,7 @@ fn what_follows_an_upgrade_that_was_offered_and_not_made_is_an_error() {
 }
 
 #[test]
-fn a_future_that_takes_too_long_is_dropped_and_its_client_told_503() {
+fn a_future_over_its_timeout_is_dropped_with_503() {
     for in_turns in [false, true] {
         let dropped = Count::default();
         let count = dropped.clone();
@@ -255,12 +348,12 @@ fn a_future_that_takes_too_long_is_dropped_and_its_client_told_503() {
                 pending().await
             }
         });
-        let bench = if in_turns { bench.in_turns() } else { bench };
+        let bench = if in_turns { bench.placed() } else { bench };
         let mut bench = bench
             .limits(|limits| limits.request_timeout = ms(1000))
             .bytes(0, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
             .bytes(400, "b");
-        // Where a turn is waited for until the body is there, the time begins with the turn.
+        // If a handler starts only once its body has arrived, its time begins then.
         let due = if in_turns { 1400 } else { 1000 };
         assert_eq!((bench.until(due - 1).out().as_str(), dropped.get()), ("", 0));
         let out = bench.until(due).out();
@@ -273,7 +366,7 @@ fn a_future_that_takes_too_long_is_dropped_and_its_client_told_503() {
 }
 
 #[test]
-fn a_response_of_a_future_that_takes_too_long_is_cut() {
+fn a_response_of_a_future_over_its_timeout_is_cut() {
     let mut bench = served(|_| async {
         let mut parts = VecDeque::from([Bytes::from_static(b"part")]);
         made(move |_| parts.pop_front().map_or(Poll::Pending, data))
@@ -288,7 +381,7 @@ fn a_response_of_a_future_that_takes_too_long_is_cut() {
 }
 
 #[test]
-fn a_future_that_is_done_in_time_is_not_held_to_it_later() {
+fn a_timeout_ends_with_its_future() {
     let gate = Gate::default();
     let mut bench = served(once_open(&gate, "in time"))
         .limits(|limits| limits.request_timeout = ms(1000))

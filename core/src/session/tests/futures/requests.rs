@@ -1,4 +1,4 @@
-//! Bodies on their way up, and who asks for them.
+//! Request bodies, read by the application or by the machine.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn a_request_is_what_the_client_sent() {
 }
 
 #[test]
-fn nothing_of_a_body_is_read_before_it_is_asked_for_and_then_once_a_frame() {
+fn a_body_is_read_one_frame_for_each_poll() {
     let gate = Gate::default();
     let ask = gate.clone();
     let bench = &mut served(move |request: Request<Incoming>| {
@@ -53,7 +53,7 @@ fn nothing_of_a_body_is_read_before_it_is_asked_for_and_then_once_a_frame() {
 }
 
 #[test]
-fn a_large_body_arrives_whole_and_out_again_with_little_on_the_way() {
+fn a_large_body_is_echoed_with_little_buffered() {
     let body = "0123456789".repeat(100_000);
     let mut bench =
         served(|request: Request<Incoming>| async move { Response::new(Body::new(request.into_body())) })
@@ -68,7 +68,7 @@ fn a_large_body_arrives_whole_and_out_again_with_little_on_the_way() {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "an application may have threads of its own")]
-fn a_body_may_be_read_on_another_thread_and_nobody_is_forgotten() {
+fn a_body_may_be_read_on_another_thread() {
     for _ in 0..50 {
         let body = "x".repeat(100_000);
         let mut bench = served(|request: Request<Incoming>| {
@@ -95,7 +95,7 @@ fn a_body_may_be_read_on_another_thread_and_nobody_is_forgotten() {
         while bench.out().is_empty() {
             bench.world.alert.take();
             let session = bench.session.as_mut().expect("it is here");
-            let Outcome::Wait { interest, .. } = drive(session, &mut bench.io, &bench.world.cx()) else {
+            let Next::Wait { interest, .. } = drive(session, &mut bench.io, &bench.world.cx()) else {
                 continue;
             };
             match bench.pipe.readiness(interest) {
@@ -109,7 +109,7 @@ fn a_body_may_be_read_on_another_thread_and_nobody_is_forgotten() {
 }
 
 #[test]
-fn a_body_that_is_dropped_early_is_read_away_or_ends_the_connection() {
+fn a_dropped_body_is_discarded_or_ends_the_connection() {
     for (size, answers, close) in [(30_000, 2, 0), (300_000, 1, 1)] {
         let gate = Gate::default();
         let wait = gate.clone();
@@ -125,7 +125,7 @@ fn a_body_that_is_dropped_early_is_read_away_or_ends_the_connection() {
         .at(100, Event::Open(gate))
         .at(200, Event::Eof);
         bench.until(99);
-        assert!(!bench.connection().interest().read, "{size}: later is soon enough");
+        assert!(!bench.connection().interest().read, "{size}: it reads later");
         let out = bench.run().out;
         assert_eq!((count(&out, "200 OK"), count(&out, CLOSE)), (answers, close), "{size}");
     }
@@ -150,7 +150,7 @@ fn a_truncated_body_is_an_error_and_never_a_short_one() {
 }
 
 #[test]
-fn a_faulty_body_is_refused_whatever_the_application_answers() {
+fn a_faulty_body_is_refused_despite_the_applications_response() {
     for (chunks, status) in [("4\r\nfourX", "400"), ("b\r\nhello world\r\n0\r\n\r\n", "413")] {
         let mut bench = served(tester).limits(|limits| limits.body = 10).bytes(0, chunked(chunks));
         let transcript = bench.run();
@@ -168,11 +168,11 @@ fn a_body_has_its_time_while_it_is_awaited_and_no_longer() {
 
     let gate = Gate::default();
     let mut bench = served(once_open(&gate, "slow")).bytes(0, LATER).at(100_000, Event::Open(gate));
-    assert!(bench.run().out.ends_with("slow"), "it was not asked for");
+    assert!(bench.run().out.ends_with("slow"), "the body was not read");
 }
 
 #[test]
-fn rfc9110_10_1_1_a_client_is_told_to_continue_at_the_first_poll() {
+fn rfc9110_10_1_1_a_100_is_sent_at_the_first_poll() {
     let gate = Gate::default();
     let ask = gate.clone();
     let mut bench = served(move |request: Request<Incoming>| {

@@ -1,4 +1,4 @@
-//! Bodies on their way down.
+//! Response bodies.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn a_body_is_made_only_as_fast_as_it_is_sent() {
 }
 
 #[test]
-fn a_size_that_is_known_is_told_and_any_other_is_chunked() {
+fn a_known_size_is_announced_and_an_unknown_one_chunked() {
     let answer = |request: Request<Incoming>| async move {
         let mut frames = VecDeque::from([data("ab"), data("cd")]);
         let size = (request.uri().path() == "/known").then_some(4);
@@ -51,7 +51,7 @@ fn a_body_that_is_not_sent_is_not_made_either() {
         let transcript = served(move |_| {
             let polls = counted.clone();
             async move {
-                // It would never end.
+                // The body would never end.
                 let mut response = made(move |_| {
                     polls.add();
                     data("x")
@@ -97,7 +97,7 @@ fn trailers_are_dropped() {
 }
 
 #[test]
-fn a_response_that_is_none_is_a_500() {
+fn an_invalid_response_is_a_500() {
     let mut bench = served(|_| async {
         let mut response = text("");
         *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;

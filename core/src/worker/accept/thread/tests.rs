@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::*;
 use crate::worker::{Bound, Ownership, handoff};
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Long enough for what must not happen.
+/// How long an event is watched for that must not happen.
 const WHILE: Duration = Duration::from_millis(100);
 
-/// A loop that asks and is woken.
+/// A loop that asks for connections and is woken.
 struct Asker {
     thread: AcceptThread,
     waker: Waker,
@@ -45,7 +45,7 @@ impl Asker {
         self.thread.poll_accept(&Context::from_waker(&self.waker)).map(|next| next.map(Result::unwrap))
     }
 
-    /// What the answer is, when it comes.
+    /// Waits for the answer.
     fn answer(&self) -> Option<Accepted> {
         loop {
             match self.ask() {
@@ -70,7 +70,7 @@ fn has_backlog(listener: &TcpListener) -> bool {
 }
 
 #[test]
-fn each_question_has_one_answer() {
+fn each_request_has_one_answer() {
     let listener = listener();
     let asker = Asker::new(&listener);
     let clients = [(); 3].map(|()| connect(&listener));
@@ -78,25 +78,25 @@ fn each_question_has_one_answer() {
         assert_eq!(asker.answer().unwrap().listener, 3);
     }
     assert!(asker.woken.recv_timeout(WHILE).is_err());
-    assert!(has_backlog(&listener), "what nobody asked for was accepted");
+    assert!(has_backlog(&listener), "it was accepted without a request");
 }
 
 #[test]
-fn a_connection_that_comes_later_wakes_who_asked() {
+fn a_later_connection_wakes_the_task_that_asked() {
     let listener = listener();
     let asker = Asker::new(&listener);
     assert!(asker.ask().is_pending());
     assert!(asker.ask().is_pending());
     let client = connect(&listener);
     let accepted = asker.answer().unwrap();
-    assert_eq!(accepted.peer, crate::handoff::Peer::Inet(client.local_addr().unwrap()));
+    assert_eq!(accepted.peer, crate::peer::Peer::Inet(client.local_addr().unwrap()));
 }
 
 #[test]
-fn who_does_not_ask_takes_no_share() {
+fn a_loop_that_does_not_ask_takes_no_share() {
     let listener = listener();
     let [busy, idle] = [(); 2].map(|()| Asker::new(&listener));
-    // It had its one connection before it hung.
+    // The loop had received its one connection before it hung.
     assert!(busy.ask().is_pending());
     let mut clients = vec![connect(&listener)];
     busy.woken.recv_timeout(PATIENCE).unwrap();
@@ -108,7 +108,7 @@ fn who_does_not_ask_takes_no_share() {
 }
 
 #[test]
-fn what_a_loop_does_not_take_goes_to_others() {
+fn a_connection_that_the_loop_does_not_take_goes_to_another_worker() {
     let listener = listener();
     let (outbox, queue) = handoff::queue().unwrap();
     let asker = Asker::with_outbox(&listener, Some(outbox));
@@ -118,15 +118,15 @@ fn what_a_loop_does_not_take_goes_to_others() {
     poll(&mut [PollFd::new(&queue, PollFlags::IN)], None).unwrap();
     let adopted = handoff::receive(queue.as_fd()).unwrap().expect("the connection");
     assert_eq!((adopted.record.listener, adopted.record.served), (3, 0));
-    assert_eq!(adopted.record.peer, crate::handoff::Peer::Inet(client.local_addr().unwrap()));
-    // The loop has nothing of it, and may ask again.
+    assert_eq!(adopted.record.peer, crate::peer::Peer::Inet(client.local_addr().unwrap()));
+    // The loop has not received it, and may ask again.
     assert!(asker.ask().is_pending());
     let _next = connect(&listener);
     assert!(asker.answer().is_some());
 }
 
 #[test]
-fn closing_ends_a_question_and_gives_the_listener_up() {
+fn closing_ends_a_request_and_closes_the_listener() {
     let listener = listener();
     let asker = Asker::new(&listener);
     assert!(asker.ask().is_pending());
@@ -135,14 +135,14 @@ fn closing_ends_a_question_and_gives_the_listener_up() {
     let client = connect(&listener);
     assert!(asker.answer().is_none());
     assert!(has_backlog(&listener));
-    // The last descriptor of the listener is ours now.
+    // The test holds the last descriptor of the listener now.
     let addr = listener.local_addr().unwrap();
     drop((client, listener));
     assert!(TcpStream::connect(addr).is_err());
 }
 
 #[test]
-fn closing_does_not_lose_what_was_accepted_before() {
+fn closing_loses_no_connection_that_was_accepted_before() {
     let listener = listener();
     let asker = Asker::new(&listener);
     assert!(asker.ask().is_pending());
@@ -154,7 +154,7 @@ fn closing_does_not_lose_what_was_accepted_before() {
 }
 
 #[test]
-fn closing_ends_a_thread_that_was_never_asked() {
+fn closing_ends_a_thread_without_a_request() {
     let listener = listener();
     let asker = Asker::new(&listener);
     asker.thread.close();

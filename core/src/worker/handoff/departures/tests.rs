@@ -5,8 +5,9 @@ use super::*;
 use crate::app::{App, DrainSignal, Handler, Responder, Service};
 use crate::app::{AppError, BodyReader};
 use crate::conn::Connection;
-use crate::handoff::{Origin, Peer};
 use crate::http1::Head;
+use crate::peer::{Origin, Peer};
+use crate::session::Session;
 use crate::worker::Watch;
 use crate::worker::handoff::{queue, receive};
 
@@ -20,8 +21,8 @@ impl Handler for Nothing {
     }
 }
 
-/// A queue with its receiving end, the way there, and what sessions are made of.
-struct Stage {
+/// A queue with its receiving end, its sender, and the parts of a session.
+struct TestSender {
     departures: Departures,
     queue: OwnedFd,
     service: Arc<Service>,
@@ -29,7 +30,7 @@ struct Stage {
     _peer: UnixStream,
 }
 
-impl Stage {
+impl TestSender {
     fn new() -> Self {
         let (outbox, queue) = queue().unwrap();
         let drain = DrainSignal::new(Arc::new(Watch::new().unwrap()));
@@ -44,10 +45,10 @@ impl Stage {
     }
 
     fn send(&mut self, session: &mut Session, now: Time) -> bool {
-        self.departures.send(session, self.socket.as_fd(), now)
+        self.departures.send(session, self.socket.as_fd(), Entry::NONE, now)
     }
 
-    /// Sends sessions until one is told to wait.
+    /// Sends sessions until the queue is full.
     fn fill(&mut self) -> (u32, Session) {
         (0..)
             .find_map(|n| {
@@ -64,67 +65,70 @@ impl Stage {
 
 #[test]
 fn d19_a_session_leaves_with_its_record_and_is_over_here() {
-    let mut stage = Stage::new();
-    let mut session = stage.session(7);
-    assert!(stage.send(&mut session, START));
+    let mut test = TestSender::new();
+    let mut session = test.session(7);
+    assert!(test.send(&mut session, START));
     assert!(session.connection().is_ending());
-    let adopted = receive(stage.queue.as_fd()).unwrap().unwrap();
+    let adopted = receive(test.queue.as_fd()).unwrap().unwrap();
     assert_eq!((adopted.record.draw, adopted.record.handed), (7, Some(START)));
 }
 
 #[test]
 fn d19_a_full_queue_is_tried_again_when_it_has_room() {
-    let mut stage = Stage::new();
-    let (sent, mut waits) = stage.fill();
-    assert_eq!(stage.held(Held::Full), 1);
-    let mut other = stage.session(sent + 1);
-    assert!(!stage.send(&mut other, START), "nobody else asks the kernel meanwhile");
-    assert_eq!(stage.held(Held::Full), 1);
-    while receive(stage.queue.as_fd()).unwrap().is_some() {}
-    assert!(!stage.send(&mut waits, START + PAUSE / 2));
+    let mut test = TestSender::new();
+    let (sent, mut waits) = test.fill();
+    assert_eq!(test.held(Held::Full), 1);
+    let mut other = test.session(sent + 1);
+    assert!(!test.send(&mut other, START), "no other session is tried meanwhile");
+    assert_eq!(test.held(Held::Full), 1);
+    while receive(test.queue.as_fd()).unwrap().is_some() {}
+    assert!(!test.send(&mut waits, START + PAUSE / 2));
     for session in [&mut waits, &mut other] {
-        assert!(stage.send(session, START + PAUSE));
+        assert!(test.send(session, START + PAUSE));
     }
-    assert_eq!(receive(stage.queue.as_fd()).unwrap().unwrap().record.draw, sent);
-    assert_eq!((stage.held(Held::Late), stage.held(Held::Failed)), (0, 0));
+    assert_eq!(receive(test.queue.as_fd()).unwrap().unwrap().record.draw, sent);
+    assert_eq!((test.held(Held::Late), test.held(Held::Failed)), (0, 0));
 }
 
 #[test]
-fn d19_whoever_finds_no_room_for_too_long_stays() {
-    let mut stage = Stage::new();
-    let (_, mut waits) = stage.fill();
+fn d19_a_connection_stays_if_the_queue_is_full_for_too_long() {
+    let mut test = TestSender::new();
+    let (_, mut waits) = test.fill();
     let mut now = START;
     while waits.hand_off(now).is_some() {
         now = now + PAUSE;
-        assert!(!stage.send(&mut waits, now) && now <= START + PATIENCE);
+        assert!(!test.send(&mut waits, now) && now <= START + PATIENCE);
     }
-    assert_eq!((now, stage.held(Held::Late)), (START + PATIENCE, 1));
-    let mut another = stage.session(1);
-    assert!(!stage.send(&mut another, now) && another.hand_off(now).is_none(), "nor does anybody else wait");
+    assert_eq!((now, test.held(Held::Late)), (START + PATIENCE, 1));
+    let mut another = test.session(1);
+    assert!(
+        !test.send(&mut another, now) && another.hand_off(now).is_none(),
+        "no other session waits either"
+    );
 }
 
 #[test]
-fn d19_as_long_as_the_queue_takes_some_the_others_wait() {
-    let mut stage = Stage::new();
-    let (_, mut waits) = stage.fill();
+fn d19_connections_wait_while_the_queue_takes_some() {
+    let mut test = TestSender::new();
+    let (_, mut waits) = test.fill();
     for n in 1..4 {
         let now = START + n * (PATIENCE / 2);
-        receive(stage.queue.as_fd()).unwrap();
-        let mut next = stage.session(n);
-        assert!(stage.send(&mut next, now), "there is room for one");
-        assert!(!stage.send(&mut waits, now) && waits.hand_off(now).is_some());
+        receive(test.queue.as_fd()).unwrap();
+        let mut next = test.session(n);
+        assert!(test.send(&mut next, now), "there is room for one");
+        assert!(!test.send(&mut waits, now) && waits.hand_off(now).is_some());
     }
-    assert_eq!(stage.held(Held::Late), 0);
+    assert_eq!(test.held(Held::Late), 0);
 }
 
 #[test]
-fn d19_what_cannot_be_sent_stays_at_once() {
-    let mut stage = Stage::new();
-    stage.queue = stage.socket.try_clone().unwrap().into();
-    let mut session = stage.session(1);
-    assert!(!stage.send(&mut session, START), "nobody is left to receive it");
-    assert!(session.hand_off(START).is_none() && stage.held(Held::Failed) == 1);
-    stage.departures.outbox = None;
-    let mut session = stage.session(2);
-    assert!(!stage.send(&mut session, START) && session.hand_off(START).is_none(), "there is no queue");
+fn d19_a_connection_that_cannot_be_sent_stays() {
+    let mut test = TestSender::new();
+    test.queue = test.socket.try_clone().unwrap().into();
+    let mut session = test.session(1);
+    assert!(!test.send(&mut session, START), "no receiver is left");
+    assert!(session.hand_off(START).is_none() && test.held(Held::Failed) == 1);
+    test.departures.outbox = None;
+    let mut session = test.session(2);
+    assert!(!test.send(&mut session, START) && session.hand_off(START).is_none(), "there is no queue");
 }

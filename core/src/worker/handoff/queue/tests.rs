@@ -5,16 +5,16 @@ use rustix::net::send;
 
 use super::*;
 use crate::config::READ_BUFFER_MAX;
-use crate::handoff::{Origin, Peer};
 use crate::order::PolicyId;
+use crate::peer::{Origin, Peer};
 use crate::shutdown::{Drain, Reason};
 
-fn record(draw: u32, unread: usize) -> HandOff {
-    let fresh = HandOff::fresh(Origin::new(0, Peer::Unix, draw), Time::from_nanos(1));
-    HandOff { unread: vec![b'x'; unread].into(), ..fresh }
+fn record(draw: u32, unread: usize) -> ConnectionRecord {
+    let fresh = ConnectionRecord::fresh(Origin::new(0, Peer::Unix, draw), Time::from_nanos(1));
+    ConnectionRecord { unread: vec![b'x'; unread].into(), ..fresh }
 }
 
-/// A connection whose other end is kept.
+/// A connection, with its other end.
 fn connection() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
 }
@@ -41,13 +41,13 @@ fn a_connection_arrives_with_its_record_and_still_works() {
         UnixStream::from(adopted.socket).write_all(b"hello").unwrap();
         let mut text = String::new();
         here.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "hello", "and nobody else holds it");
+        assert_eq!(text, "hello", "and no other process holds it");
     }
     assert!(receive(queue.as_fd()).unwrap().is_none());
 }
 
 #[test]
-fn a_full_queue_says_so_and_loses_nothing() {
+fn a_full_queue_returns_an_error_and_loses_nothing() {
     let (outbox, queue) = queue().unwrap();
     let (_here, there) = connection();
     let sent = (0..)
@@ -68,7 +68,7 @@ fn a_full_queue_says_so_and_loses_nothing() {
 }
 
 #[test]
-fn what_is_no_connection_is_refused_and_closed() {
+fn a_message_without_a_connection_is_refused_and_closed() {
     let (outbox, queue) = queue().unwrap();
     let refused = || match receive(queue.as_fd()) {
         Err(error) => error.kind() == io::ErrorKind::InvalidData,
@@ -98,24 +98,24 @@ fn the_last_look_into_an_inbox_comes_after_the_end_of_the_backlog() {
     let (outbox, queue) = queue().unwrap();
     let (mut inbox, watch) = inbox(queue);
     let (_here, there) = connection();
-    watch.enter(Drain::new(Reason::Stop, now, now + PAUSE), PolicyId::Stop);
-    watch.backlog_comes();
+    watch.state().enter(Drain::new(Reason::Stop, now, now + PAUSE), PolicyId::Stop);
+    watch.state().backlog_comes();
     inbox.wake();
     assert!(inbox.take(now, false).is_none());
     assert_eq!(inbox.deadline(false), None);
     outbox.send(there.as_fd(), &record(1, 0)).unwrap();
-    watch.backlog_ends();
-    assert!(watch.backlog_has_ended());
+    watch.state().backlog_ends();
+    assert!(watch.state().backlog_has_ended());
     assert_eq!(inbox.take(now, false).unwrap().record.draw, 1, "no wake-up was needed");
-    assert!(inbox.take(now, false).is_none(), "others have their turn");
-    assert!(watch.backlog_has_ended(), "there may be another");
+    assert!(inbox.take(now, false).is_none(), "the worker's other connections have their turn");
+    assert!(watch.state().backlog_has_ended(), "there may be another");
     assert_eq!(inbox.deadline(false), Some(Time::ZERO));
     assert!(inbox.take(now, false).is_none());
-    assert!(!watch.backlog_has_ended());
+    assert!(!watch.state().backlog_has_ended());
 }
 
 #[test]
-fn a_turn_is_bounded_and_siblings_share_what_there_is() {
+fn a_turn_is_bounded_and_siblings_share_the_queue() {
     let now = Time::from_nanos(1);
     let (outbox, queue) = queue().unwrap();
     let (mut one, _) = inbox(queue.try_clone().unwrap());
@@ -131,28 +131,31 @@ fn a_turn_is_bounded_and_siblings_share_what_there_is() {
             .count()
     };
     for (n, breath) in (1..=10).zip(0..) {
-        let now = now + breath * BREATH;
+        let now = now + breath * PAUSE_AFTER_BATCH;
         assert_eq!((turn(&mut one, now), turn(&mut other, now)), (n, n));
         assert_eq!(
             (turn(&mut one, now), one.deadline(false)),
-            (0, Some(now + BREATH)),
+            (0, Some(now + PAUSE_AFTER_BATCH)),
             "others may have some"
         );
     }
-    let now = now + 10 * BREATH;
+    let now = now + 10 * PAUSE_AFTER_BATCH;
     assert_eq!((turn(&mut one, now), turn(&mut other, now)), (11, 7));
-    let now = now + BREATH;
+    let now = now + PAUSE_AFTER_BATCH;
     assert_eq!(turn(&mut one, now), 0);
     assert_eq!(taken.len(), all as usize);
     assert_eq!((one.deadline(false), other.deadline(false)), (None, None));
     outbox.send(there.as_fd(), &record(all, 0)).unwrap();
     outbox.send(there.as_fd(), &record(all, 0)).unwrap();
     one.wake();
-    assert!(one.take(now, false).is_some() && one.take(now, false).is_none(), "it begins anew");
+    assert!(
+        one.take(now, false).is_some() && one.take(now, false).is_none(),
+        "the batch starts at one again"
+    );
 }
 
 #[test]
-fn d19_a_full_worker_and_one_that_drains_leave_connections_to_others() {
+fn d19_full_and_draining_workers_leave_connections_to_others() {
     let now = Time::from_nanos(1);
     let (outbox, queue) = queue().unwrap();
     let (_here, there) = connection();
@@ -162,7 +165,7 @@ fn d19_a_full_worker_and_one_that_drains_leave_connections_to_others() {
     full.wake();
     drains.wake();
     let drain = Drain::new(Reason::RecycleAsked, now, now + PAUSE);
-    watch.enter(drain.with_receiver(), PolicyId::Recycle);
+    watch.state().enter(drain.with_receiver(), PolicyId::Recycle);
     assert!(full.take(now, true).is_none() && drains.take(now, false).is_none());
     assert_eq!(
         (full.deadline(true), drains.deadline(false)),
@@ -172,39 +175,39 @@ fn d19_a_full_worker_and_one_that_drains_leave_connections_to_others() {
     assert_eq!(full.deadline(false), Some(Time::ZERO), "once it has room");
     assert!(full.take(now, false).is_some());
 
-    // At the end of the server, nobody else is left.
+    // At the end of the server, no other worker is left.
     outbox.send(there.as_fd(), &record(2, 0)).unwrap();
-    watch.backlog_ends();
+    watch.state().backlog_ends();
     assert!(drains.take(now, false).is_none(), "there is a receiver");
-    watch.enter(drain, PolicyId::Recycle);
+    watch.state().enter(drain, PolicyId::Recycle);
     assert_eq!(drains.deadline(true), Some(Time::ZERO));
     assert_eq!(drains.take(now, true).unwrap().record.draw, 2, "however full it is");
 }
 
 #[test]
-fn d19_what_comes_is_counted_by_where_it_comes_from() {
+fn d19_connections_are_counted_by_their_origin() {
     let now = Time::from_nanos(1_000);
     let (outbox, queue) = queue().unwrap();
     let (_here, there) = connection();
     let (mut inbox, _) = inbox(queue);
-    let moved = HandOff { handed: Some(Time::from_nanos(300)), ..record(1, 0) };
+    let moved = ConnectionRecord { handed: Some(Time::from_nanos(300)), ..record(1, 0) };
     for (version, record) in [(1, moved), (1, record(1, 0)), (9, record(1, 0))] {
         outbox.clone().writing(version).send(there.as_fd(), &record).unwrap();
     }
     for turn in 0..4 {
         inbox.wake();
-        while inbox.take(now + turn * BREATH, false).is_some() {}
+        while inbox.take(now + turn * PAUSE_AFTER_BATCH, false).is_some() {}
     }
     let tally = inbox.counters.tally();
     assert_eq!((tally.accepted, tally.adopted, tally.unusable, tally.queued), (1, 1, 1, 700));
 }
 
 #[test]
-fn d19_how_long_the_first_has_waited_is_seen_without_taking_it() {
+fn d19_the_wait_of_the_first_is_read_without_taking_it() {
     let (outbox, queue) = queue().unwrap();
     assert_eq!(waiting_since(queue.as_fd()), None);
     let (_here, there) = connection();
-    let moved = HandOff { handed: Some(Time::from_nanos(3)), ..record(1, READ_BUFFER_MAX) };
+    let moved = ConnectionRecord { handed: Some(Time::from_nanos(3)), ..record(1, READ_BUFFER_MAX) };
     outbox.send(there.as_fd(), &moved).unwrap();
     outbox.send(there.as_fd(), &record(1, 0)).unwrap();
     assert_eq!(waiting_since(queue.as_fd()), Some(Time::from_nanos(3)));
@@ -213,7 +216,7 @@ fn d19_how_long_the_first_has_waited_is_seen_without_taking_it() {
 }
 
 #[test]
-fn an_inbox_that_nobody_can_send_to_is_empty() {
+fn an_inbox_without_a_sender_is_empty() {
     let (outbox, queue) = queue().unwrap();
     let (_here, there) = connection();
     outbox.send(there.as_fd(), &record(1, 0)).unwrap();

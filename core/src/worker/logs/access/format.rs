@@ -1,7 +1,8 @@
-//! How a request becomes a line: a text with gunicorn's atoms in it, or a JSON object.
+//! The format of an access log line: a text with gunicorn's atoms, or a JSON object.
 //!
-//! Whatever a client or an application has said is escaped here, so that it can neither end the line or a quoted part
-//! of it, nor reach the terminal of whoever reads it as anything but text.
+//! Everything that comes from a client or an application is escaped here, so that it can neither
+//! end the line or a quoted part of it, nor act as a control sequence on a terminal that shows the
+//! log.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use thiserror::Error;
 use crate::app::Answered;
 use crate::http1::{HttpDate, push_decimal};
 
-/// How a request becomes a line.
+/// The format of an access log line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Format(Style);
 
@@ -55,33 +56,34 @@ enum Atom {
     Micros,
     Decimal,
     Pid,
+    Completion,
 }
 
-/// Why a text is no format.
+/// Why a text is not a format.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// There is no such atom.
-    #[error("%({0})s is no atom")]
+    /// An unknown atom.
+    #[error("%({0})s is not an atom")]
     Unknown(String),
-    /// A percent sign that is followed by no atom.
+    /// A percent sign without an atom after it.
     #[error("a % has to begin an atom, as in %(h)s; to write one, it is %%")]
     Percent,
-    /// A line break, or another character that does not belong in a line.
+    /// A line break or another control character.
     #[error("it has a control character")]
     Control,
 }
 
 impl Format {
-    /// What gunicorn writes where it is told nothing else: the Combined Log Format.
+    /// The default, which is gunicorn's: the Combined Log Format.
     pub const DEFAULT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
-    /// What [`parse`](Self::parse) takes.
+    /// What [`parse`](Self::parse) accepts, for error messages.
     pub const ALLOWED: &str = "json, or a text with %(NAME)s in it, NAME being one of h, l, u, t, r, m, U, q, H, s, B, b, \
-        f, a, T, M, D, L, p, {field}i, {field}o, {VARIABLE}e";
+        f, a, T, M, D, L, p, X, {field}i, {field}o, {VARIABLE}e";
 
-    /// Reads a format: `json`, or a text in which `%(h)s` is replaced by the client's address, and so on; the book has
-    /// the list. `variable` is asked for the value of an environment variable that is named.
+    /// Parses a format: `json`, or a text in which atoms such as `%(h)s`, the client's address, are
+    /// replaced; the book lists them. `variable` returns the value of an environment variable.
     ///
     /// # Errors
     ///
@@ -112,7 +114,7 @@ impl Format {
         Ok(Self(Style::Line(pieces)))
     }
 
-    /// Whether it says anything of the fields of responses.
+    /// Whether the format includes fields of responses.
     pub(super) fn wants_fields(&self) -> bool {
         match &self.0 {
             Style::Line(pieces) => pieces.iter().any(|piece| matches!(piece, Piece::ResponseField(_))),
@@ -120,7 +122,7 @@ impl Format {
         }
     }
 
-    /// Appends the line, with its end.
+    /// Appends the line, with its line break.
     pub(super) fn write(&self, answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
         match &self.0 {
             Style::Line(pieces) => pieces.iter().for_each(|piece| piece.write(answered, moment, out)),
@@ -130,14 +132,14 @@ impl Format {
     }
 }
 
-/// When and by whom a line is written.
+/// The time of a line, and the worker that writes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// The second.
+    /// The time in seconds.
     pub(super) date: HttpDate,
-    /// Behind it.
+    /// The milliseconds of that second.
     pub(super) millis: u32,
-    /// Of the worker.
+    /// The process id of the worker.
     pub(super) pid: u32,
 }
 
@@ -164,14 +166,15 @@ impl Moment {
         number(out, format_args!(".{:03}Z", self.millis));
     }
 
-    /// Day, month, year and time of an IMF-fixdate, which has all of them at fixed places (RFC 9110 §5.6.7).
+    /// Day, month, year and time of an IMF-fixdate, which has them at fixed positions (RFC 9110
+    /// §5.6.7).
     fn parts(&self) -> (&[u8], &[u8], &[u8], &[u8]) {
         let text = self.date.as_bytes();
         (&text[5..7], &text[8..11], &text[12..16], &text[17..25])
     }
 }
 
-/// What stands between the parentheses of an atom.
+/// The atom whose name stands between its parentheses.
 fn piece(name: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Piece> {
     if let Some((inner, kind)) = name.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
         return match kind {
@@ -204,13 +207,14 @@ fn piece(name: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Piece>
         "D" => Atom::Micros,
         "L" => Atom::Decimal,
         "p" => Atom::Pid,
+        "X" => Atom::Completion,
         "f" => return Some(Piece::RequestField("referer".to_owned())),
         "a" => return Some(Piece::RequestField("user-agent".to_owned())),
         _ => return None,
     }))
 }
 
-/// What stands where there is no value.
+/// The text for a missing value.
 fn nothing() -> String {
     "-".to_owned()
 }
@@ -258,11 +262,16 @@ impl Atom {
             Self::Micros => number(out, format_args!("{}", took.as_micros())),
             Self::Decimal => number(out, format_args!("{}.{:06}", took.as_secs(), took.subsec_micros())),
             Self::Pid => number(out, format_args!("<{}>", moment.pid)),
+            Self::Completion => out.push(match (answered.cut, answered.closes) {
+                (Some(_), _) => b'X',
+                (None, false) => b'+',
+                (None, true) => b'-',
+            }),
         }
     }
 }
 
-/// IPv4 by hand: every line of most logs begins with it.
+/// IPv4 is formatted by hand: nearly every line of most logs begins with such an address.
 fn address(ip: IpAddr, out: &mut Vec<u8>) {
     match ip {
         IpAddr::V4(ip) => {
@@ -275,7 +284,8 @@ fn address(ip: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-/// The object of a line. Its names, their order and their types stay as they are; others may follow behind.
+/// The JSON object of a line. Names, order and types of its members are stable; new members are
+/// only added at the end.
 fn json(answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
     let Answered { head, connection, status, sent, took, .. } = answered;
     let text = |out: &mut Vec<u8>, name: &str, value: Option<&[u8]>| {
@@ -303,22 +313,24 @@ fn json(answered: &Answered<'_>, moment: &Moment, out: &mut Vec<u8>) {
     text(out, "referer", head.field("referer"));
     text(out, "user_agent", head.field("user-agent"));
     number(out, format_args!(",\"connection_requests\":{}", connection.requests));
-    number(out, format_args!(",\"scheme\":\"{}\"}}", head.client().scheme));
+    number(out, format_args!(",\"scheme\":\"{}\"", head.client().scheme));
+    text(out, "cut", answered.cut.map(|cut| cut.word().as_bytes()));
+    out.push(b'}');
 }
 
 fn number(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // A vector takes all there is.
+    // Writing to a vector does not fail.
     let _ = out.write_fmt(text);
 }
 
-/// The version as it was sent, also one that was refused.
+/// The version as the client sent it, also if it was refused.
 fn protocol<'a>(answered: &Answered<'a>) -> Option<&'a [u8]> {
     let line = answered.head.request_line();
     let last = line.rsplit(|&byte| byte == b' ').next()?;
     last.starts_with(b"HTTP/").then_some(last)
 }
 
-/// The name in the client's basic credentials (RFC 7617 §2), whoever has or has not checked them.
+/// The user name in the client's basic credentials (RFC 7617 §2), which remuda does not verify.
 fn user(answered: &Answered<'_>) -> Option<Vec<u8>> {
     let (scheme, token) = answered.head.field("authorization")?.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
@@ -330,7 +342,7 @@ fn user(answered: &Answered<'_>) -> Option<Vec<u8>> {
     Some(credentials)
 }
 
-/// Undoes base64 (RFC 4648 §4).
+/// Decodes base64 (RFC 4648 §4).
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let mut out = Vec::with_capacity(digits.len() * 3 / 4);
@@ -354,7 +366,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A value from outside, or a dash for none.
+/// A value from outside, escaped, or a dash if it is missing.
 fn value(value: Option<&[u8]>, out: &mut Vec<u8>) {
     match value.filter(|value| !value.is_empty()) {
         Some(value) => escape(value, out),
@@ -362,7 +374,7 @@ fn value(value: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// Printable ASCII as it is, but for quotes and backslashes; anything else as `\x1B`.
+/// Copies printable ASCII except quotes and backslashes, and escapes anything else like `\x1B`.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
@@ -377,13 +389,15 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// A JSON string (RFC 8259 §7). Control characters of every kind are escaped, and what is no UTF-8 is replaced.
+/// A JSON string (RFC 8259 §7). Control characters of every kind are escaped, and what is no
+/// UTF-8 is replaced.
 fn quote(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for char in String::from_utf8_lossy(bytes).chars() {
         match char {
             '"' | '\\' => number(out, format_args!("\\{char}")),
-            // Besides these, what other readers take for a line's end, or what turns the direction of writing.
+            // Also escaped: characters that some readers treat as a line break, and those that
+            // change the direction of writing.
             _ if char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
                 number(out, format_args!("\\u{:04x}", u32::from(char)))
             }
@@ -394,5 +408,4 @@ fn quote(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-#[path = "format/tests.rs"]
 mod tests;

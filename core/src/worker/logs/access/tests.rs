@@ -5,11 +5,11 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::*;
 
-/// What a test waits for at most.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log that writes to a pipe as small as there is, and the pipe's other end. One write fills it: poll(2) calls a pipe of one
-/// page writable when it is empty.
+/// A log that writes to a pipe of the smallest size, and the pipe's other end. One write fills it:
+/// poll(2) reports a pipe of one page as writable when it is empty.
 fn piped() -> (AccessLog, OwnedFd) {
     let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
     fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -27,7 +27,7 @@ impl AccessLog {
     }
 }
 
-/// What is in the pipe.
+/// Reads what is in the pipe.
 fn drain(reader: &OwnedFd) -> Vec<u8> {
     let (mut all, mut buffer) = (Vec::new(), [0; 8192]);
     loop {
@@ -53,7 +53,7 @@ fn flush_waits_for_all_lines() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_nobody_up_and_what_does_not_fit_is_counted() {
+fn a_pipe_without_reads_delays_no_request_and_lines_are_counted() {
     const LINES: usize = 30_000;
     let (log, reader) = piped();
     let line = format!("{}\n", "x".repeat(99));
@@ -63,7 +63,7 @@ fn a_pipe_that_nobody_reads_holds_nobody_up_and_what_does_not_fit_is_counted() {
     assert!((LINES - 2 * queued - 100..LINES - queued).contains(&dropped), "{dropped} of {LINES}");
     assert!(log.queue.state().lines.len() <= ROOM + line.len());
 
-    // A reader gets whole lines from there on, and all that were kept.
+    // From here on a reader receives whole lines, and all lines that were kept.
     let mut all = Vec::new();
     let deadline = sys::now() + PATIENCE;
     while all.len() < (LINES - dropped) * line.len() && sys::now() < deadline {
@@ -74,7 +74,7 @@ fn a_pipe_that_nobody_reads_holds_nobody_up_and_what_does_not_fit_is_counted() {
 }
 
 #[test]
-fn flush_gives_up_when_nobody_reads() {
+fn flush_gives_up_without_a_reader() {
     let (log, _reader) = piped();
     log.note(&format!("{}\n", "x".repeat(4095)).repeat(3));
     let start = sys::now();
@@ -84,24 +84,10 @@ fn flush_gives_up_when_nobody_reads() {
 }
 
 #[test]
-fn a_broken_pipe_is_survived() {
+fn the_log_survives_a_broken_pipe() {
     let (log, reader) = piped();
     drop(reader);
     log.note("nobody hears it\n");
     log.flush(PATIENCE);
     assert!(log.queue.state().is_idle);
-}
-
-#[test]
-fn one_write_takes_whole_lines_as_far_as_there_are_any() {
-    let long = "x".repeat(WRITE);
-    for (lines, expected) in [
-        ("a\nb\n".to_owned(), 4),
-        (format!("a\n{long}\n"), 2),
-        (format!("{long}\nb\n"), WRITE + 1),
-        (format!("{}\nb\n", &long[1..]), WRITE),
-        ("rest".to_owned(), 4),
-    ] {
-        assert_eq!(whole_lines(lines.as_bytes()), expected, "{} bytes", lines.len());
-    }
 }

@@ -12,7 +12,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
 }
 
-/// What has been reported since the last time.
+/// The reports since the last call.
 fn reported(epoll: &mut Epoll) -> Vec<(u64, Readiness)> {
     let mut events = Events::default();
     epoll.wait(&mut events, Duration::ZERO).unwrap();

@@ -4,9 +4,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::app::ConnectionInfo;
-use crate::handoff::Peer;
+use crate::app::{ConnectionInfo, Cut};
 use crate::http1::{HeadLimits, Parsed, RequestHead, parse_head};
+use crate::peer::Peer;
 use crate::time::Time;
 
 fn moment() -> Moment {
@@ -35,11 +35,13 @@ fn answered<'a>(head: &'a RequestHead, fields: &'a [u8]) -> Answered<'a> {
         sent: 13,
         since: Time::ZERO,
         took: Duration::from_micros(2_345_678),
+        cut: None,
+        closes: false,
         fields,
     }
 }
 
-/// What `format` makes of an answer.
+/// The line that `format` makes of an answer.
 fn line(format: &str, answered: &Answered<'_>) -> String {
     let variable = |name: &str| (name == "SITE").then(|| "a\tb".to_owned());
     let mut out = Vec::new();
@@ -75,6 +77,7 @@ fn every_atom_is_what_gunicorn_writes() {
         ("D", "2345678"),
         ("L", "2.345678"),
         ("p", "<42>"),
+        ("X", "+"),
         ("{x-one}i", "1"),
         ("{X-Two}i", "-"),
         ("{content-type}o", "text/plain"),
@@ -90,7 +93,7 @@ fn every_atom_is_what_gunicorn_writes() {
 }
 
 #[test]
-fn what_stands_around_atoms_stays_as_it_is() {
+fn text_around_atoms_is_copied() {
     let head = head("GET / HTTP/1.0");
     let answered = answered(&head, b"");
     assert_eq!(line(r#"100%% "%(m)s"%(s)s\ä"#, &answered), r#"100% "GET"200\ä"#);
@@ -102,7 +105,7 @@ fn what_stands_around_atoms_stays_as_it_is() {
 }
 
 #[test]
-fn what_there_is_not_is_a_dash() {
+fn a_missing_value_is_a_dash() {
     let nobody = RequestHead::of_refused(b"GET");
     let unix = ConnectionInfo { peer: Peer::Unix, requests: 0 };
     let cut = Answered { status: None, sent: 0, connection: unix, ..answered(&nobody, b"") };
@@ -123,7 +126,7 @@ fn json_is_one_object_of_known_members() {
         r#"{"time":"1994-11-06T08:49:37.007Z","pid":42,"remote":"10.0.0.1","user":"bob","#.to_owned()
             + r#""request":"GET /?x HTTP/1.1","method":"GET","target":"/?x","protocol":"HTTP/1.1","#
             + r#""status":200,"bytes":13,"duration_us":2345678,"referer":null,"user_agent":"\u009b1mé\"\\","#
-            + r#""connection_requests":3,"scheme":"http"}"#
+            + r#""connection_requests":3,"scheme":"http","cut":null}"#
     );
     let refused = RequestHead::of_refused(b"\x16\"\xff");
     let unix = ConnectionInfo { peer: Peer::Unix, requests: 0 };
@@ -132,8 +135,23 @@ fn json_is_one_object_of_known_members() {
         line("json", &cut),
         r#"{"time":"1994-11-06T08:49:37.007Z","pid":42,"remote":null,"user":null,"#.to_owned()
             + "\"request\":\"\\u0016\\\"\u{fffd}\",\"method\":null,\"target\":null,\"protocol\":null,"
-            + r#""status":null,"bytes":0,"duration_us":2345678,"referer":null,"user_agent":null,"connection_requests":0,"scheme":"http"}"#
+            + r#""status":null,"bytes":0,"duration_us":2345678,"referer":null,"user_agent":null,"connection_requests":0,"scheme":"http","cut":null}"#
     );
+}
+
+#[test]
+fn a_response_that_was_cut_does_not_look_whole() {
+    let head = head("GET / HTTP/1.1\nHost: h");
+    for (cut, closes, atom, member) in [
+        (None, false, "+", "null"),
+        (None, true, "-", "null"),
+        (Some(Cut::Drain), true, "X", "\"drain\""),
+        (Some(Cut::Client), true, "X", "\"client\""),
+    ] {
+        let answered = Answered { cut, closes, ..answered(&head, b"") };
+        assert_eq!(line("%(s)s %(X)s", &answered), format!("200 {atom}"));
+        assert!(line("json", &answered).ends_with(&format!(r#","cut":{member}}}"#)), "{answered:?}");
+    }
 }
 
 #[test]
@@ -148,7 +166,7 @@ fn every_month_has_its_number() {
 }
 
 #[test]
-fn a_text_that_is_no_format_is_refused_with_the_reason() {
+fn an_invalid_format_is_refused_with_the_reason() {
     let refused = |text: &str| Format::parse(text, |_| None).unwrap_err();
     for atom in ["x", "", "hh", "{}i", "{a}x", "{a}", "{ai", "H ", "{a}ii"] {
         assert_eq!(refused(&format!("%(h)s %({atom})s")), FormatError::Unknown(atom.to_owned()));
@@ -157,18 +175,18 @@ fn a_text_that_is_no_format_is_refused_with_the_reason() {
         assert_eq!(refused(text), FormatError::Percent, "{text:?}");
     }
     assert_eq!(refused("%(h)s\n"), FormatError::Control);
-    assert_eq!(refused("%(q)s %(z)s").to_string(), "%(z)s is no atom");
+    assert_eq!(refused("%(q)s %(z)s").to_string(), "%(z)s is not an atom");
 }
 
 #[test]
-fn only_a_format_that_names_a_field_of_the_response_wants_them() {
+fn only_a_format_that_names_a_response_field_wants_them() {
     let wants = |text| Format::parse(text, |_| None).unwrap().wants_fields();
     assert!(wants("%({x}o)s") && !wants(Format::DEFAULT) && !wants("json"));
 }
 
 proptest! {
     #[test]
-    fn nothing_from_outside_ends_a_line_a_quote_or_peace(
+    fn values_from_outside_end_neither_a_line_nor_a_quote(
         bytes in prop::collection::vec(any::<u8>(), 0..200), value in prop::collection::vec(any::<u8>(), 0..50),
     ) {
         let head = RequestHead::of_refused(&bytes);
@@ -181,11 +199,12 @@ proptest! {
 
         let object = line("json", &answered);
         prop_assert!(!object.contains(|c: char| c.is_control() || c == '\u{202e}'), "{object:?}");
-        prop_assert_eq!(members(&object), Some(15), "{}", object);
+        prop_assert_eq!(members(&object), Some(16), "{}", object);
     }
 }
 
-/// How many members an object has that has nothing but strings, numbers and nulls in it; none if it is no such object.
+/// The number of members of an object that consists of strings, numbers and nulls; none for
+/// anything else.
 fn members(object: &str) -> Option<usize> {
     let mut rest = object.strip_prefix('{')?;
     for count in 1.. {
@@ -202,7 +221,7 @@ fn members(object: &str) -> Option<usize> {
     None
 }
 
-/// What follows the string at the beginning.
+/// The text after the string at the beginning.
 fn string(text: &str) -> Option<&str> {
     let mut chars = text.strip_prefix('"')?.chars();
     loop {
