@@ -233,14 +233,14 @@ fn cx<'a>(clock: &'a Clock, limits: &'a Limits, drain: Option<&'a Drain>, now: T
 /// Closes a connection that has ended. One that needs a thread is closed as well: only a body too
 /// large to be buffered does, and no client has a reason to send one.
 fn close(connections: &mut Connections<Session, Socket>, work: Work<Session, Socket>) {
-    if let Work::Move(_, detached) = work {
+    if let Work::Move(_, detached) | Work::Spawn(detached) = work {
         connections.forget(detached.token);
     }
 }
 
 /// The peer's address without port. None for peers on unix sockets, which count as one.
 fn host(session: &Session) -> Option<IpAddr> {
-    match session.connection().info().peer {
+    match session.connection()?.info().peer {
         Peer::Inet(addr) => Some(addr.ip()),
         Peer::Unix => None,
     }

@@ -16,6 +16,7 @@ mod observer;
 mod overtime;
 mod preload;
 mod quota;
+pub mod streams;
 
 use std::any::Any;
 use std::error::Error;
@@ -42,6 +43,7 @@ pub use self::in_flight::{Board, InFlight, SHOWN};
 pub use self::observer::Observer;
 pub use self::overtime::Overtime;
 pub use self::quota::Quota;
+use self::streams::OtherProtocol;
 pub use crate::conn::{Answered, Cut};
 use crate::exchange::{Abort, Answer, BodyState, Exchange};
 use crate::http1::{BodyLen, Head, ResponseHead};
@@ -69,6 +71,8 @@ pub struct App {
     wants_tokio: bool,
     /// Called when a worker has drained.
     hooks: Vec<OnDrained>,
+    /// The protocol besides HTTP/1.1.
+    pub(crate) other: Option<Arc<dyn OtherProtocol>>,
 }
 
 #[derive(Clone)]
@@ -94,7 +98,7 @@ impl App {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, streams: false, wants_tokio: false, hooks: Vec::new() }
+        Self { kind, streams: false, wants_tokio: false, hooks: Vec::new(), other: None }
     }
 
     /// Awaits `end` in each worker that has drained: at every stop, recycle, reload, upgrade and
@@ -205,6 +209,13 @@ impl App {
                 Kind::Blocking(handler) => handler.streams_body(head),
                 Kind::Future(call) => call.streams_body(head),
             }
+    }
+
+    /// The same application, also over `protocol`, on the same listeners: the first bytes of a
+    /// connection decide. Without another protocol every connection carries HTTP/1.1.
+    #[must_use]
+    pub fn over(self, protocol: impl OtherProtocol) -> Self {
+        Self { other: Some(Arc::new(protocol)), ..self }
     }
 
     /// Whether its handlers are async.
@@ -466,7 +477,9 @@ pub struct Service {
 /// Where the handlers of a backend run: inside [`Machine::step`](crate::machine::Machine::step), or
 /// in a place of their own that a step asks for with
 /// [`Step::Move(Move::Lease)`](crate::machine::Step::Move(Move::Lease)). A handler that is
-/// [short](Handler::is_short) always runs inside the step.
+/// [short](Handler::is_short) always runs inside the step. In a protocol with [streams] futures run
+/// inside the step, and blocking handlers after [`Step::Spawn`](crate::machine::Step::Spawn),
+/// whatever this says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(clippy::exhaustive_enums, reason = "every backend is one of these")]
 pub enum Placement {

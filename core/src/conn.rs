@@ -173,6 +173,15 @@ impl Connection {
 
     // Outputs.
 
+    /// The first bytes of the connection, after a PROXY header. None while the header is
+    /// incomplete, and once the connection is ending.
+    pub(crate) fn first_bytes(&mut self, cx: &Cx<'_>) -> Option<&[u8]> {
+        if !self.state.is_open() || (self.awaits_proxy_header(cx) && !self.take_proxy_header(cx)) {
+            return None;
+        }
+        Some(self.reader.buffer.filled())
+    }
+
     /// The next event, if there is one.
     pub fn poll_event(&mut self, cx: &Cx<'_>) -> Option<Event> {
         if !self.state.is_open() {
@@ -384,6 +393,21 @@ impl Connection {
     /// connection that has changed the protocol, the application decides.
     pub(crate) fn is_cancelled(&self, cx: &Cx<'_>) -> bool {
         cx.limits.cancel_on_half_close && self.reader.is_peer_end_known() && !self.exchange.is_upgraded
+    }
+
+    /// The listener, the other end of the socket and the random number of the connection.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// When it was accepted.
+    pub(crate) fn accepted_at(&self) -> Time {
+        self.usage.accepted
+    }
+
+    /// Whether no further byte will arrive.
+    pub(crate) fn has_read_all(&self) -> bool {
+        self.reader.has_ended()
     }
 
     /// How many responses were queued completely.

@@ -132,6 +132,27 @@ pub struct ExchangeState {
     pub is_overdue: bool,
 }
 
+impl ExchangeState {
+    /// At `now`, with this response and request body: nothing is queued, the response has content
+    /// and no trailer fields, and the request offers no upgrade and has no time limit.
+    pub fn new(now: Time, answer: Answer, body: BodyState) -> Self {
+        Self {
+            now,
+            answer,
+            body,
+            unsent: 0,
+            sends_content: true,
+            sends_trailers: false,
+            upgrade: Upgrade::None,
+            has_peer_ended: false,
+            cancels_on_end: false,
+            is_draining: false,
+            due: None,
+            is_overdue: false,
+        }
+    }
+}
+
 /// The state of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(clippy::exhaustive_enums, reason = "there is no fourth case")]

@@ -150,7 +150,7 @@ pub trait Wire {
     }
 }
 
-/// The machine of a protocol. HTTP/1.1 is the only one so far.
+/// The machine of a protocol.
 ///
 /// ```
 /// use remuda_core::machine::{CloseReason, Cx, Interest, IoSlices, Machine, Step, Wire};
@@ -226,6 +226,9 @@ pub enum Step {
     Yield,
     /// The machine continues elsewhere, as a whole.
     Move(Move),
+    /// Handlers are to run elsewhere, each on one exchange, while the machine stays: take their
+    /// [calls](crate::session::Protocol::next_call), then step again.
+    Spawn,
     /// Everything is sent: end the sending side (shutdown(2) with `SHUT_WR`), then step again.
     HalfClose,
     /// The end: close the socket.

@@ -253,6 +253,8 @@ pub enum Next {
     Again,
     /// Move it there.
     Move(Move),
+    /// Take the calls of its handlers, which run elsewhere, then drive it again.
+    Spawn,
     /// Close the transport.
     Close(CloseReason),
 }
@@ -318,6 +320,10 @@ pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'
                         return Next::Move(to);
                     }
                 }
+            }
+            Step::Spawn => {
+                io.awaited = Interest { read: true, write: true };
+                return Next::Spawn;
             }
             Step::Close(reason) => return Next::Close(reason),
         };

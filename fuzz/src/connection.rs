@@ -108,6 +108,7 @@ impl Play {
                 Next::Again => {}
                 Next::Move(Move::Lease) => self.take_turn(),
                 Next::Move(Move::Handoff) => self.hand_off(),
+                Next::Spawn => unreachable!("HTTP/1.1 spawns no calls"),
                 Next::Close(reason) => {
                     self.is_over(reason);
                     return reason;
@@ -130,7 +131,7 @@ impl Play {
         };
         if let Some(LeasedCall::Blocking(call)) = session.lease(&self.world.cx()) {
             let io = &mut PollBlocking { world: &mut self.world, io: &mut self.io };
-            let now = call.run(&mut session.hold(io)).expect("its lease is held");
+            let now = call.run(&mut session.hold(io).expect("it carries HTTP/1.1")).expect("its lease is held");
             session.settle(call, now);
         }
     }
@@ -158,7 +159,7 @@ impl Play {
     fn connection(&self) -> &Connection {
         match &self.machine {
             Player::Direct(direct) => &direct.connection,
-            Player::Session(session) => session.connection(),
+            Player::Session(session) => session.connection().expect("it carries HTTP/1.1"),
         }
     }
 

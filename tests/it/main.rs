@@ -15,6 +15,7 @@ mod supervision;
 conformance!(sync => "sync", "blocking", deviations: [
     ("requests_wait_for_a_handler_thread", "there is one handler at a time, and no handler thread"),
     ("d1_a_drain_longer_than_the_timeout_is_not_a_hang", "its handler blocks the only loop for longer, which is a hang"),
+    ("streams_are_answered_in_the_order_in_which_their_handlers_end", "its one thread runs one handler at a time, and moves the bytes of all streams while that waits"),
 ]);
 conformance!(sync_async => "sync", "async", deviations: [
     ("requests_wait_for_a_handler_thread", "there is one handler at a time, and no handler thread"),

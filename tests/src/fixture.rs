@@ -48,6 +48,8 @@
 //! - With `FIXTURE_END` in the environment the application has an end of its own in a worker that
 //!   has drained: it writes `end_begun` to the journal, sleeps as many ms as the value says, and
 //!   writes `end_over`. With `panic` it panics instead.
+//! - With `FIXTURE_OVER` in the environment the application is also served over the protocol that
+//!   the module `double` describes.
 //! - `FIXTURE_RECORDS` lists the versions of connection records that it reads. It writes the last
 //!   one. `1` makes a version that knows no newer ones, `1,65535` one that is newer than any.
 //! - `FIXTURE_HOARD` is for how many milliseconds two threads of each worker open files up to its
@@ -83,6 +85,7 @@ use remuda::policy::{Announce, ConnView, Drain, Idle, Reason, ShutdownPolicy, Ti
 use remuda::{App, AppError, Body, BodyReader, Bytes, Head, Responder, ResponseHead, Server, demo, sleep};
 use rustix::fs::FlockOperation;
 
+pub(crate) mod double;
 pub(crate) mod message;
 mod tower;
 
@@ -174,6 +177,7 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     let megabytes = env::var("FIXTURE_MEGABYTES").map_or(Ok(0), |number| number.parse())?;
     let fixture = Fixture { demo: demo::handler(boot), _memory: vec![1; megabytes << 20] };
     let app = if is_async { App::future(fixture) } else { App::blocking(fixture) };
+    let app = if env::var_os("FIXTURE_OVER").is_some() { app.over(double::Double) } else { app };
     Ok(match env::var("FIXTURE_END") {
         Ok(what) if what == "panic" => app.on_drained(|_| async { panic!("it was told to panic") }),
         Ok(time) => {

@@ -93,6 +93,15 @@ macro_rules! scenarios {
                 a_continue_is_sent_when_the_body_is_read,
                 a_response_that_ignores_the_body_arrives_whole,
                 a_client_that_disconnects_costs_only_its_connection;
+            streams:
+                first_bytes_choose_the_protocol_of_a_connection,
+                each_stream_of_a_connection_is_answered,
+                streams_are_answered_in_the_order_in_which_their_handlers_end,
+                a_large_body_of_one_stream_leaves_the_other_alive,
+                a_panic_in_one_stream_leaves_the_other_alive,
+                d5_a_stream_in_flight_is_finished_in_a_drain,
+                d10_a_stream_without_an_answer_ends_at_the_deadline,
+                a_client_that_is_gone_ends_the_handlers_of_its_streams;
             half_close:
                 half_close_gets_every_response_whole,
                 half_close_gets_every_response_whole_among_many,

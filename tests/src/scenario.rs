@@ -44,6 +44,7 @@ pub(crate) mod reuse_port;
 pub(crate) mod robust;
 pub(crate) mod semantics;
 pub(crate) mod streaming;
+pub(crate) mod streams;
 pub(crate) mod timeouts;
 pub(crate) mod unread;
 pub(crate) mod upgrade;

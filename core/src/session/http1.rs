@@ -3,8 +3,10 @@
 use std::mem;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use send_wrapper::SendWrapper;
 
+use crate::app::streams::{Opening, Streams};
 use crate::app::{
     self, ActivityGuard, AsyncCall, BlockingIo, Cut, Doing, Entered, HeldExchange, Inline, Kind,
     LeasedExchange, Placement, Service, answer,
@@ -35,6 +37,18 @@ pub struct Http1Session {
     /// When its last step was taken.
     now: Time,
     storage: app::Storage,
+    /// Its first bytes have not shown yet whether they are HTTP/1.
+    is_opening: bool,
+}
+
+/// The protocol of a connection, by its first bytes.
+pub(super) enum Chosen {
+    /// HTTP/1, or nothing to decide about any more.
+    Http1,
+    /// They have not shown it yet.
+    Undecided,
+    /// The other protocol, whose machine this is.
+    Other(Box<dyn Streams>),
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +78,7 @@ impl Http1Session {
         }
         Self {
             concluded: connection.served(),
+            is_opening: service.app.other.is_some() && connection.served() == 0,
             leaving: Leaving::default(),
             entered: None,
             now: Time::ZERO,
@@ -71,6 +86,49 @@ impl Http1Session {
             service,
             exchange: Exchange::None,
             storage: app::Storage::default(),
+        }
+    }
+
+    /// Whether the protocol of the connection has not been [chosen](Self::choose).
+    #[inline]
+    pub(super) fn is_opening(&self) -> bool {
+        self.is_opening
+    }
+
+    /// Chooses the protocol of the connection, if its first bytes show it.
+    pub(super) fn choose(&mut self, cx: &Cx<'_>) -> Chosen {
+        let chosen = self.chosen(cx);
+        self.is_opening = matches!(chosen, Chosen::Undecided);
+        chosen
+    }
+
+    fn chosen(&mut self, cx: &Cx<'_>) -> Chosen {
+        let Self { connection, service, .. } = self;
+        let Some(other) = &service.app.other else { return Chosen::Http1 };
+        let (origin, is_complete) = (connection.origin(), connection.has_read_all());
+        let Some(first) = connection.first_bytes(cx) else {
+            return if connection.is_ending() { Chosen::Http1 } else { Chosen::Undecided };
+        };
+        match other.is_begun_by(&origin, first) {
+            Some(true) => {
+                let received = Bytes::copy_from_slice(first);
+                let (info, has_ended) = (connection.info(), connection.has_peer_ended());
+                let opening =
+                    Opening::new(service.clone(), info, connection.accepted_at(), received, has_ended);
+                Chosen::Other(other.machine(opening))
+            }
+            None if !is_complete => Chosen::Undecided,
+            Some(false) | None => Chosen::Http1,
+        }
+    }
+
+    /// The step while the protocol is undecided: as that of a connection whose first head is
+    /// incomplete.
+    pub(super) fn wait_for_choice(&mut self, cx: &Cx<'_>) -> Step {
+        self.now = cx.now;
+        match self.connection.ending(cx) {
+            Some(step) => self.end_with(step),
+            None => self.wait(cx),
         }
     }
 

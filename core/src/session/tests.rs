@@ -10,6 +10,7 @@ use crate::testing::{Bench, Log};
 
 mod activity;
 mod budgets;
+mod choice;
 mod corpus;
 mod deadlines;
 mod drain;
@@ -28,7 +29,6 @@ mod proxy_trust;
 mod quota;
 mod rescue;
 mod splits;
-mod streams;
 mod strict;
 
 /// The application of these tests: the target decides what it does, and the log records what it

@@ -81,6 +81,9 @@ pub enum Work<M, T> {
     /// hand it off to another worker and then [`Connections::forget`] it. If the hand-off fails,
     /// restore it.
     Move(Move, Detached<M, T>),
+    /// Take the calls of its handlers, which run elsewhere, and then [`Connections::restore`] the
+    /// connection.
+    Spawn(Detached<M, T>),
     /// The connection has ended for this reason: close the transport.
     Closed(CloseReason, T),
 }
@@ -115,6 +118,16 @@ enum Presence<M, T> {
     Here(Box<Active<M, T>>),
     /// With a handler, or about to be handed off. Collects the readiness reported meanwhile.
     Away(Readiness),
+}
+
+impl<M, T> Presence<M, T> {
+    /// Takes the connection away.
+    fn detach(&mut self) -> Option<Box<Active<M, T>>> {
+        match mem::replace(self, Self::Away(Readiness::default())) {
+            Self::Here(active) => Some(active),
+            Self::Away(_) => None,
+        }
+    }
 }
 
 impl<M: Machine, T: Transport> Connections<M, T> {
@@ -284,10 +297,10 @@ impl<M: Machine, T: Transport> Connections<M, T> {
             }
             // The backend takes the connection. Its place stays and collects the readiness reported
             // meanwhile.
-            Next::Move(to) => match mem::replace(&mut entry.presence, Presence::Away(Readiness::default())) {
-                Presence::Here(active) => Some(Work::Move(to, Detached { token, active })),
-                Presence::Away(_) => None,
-            },
+            Next::Move(to) => {
+                entry.presence.detach().map(|active| Work::Move(to, Detached { token, active }))
+            }
+            Next::Spawn => entry.presence.detach().map(|active| Work::Spawn(Detached { token, active })),
             Next::Close(reason) => {
                 self.remove(token).map(|active| Work::Closed(reason, active.io.into_transport()))
             }

@@ -15,6 +15,7 @@ use super::clock::Clock;
 use super::connections::{self, Active};
 use super::socket::Socket;
 use super::sys;
+use crate::app::streams::ExchangeCall;
 use crate::pump::{Next, drive};
 use crate::session::{Protocol, Session};
 use crate::time::Time;
@@ -27,6 +28,39 @@ mod pool;
 
 /// A connection that is outside of the loop while its handler runs.
 pub type Detached = connections::Detached<Session, Socket>;
+
+/// A handler to be run, with what it needs.
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a loop makes all of these")]
+pub enum Job<C = Detached> {
+    /// With the connection, whose exchange the handler leases.
+    Connection(C),
+    /// With its exchange alone. The connection stays with the loop.
+    Exchange(ExchangeCall),
+    /// With its exchange, and with the connection, whose bytes it moves while it waits: on the
+    /// loop's own thread, because the loop does not run meanwhile.
+    Attended(C, ExchangeCall),
+}
+
+impl<C> Job<C> {
+    /// The connection that returns to the loop.
+    pub(in crate::worker) fn into_connection(self) -> Option<C> {
+        match self {
+            Self::Connection(connection) | Self::Attended(connection, _) => Some(connection),
+            Self::Exchange(_) => None,
+        }
+    }
+}
+
+impl<C: Leased> Job<C> {
+    /// Records that it waits for a place to run in.
+    pub(in crate::worker) fn note_queued(&mut self) {
+        match self {
+            Self::Connection(connection) => connection.active().machine.note_queued(),
+            Self::Exchange(call) | Self::Attended(_, call) => call.note_queued(sys::now()),
+        }
+    }
+}
 
 impl Leased for Detached {
     type Transport = Socket;
@@ -41,7 +75,7 @@ impl Leased for Detached {
 /// An implementation that counts handlers, and lets another one run them:
 ///
 /// ```
-/// use remuda_core::worker::handlers::{Detached, Handlers, Leases};
+/// use remuda_core::worker::handlers::{Handlers, Job, Leases};
 ///
 /// struct Counting<H> {
 ///     inner: H,
@@ -51,20 +85,20 @@ impl Leased for Detached {
 /// impl<H: Handlers> Handlers for Counting<H> {
 ///     const IN_PLACE: bool = H::IN_PLACE;
 ///
-///     fn run(&mut self, job: Detached) -> Option<Detached> {
+///     fn run(&mut self, job: Job) -> Option<Job> {
 ///         self.begun += 1;
 ///         self.inner.run(job)
 ///     }
 ///
-///     fn take_done(&mut self) -> Option<Detached> {
+///     fn take_done(&mut self) -> Option<Job> {
 ///         self.inner.take_done()
 ///     }
 ///
-///     fn take_waiting(&mut self) -> Option<Detached> {
+///     fn take_waiting(&mut self) -> Option<Job> {
 ///         self.inner.take_waiting()
 ///     }
 ///
-///     fn leases(&self) -> Option<&Leases<Detached>> {
+///     fn leases(&self) -> Option<&Leases<Job>> {
 ///         self.inner.leases()
 ///     }
 /// }
@@ -76,17 +110,17 @@ pub trait Handlers {
 
     /// Runs the handler of `job`, now or later. Returns the job if the handler has already
     /// returned.
-    fn run(&mut self, job: Detached) -> Option<Detached>;
+    fn run(&mut self, job: Job) -> Option<Job>;
 
     /// A finished job, if there is one.
-    fn take_done(&mut self) -> Option<Detached>;
+    fn take_done(&mut self) -> Option<Job>;
 
     /// Takes back a job whose handler has not begun, if there is one.
-    fn take_waiting(&mut self) -> Option<Detached>;
+    fn take_waiting(&mut self) -> Option<Job>;
 
     /// The leases of running jobs, from which the loop takes expired ones. None if another thread
     /// does that.
-    fn leases(&self) -> Option<&Leases<Detached>>;
+    fn leases(&self) -> Option<&Leases<Job>>;
 
     /// No connection is left, and the application ends: from now on, tasks that handlers have left
     /// on their threads are run to their end. Called at most once. The default does nothing, which
@@ -110,26 +144,26 @@ pub trait Handlers {
 pub type Attended<'a> = dyn FnMut(&mut Context<'_>) -> Poll<()> + 'a;
 
 /// Each handler runs on a thread of the pool, as soon as one is free.
-impl Handlers for HandlerPool<Detached> {
+impl Handlers for HandlerPool<Job> {
     const IN_PLACE: bool = false;
 
-    fn run(&mut self, mut job: Detached) -> Option<Detached> {
+    fn run(&mut self, mut job: Job) -> Option<Job> {
         if self.is_full() {
-            job.active.machine.note_queued();
+            job.note_queued();
         }
         self.submit(job);
         None
     }
 
-    fn take_done(&mut self) -> Option<Detached> {
+    fn take_done(&mut self) -> Option<Job> {
         Self::take_done(self)
     }
 
-    fn take_waiting(&mut self) -> Option<Detached> {
+    fn take_waiting(&mut self) -> Option<Job> {
         Self::take_waiting(self)
     }
 
-    fn leases(&self) -> Option<&Leases<Detached>> {
+    fn leases(&self) -> Option<&Leases<Job>> {
         Some(self.leases())
     }
 
@@ -143,15 +177,15 @@ impl Handlers for HandlerPool<Detached> {
 /// handler runs.
 pub struct InPlace<F> {
     work: F,
-    lease: Arc<Lease<Detached>>,
+    lease: Arc<Lease<Job>>,
     /// Jobs that the second thread has taken away.
-    taken: Option<Receiver<Detached>>,
+    taken: Option<Receiver<Job>>,
     attend: Option<Box<Attend>>,
 }
 
 type Attend = dyn FnMut(&mut Attended<'_>, BorrowedFd<'_>, Time) -> io::Result<bool>;
 
-impl<F: FnMut(&Lease<Detached>)> InPlace<F> {
+impl<F: FnMut(&Lease<Job>)> InPlace<F> {
     /// Runs handlers with `work`.
     pub fn new(work: F) -> Self {
         Self { work, lease: Arc::default(), taken: None, attend: None }
@@ -185,24 +219,24 @@ impl<F: FnMut(&Lease<Detached>)> InPlace<F> {
     }
 }
 
-impl<F: FnMut(&Lease<Detached>)> Handlers for InPlace<F> {
+impl<F: FnMut(&Lease<Job>)> Handlers for InPlace<F> {
     const IN_PLACE: bool = true;
 
-    fn run(&mut self, job: Detached) -> Option<Detached> {
+    fn run(&mut self, job: Job) -> Option<Job> {
         self.lease.put(job);
         (self.work)(&self.lease);
         self.lease.take()
     }
 
-    fn take_done(&mut self) -> Option<Detached> {
+    fn take_done(&mut self) -> Option<Job> {
         self.taken.as_ref()?.try_recv().ok()
     }
 
-    fn take_waiting(&mut self) -> Option<Detached> {
+    fn take_waiting(&mut self) -> Option<Job> {
         None
     }
 
-    fn leases(&self) -> Option<&Leases<Detached>> {
+    fn leases(&self) -> Option<&Leases<Job>> {
         None
     }
 
@@ -219,11 +253,13 @@ impl<F> fmt::Debug for InPlace<F> {
 
 /// Takes the job away from a handler whose time is over, and answers its client, as the loop would
 /// if it were not blocked. The loop gets the job back for everything else.
-fn watch(lease: &Lease<Detached>, shared: &WorkerShared, give: &Sender<Detached>, loop_waker: &Waker) {
+fn watch(lease: &Lease<Job>, shared: &WorkerShared, give: &Sender<Job>, loop_waker: &Waker) {
     loop {
         let now = sys::now();
         if let Some(mut job) = lease.take_overdue(now) {
-            if let Err(error) = tell(&mut job.active, shared) {
+            if let Job::Connection(Detached { active, .. }) = &mut job
+                && let Err(error) = tell(active, shared)
+            {
                 tracing::error!("cannot answer a request beyond request-timeout: {error}");
             }
             if give.send(job).is_err() {
@@ -241,9 +277,8 @@ fn tell(active: &mut Active<Session, Socket>, shared: &WorkerShared) -> io::Resu
     loop {
         let drain = shared.watch.current();
         match drive(&mut active.machine, &mut active.io, &shared.cx(&clock, drain.as_ref())) {
-            Next::Wait { interest, .. } if interest.write => {
-                let connection = active.machine.connection();
-                PollBlocking::new(&mut active.io, shared, clock).wait(connection, interest)?;
+            Next::Wait { interest, deadline } if interest.write => {
+                PollBlocking::new(&mut active.io, shared, clock).wait(deadline, interest)?;
             }
             Next::Again => {}
             Next::Close(_) => return active.io.close_write(),

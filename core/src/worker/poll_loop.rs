@@ -22,7 +22,7 @@ use super::context::WorkerCx;
 use super::drain::Ending;
 use super::draws::Draws;
 use super::exit::{EndOnPanic, Exit};
-use super::handlers::{Handlers, WorkerShared};
+use super::handlers::{Handlers, Job, WorkerShared};
 use super::handoff::{Departures, Inbox};
 use super::keeper::Entries;
 use super::scoreboard::Seat;
@@ -36,7 +36,7 @@ use crate::machine::{CloseReason, Interest, Move};
 use crate::peer::Origin;
 use crate::pump::Readiness;
 use crate::rescue::{ByteCounts, Entry};
-use crate::session::Session;
+use crate::session::{Protocol, Session};
 use crate::time::Time;
 
 /// Builds the application for a backend whose loop is not a runtime, with the tokio context that
@@ -259,8 +259,8 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
             ORDERS | SIGNALS => drop(self.handle_orders(now)),
             INBOX => self.inbox.wake(),
             WAKER => {
-                while let Some(detached) = self.handlers.take_done() {
-                    self.connections.restore(detached);
+                while let Some(job) = self.handlers.take_done() {
+                    self.restore(job);
                 }
             }
             _ => match Token::from_u64(number) {
@@ -312,9 +312,14 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
 
     /// Takes connections away from handlers whose time is over.
     fn take_expired(&mut self, now: Time) {
-        while let Some(detached) = self.handlers.leases().and_then(|leases| leases.take_overdue(now)) {
-            self.connections.restore(detached);
+        while let Some(job) = self.handlers.leases().and_then(|leases| leases.take_overdue(now)) {
+            self.restore(job);
         }
+    }
+
+    /// Takes the connection of a job back, if the job has one.
+    fn restore(&mut self, job: Job) {
+        job.into_connection().into_iter().for_each(|detached| self.connections.restore(detached));
     }
 
     /// Serves a connection. `counts`: what was read and written before, if that is known.
@@ -337,21 +342,39 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
         let drain = self.shared.watch.current();
         if drain.is_some_and(|(drain, _)| drain.is_over(self.clock.now())) {
             // A request whose handler has not begun by the deadline is not begun.
-            while let Some(detached) = self.handlers.take_waiting() {
-                self.connections.restore(detached);
+            while let Some(job) = self.handlers.take_waiting() {
+                self.restore(job);
             }
         }
         let cx = self.shared.cx(&self.clock, drain.as_ref());
         while let Some(work) = self.connections.work(&cx) {
             match work {
                 Work::Move(Move::Lease, detached) => {
-                    if let Some(done) = self.handlers.run(detached) {
-                        self.connections.restore(done);
+                    if let Some(done) = self.handlers.run(Job::Connection(detached)) {
+                        done.into_connection().into_iter().for_each(|done| self.connections.restore(done));
                     }
                     if H::IN_PLACE {
                         self.handle_late_orders();
                         break;
                     }
+                }
+                Work::Spawn(mut detached) if H::IN_PLACE => {
+                    // One call a turn: the loop beats and reads orders between handlers.
+                    let Some(call) = detached.active.machine.next_call() else {
+                        self.connections.restore(detached);
+                        continue;
+                    };
+                    if let Some(done) = self.handlers.run(Job::Attended(detached, call)) {
+                        done.into_connection().into_iter().for_each(|done| self.connections.restore(done));
+                    }
+                    self.handle_late_orders();
+                    break;
+                }
+                Work::Spawn(mut detached) => {
+                    while let Some(call) = detached.active.machine.next_call() {
+                        drop(self.handlers.run(Job::Exchange(call)));
+                    }
+                    self.connections.restore(detached);
                 }
                 Work::Closed(reason, socket) => {
                     self.service.counters.closed(reason);

@@ -29,7 +29,7 @@ use super::context::WorkerCx;
 use super::drain::Ending;
 use super::draws::Draws;
 use super::exit::{EndOnPanic, Exit};
-use super::handlers::{HandlerPool, WorkerShared};
+use super::handlers::{HandlerPool, Job, WorkerShared};
 use super::handoff::{Departures, Inbox};
 use super::keeper::Entries;
 use super::scoreboard::Seat;
@@ -319,7 +319,9 @@ impl<R: Runtime> Loop<R> {
             job.or_else(|| over.then(|| pool.take_waiting())?)
         };
         while let Some(job) = next() {
-            job.give_back(&mut open.borrow_mut());
+            if let Some(connection) = job.into_connection() {
+                connection.give_back(&mut open.borrow_mut());
+            }
         }
     }
 
@@ -375,7 +377,7 @@ struct TaskShared<S> {
     clock: RefCell<Clock>,
     /// All open connections, with the waker of each.
     open: RefCell<Slab<OpenConnection<S>>>,
-    pool: RefCell<HandlerPool<Box<DetachedConnection<S>>>>,
+    pool: RefCell<HandlerPool<Job<Box<DetachedConnection<S>>>>>,
     departures: RefCell<Departures>,
     service: Arc<Service>,
     shared: WorkerShared,

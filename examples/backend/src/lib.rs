@@ -31,7 +31,7 @@ use std::task::Waker;
 use std::thread;
 
 use remuda_core::app::AppFactory;
-use remuda_core::worker::handlers::{Detached, Handlers, Leases, WorkerShared, run_blocking};
+use remuda_core::worker::handlers::{Handlers, Job, Leases, WorkerShared, run_blocking};
 use remuda_core::worker::poll_loop::{build, serve};
 use remuda_core::worker::waiter::Epoll;
 use remuda_core::worker::{Exit, TokioContext, Worker, WorkerCx};
@@ -66,16 +66,16 @@ struct Threads {
     context: TokioContext,
     /// Wakes the loop.
     waker: Waker,
-    /// Holds the connections that handlers work on.
-    leases: Leases<Detached>,
-    give: Sender<Detached>,
-    done: Receiver<Detached>,
+    /// Holds the jobs of running handlers.
+    leases: Leases<Job>,
+    give: Sender<Job>,
+    done: Receiver<Job>,
 }
 
 impl Handlers for Threads {
     const IN_PLACE: bool = false;
 
-    fn run(&mut self, job: Detached) -> Option<Detached> {
+    fn run(&mut self, job: Job) -> Option<Job> {
         let lease = self.leases.lease(job);
         let (at, shared, context) = (lease.clone(), self.shared.clone(), self.context.clone());
         let (give, waker) = (self.give.clone(), self.waker.clone());
@@ -90,20 +90,25 @@ impl Handlers for Threads {
         });
         let Err(error) = thread else { return None };
         tracing::error!("there is no thread for a handler, which holds up the loop: {error}");
+        // A handler without its connection may wait for the loop: it is not called, and the machine
+        // of its connection answers.
+        if lease.work(|job| matches!(job, Job::Exchange(_))) == Some(true) {
+            return lease.take();
+        }
         run_blocking(&lease, &self.shared);
         lease.take()
     }
 
-    fn take_done(&mut self) -> Option<Detached> {
+    fn take_done(&mut self) -> Option<Job> {
         self.done.try_recv().ok()
     }
 
     /// No request waits: each gets its thread at once.
-    fn take_waiting(&mut self) -> Option<Detached> {
+    fn take_waiting(&mut self) -> Option<Job> {
         None
     }
 
-    fn leases(&self) -> Option<&Leases<Detached>> {
+    fn leases(&self) -> Option<&Leases<Job>> {
         Some(&self.leases)
     }
 }

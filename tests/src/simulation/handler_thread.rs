@@ -76,7 +76,8 @@ impl HandlerThread {
                 &mut SimulatedIo { io: &mut active.io, yielder, env: inside, drain: None, dead: false };
             let call = active.machine.session.lease(&turn.cx());
             if let Some(LeasedCall::Blocking(call)) = call
-                && let Some(now) = call.run(&mut active.machine.session.hold(turn))
+                && let Some(mut held) = active.machine.session.hold(turn)
+                && let Some(now) = call.run(&mut held)
             {
                 active.machine.session.settle(call, now);
             }

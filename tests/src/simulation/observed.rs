@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use remuda_core::config::{HIGH_WATER, LINGER_AT_DEADLINE, Limits};
+use remuda_core::conn::Connection;
 use remuda_core::machine::{CloseReason, Cx, IoSlices, Machine, Move, Step, Timer, Wire};
 use remuda_core::rescue::Standing;
 use remuda_core::session::Session;
@@ -66,6 +67,10 @@ impl Observed {
         self.flushed_away = Some(self.monitor.now());
     }
 
+    fn connection(&self) -> &Connection {
+        self.session.connection().expect("all connections carry HTTP/1.1")
+    }
+
     fn hold(&self, rule: &'static str, kept: bool, what: impl FnOnce() -> String) {
         self.monitor.hold(rule, kept, || format!("connection {}: {}", self.conn, what()));
     }
@@ -73,8 +78,8 @@ impl Observed {
     /// Checks the rules for a wait.
     fn check_wait(&mut self, step: Step, cx: &Cx<'_>) {
         let Step::Wait { interest, deadline } = step else { return };
-        let (now, state) = (cx.now, self.session.connection().state());
-        let unsent = self.session.connection().unsent();
+        let (now, state) = (cx.now, self.connection().state());
+        let unsent = self.connection().unsent();
         let at = deadline.map(|deadline| deadline.at);
         self.hold("no_spinning", at.is_none_or(|at| at > now), || format!("{deadline:?} has passed"));
         self.hold("no_lost_wake_up", interest.write == (unsent > 0), || {
@@ -90,9 +95,10 @@ impl Observed {
 
         let within = |bound: Time| at.is_some_and(|at| at <= bound);
         let limits = self.limits.clone();
-        if self.head.is_some_and(|(served, _)| {
-            state != ConnState::Head || served != self.session.connection().served()
-        }) {
+        if self
+            .head
+            .is_some_and(|(served, _)| state != ConnState::Head || served != self.connection().served())
+        {
             self.head = None;
         }
         match state {
@@ -108,7 +114,7 @@ impl Observed {
                 });
             }
             ConnState::Head => {
-                let served = self.session.connection().served();
+                let served = self.connection().served();
                 let bound = self.head.map_or(now + limits.header_timeout, |(_, bound)| bound);
                 self.hold("d12_silent_clients", within(bound), || {
                     format!("half a head until {at:?}, not {bound:?}")
@@ -127,7 +133,7 @@ impl Observed {
         if let Some(drain) = cx.drain.filter(|drain| drain.phase >= Phase::Draining) {
             self.check_drain(drain, at, now);
             if matches!(state, ConnState::Fresh | ConnState::Idle) {
-                let wish = cx.policy.idle(drain, &self.session.connection().view(), now);
+                let wish = cx.policy.idle(drain, &self.connection().view(), now);
                 // The hand-off queue may have no room for a while.
                 let waits = wish == Idle::Handoff && within(now + ms(10));
                 self.hold(
@@ -141,7 +147,7 @@ impl Observed {
 
     fn check_drain(&mut self, drain: &Drain, at: Option<Time>, now: Time) {
         let bound = if drain.is_over(now) { drain.deadline + LINGER_AT_DEADLINE } else { drain.deadline };
-        let bound = match self.session.connection().state() {
+        let bound = match self.connection().state() {
             ConnState::Lingering => drain.deadline + LINGER_AT_DEADLINE,
             _ => bound,
         };
@@ -159,7 +165,7 @@ impl Observed {
         let (now, limits) = (cx.now, &self.limits);
         let over = cx.drain.is_some_and(|drain| drain.is_over(now));
         let draining = cx.drain.is_some_and(|drain| drain.phase >= Phase::Draining);
-        let fresh = self.session.connection().served() == 0;
+        let fresh = self.connection().served() == 0;
         let kept = match reason {
             CloseReason::DeadlineIdle | CloseReason::DeadlineCut => over,
             CloseReason::DrainIdle | CloseReason::Drained => draining,
@@ -198,8 +204,7 @@ impl Machine for Observed {
             }
             _ => {}
         }
-        self.monitor
-            .trace(|| format!("step     {} {:?} {step:?}", self.conn, self.session.connection().state()));
+        self.monitor.trace(|| format!("step     {} {:?} {step:?}", self.conn, self.connection().state()));
         step
     }
 
@@ -215,7 +220,7 @@ impl Wire for Observed {
 
     fn handle_read(&mut self, n: usize, now: Time) {
         self.session.handle_read(n, now);
-        if self.session.connection().in_flight() {
+        if self.connection().in_flight() {
             self.flushed = now;
         }
     }
@@ -238,7 +243,7 @@ impl Wire for Observed {
 
     fn handle_written(&mut self, n: usize, now: Time) {
         self.session.handle_written(n, now);
-        if self.session.connection().unsent() == 0 {
+        if self.connection().unsent() == 0 {
             self.flushed = now;
         }
     }

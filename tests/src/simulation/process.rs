@@ -351,6 +351,7 @@ impl Process {
                 Work::Move(Move::Handoff, job) => {
                     self.hand_off(job, drain.as_ref().map(|(drain, _)| drain));
                 }
+                Work::Spawn(_) => self.env.monitor.breach("ends", "HTTP/1.1 spawns no calls"),
             }
         }
     }

@@ -182,7 +182,7 @@ fn a_look_is_asked_for_by_a_deadline_that_has_passed_alone() {
     let session = bench.session.as_mut().expect("it is here");
     let step = crate::machine::Machine::step(session, &cx);
     assert!(matches!(step, Step::Look { interest } if interest.read && !interest.write), "{step:?}");
-    assert_eq!(session.connection().state(), ConnState::Idle);
+    assert_eq!(session.connection().unwrap().state(), ConnState::Idle);
     assert_eq!(crate::machine::Machine::step(session, &cx), Step::Close(CloseReason::IdleTimeout));
     bench.until(5000);
 }

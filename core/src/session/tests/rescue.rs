@@ -35,7 +35,7 @@ fn decisions(
 ) -> (Vec<Decision>, String) {
     let memory: &'static EntryMemory = Box::leak(Box::default());
     bench.io = Io::new(bench.pipe.clone()).published(Entry::new(memory));
-    let Session::Http1(session) = bench.session.as_mut().expect("it was not closed");
+    let Some(Session::Http1(session)) = bench.session.as_mut() else { panic!("it was closed") };
     session.connection_mut().publish(Entry::new(memory), Some(before));
     let made = Rc::new(RefCell::new(Vec::new()));
     OBSERVER.set(Some(Box::new({

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Attended, Detached, Lease, WorkerShared, run_blocking};
+use super::{Attended, Detached, Job, Lease, WorkerShared, run_blocking};
 use crate::machine::{CloseReason, Interest};
 use crate::pump::{Next, drive};
 use crate::session::{Protocol, Session};
@@ -33,9 +33,9 @@ use crate::worker::{alarm, sys};
 /// Runs the handler of the job in `lease`, blocking or async, on a thread that may wait. The loop
 /// sends the bytes that the handler has left queued. A job with a future is not taken away, because
 /// the future stays on its thread.
-pub fn run(lease: &Lease<Detached>, shared: &WorkerShared) {
+pub fn run(lease: &Lease<Job>, shared: &WorkerShared) {
     let is_async = lease.work(|job| {
-        let active = &mut *job.active;
+        let Job::Connection(Detached { active, .. }) = job else { return false };
         if !active.machine.is_async() {
             return false;
         }

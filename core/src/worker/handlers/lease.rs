@@ -20,7 +20,7 @@ use crate::worker::connections::Active;
 /// How soon an expired lease that is locked by a read or a write is looked at again.
 const AGAIN: Duration = Duration::from_millis(2);
 
-/// A job that can be leased: it contains a connection.
+/// A connection whose exchange can be leased, with its transport.
 ///
 /// ```
 /// use std::os::fd::{AsFd, AsRawFd, RawFd};

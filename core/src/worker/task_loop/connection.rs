@@ -17,7 +17,7 @@ use crate::session::{Protocol, Session};
 use crate::worker::alarm::Alarm;
 use crate::worker::connections::Active;
 use crate::worker::exit::EndOnPanic;
-use crate::worker::handlers::{Lease, Leased, WorkerShared, run_blocking};
+use crate::worker::handlers::{HandlerPool, Job, Lease, Leased, WorkerShared, run_blocking};
 use crate::worker::socket::Socket;
 use crate::worker::tokio_context::TokioContext;
 
@@ -49,6 +49,7 @@ impl<S: Stream> ConnectionTask<S> {
                 Next::Wait { interest, deadline } => self.wait(interest, deadline).await,
                 Next::Again => let_others().await,
                 Next::Move(Move::Lease) => self = self.run().await,
+                Next::Spawn => self.spawn_calls(),
                 Next::Close(reason) => break reason,
                 // The stream deregisters the socket before it closes it.
                 Next::Move(Move::Handoff) if self.hand_off() => break CloseReason::HandedOff,
@@ -108,22 +109,35 @@ impl<S: Stream> ConnectionTask<S> {
         io.ready(readiness);
     }
 
+    /// Has each waiting call run on a thread of the pool. The connection stays here.
+    fn spawn_calls(&mut self) {
+        let mut pool = self.place.common.pool.borrow_mut();
+        while let Some(call) = self.session.next_call() {
+            submit(&mut pool, Job::Exchange(call));
+        }
+    }
+
     /// Runs the handler on a thread of the pool.
     async fn run(self) -> Self {
-        let Self { mut session, io, timer, place } = self;
-        if place.common.pool.borrow().is_full() {
-            session.note_queued();
-        }
+        let Self { session, io, timer, place } = self;
         // The runtime may learn of the socket's state late; reports that arrive meanwhile are kept
         // until the stream returns.
         let active = Active { machine: session, io: untold(io).map(Socket::new) };
         let job = DetachedConnection { active, number: place.number };
-        place.common.pool.borrow_mut().submit(Box::new(job));
+        submit(&mut place.common.pool.borrow_mut(), Job::Connection(Box::new(job)));
         let DetachedConnection { active, .. } = *poll_fn(|task| place.returned(task)).await;
         // The runtime's readiness is older than the thread's reads and writes.
         let io = untold(active.io.map(Socket::into_inner));
         Self { session: active.machine, io, timer, place }
     }
+}
+
+/// Runs `job` as soon as a thread of `pool` is free.
+fn submit<C: Leased + 'static>(pool: &mut HandlerPool<Job<C>>, mut job: Job<C>) {
+    if pool.is_full() {
+        job.note_queued();
+    }
+    pool.submit(job);
 }
 
 /// Marks both directions as ready to be tried: the recorded readiness is out of date.
@@ -174,7 +188,7 @@ impl<S> DetachedConnection<S> {
 pub(super) fn run_handler<S: Stream>(
     shared: WorkerShared,
     context: TokioContext,
-) -> impl Fn(&Lease<Box<DetachedConnection<S>>>) + Send + Sync {
+) -> impl Fn(&Lease<Job<Box<DetachedConnection<S>>>>) + Send + Sync {
     move |lease| {
         let _entered = context.enter();
         run_blocking(lease, &shared);

@@ -68,7 +68,7 @@ fn d19_a_session_leaves_with_its_record_and_is_over_here() {
     let mut test = TestSender::new();
     let mut session = test.session(7);
     assert!(test.send(&mut session, START));
-    assert!(session.connection().is_ending());
+    assert!(session.connection().unwrap().is_ending());
     let adopted = receive(test.queue.as_fd()).unwrap().unwrap();
     assert_eq!((adopted.record.draw, adopted.record.handed), (7, Some(START)));
 }
