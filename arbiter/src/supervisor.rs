@@ -74,8 +74,8 @@ pub trait System {
     /// [`Action::Describe`].
     fn describe(&mut self, slot: u16, seat: u16);
 
-    /// [`Action::Bury`].
-    fn bury(&mut self, seat: u16, clean: bool);
+    /// [`Action::FreeSeat`].
+    fn free_seat(&mut self, seat: u16, clean: bool);
 
     /// [`Action::Abort`].
     fn abort(&mut self, pid: Pid);
@@ -89,8 +89,8 @@ pub trait System {
     /// [`Action::HurryBacklog`].
     fn hurry_backlog(&mut self);
 
-    /// [`Action::Relieve`].
-    fn relieve(&mut self, slots: Vec<u16>);
+    /// [`Action::AcceptFor`].
+    fn accept_for(&mut self, slots: Vec<u16>);
 
     /// [`Action::EndSlot`].
     fn end_slot(&mut self, slot: u16);
@@ -211,12 +211,12 @@ impl<S: System> Supervisor<S> {
                 return Continue(system.weigh(pid).map(|rss| Event::Weighed { pid, rss }));
             }
             Action::Describe { slot, seat } => system.describe(slot, seat),
-            Action::Bury { seat, clean } => system.bury(seat, clean),
+            Action::FreeSeat { seat, clean } => system.free_seat(seat, clean),
             Action::Abort { pid } => system.abort(pid),
             Action::Kill { pid } => system.kill(pid),
             Action::SaveBacklog => system.save_backlog(),
             Action::HurryBacklog => system.hurry_backlog(),
-            Action::Relieve { slots } => system.relieve(slots),
+            Action::AcceptFor { slots } => system.accept_for(slots),
             Action::EndSlot { slot } => system.end_slot(slot),
             Action::DropBacklog => return Continue(Some(Event::BacklogOver { lost: system.drop_backlog() })),
             Action::ReopenLogs => system.reopen_logs(),

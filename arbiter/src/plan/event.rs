@@ -82,7 +82,7 @@ pub enum Action {
     Describe { slot: u16, seat: u16 },
     /// The worker in a seat is gone: keep its counts, and free the seat. `clean`: it ended by
     /// itself with nothing left to do.
-    Bury { seat: u16, clean: bool },
+    FreeSeat { seat: u16, clean: bool },
     /// SIGABRT.
     Abort { pid: Pid },
     /// SIGKILL.
@@ -94,7 +94,7 @@ pub enum Action {
     HurryBacklog,
     /// From now on accept from the listeners of exactly these slots, which have no accepting
     /// worker, for workers of other slots.
-    Relieve { slots: Vec<u16> },
+    AcceptFor { slots: Vec<u16> },
     /// End the listeners of a released slot, as a stop does. Answered by [`Event::BacklogOver`] as
     /// well.
     EndSlot { slot: u16 },

@@ -23,7 +23,7 @@ impl Plan {
     pub(super) fn vacate(&mut self, seat: u16, clean: bool, keeper: Option<Pid>, todo: &mut Vec<Action>) {
         match keeper {
             Some(pid) => self.keepers.push(Keeper { pid, seat, clean, killed: false }),
-            None => todo.push(Action::Bury { seat, clean }),
+            None => todo.push(Action::FreeSeat { seat, clean }),
         }
     }
 
@@ -31,7 +31,7 @@ impl Plan {
     pub(super) fn keeper_gone(&mut self, seat: u16, todo: &mut Vec<Action>) {
         let Some(index) = self.keepers.iter().position(|keeper| keeper.seat == seat) else { return };
         let Keeper { seat, clean, .. } = self.keepers.remove(index);
-        todo.push(Action::Bury { seat, clean });
+        todo.push(Action::FreeSeat { seat, clean });
     }
 
     /// Kills keepers that are left after a stop, like workers.

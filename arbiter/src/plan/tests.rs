@@ -348,7 +348,7 @@ fn d11_quit_kills_at_once_in_every_phase() {
         before.into_iter().for_each(|signal| drop(world.signal(signal)));
         world.signal(Signal::Quit);
         assert_eq!(world.promised.killed.len(), 2);
-        world.bury();
+        world.end_the_killed();
         assert_eq!(world.promised.outcome.as_ref().map(Outcome::status), Some(0));
     }
 }
@@ -508,7 +508,7 @@ const PHASES: [(&str, Reach); 24] = [
     ("finished", || {
         let mut world = World::serving(2, SECOND);
         world.signal(Signal::Quit);
-        world.bury();
+        world.end_the_killed();
         world
     }),
 ];

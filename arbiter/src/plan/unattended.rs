@@ -21,7 +21,7 @@ impl Plan {
         }
         if *known != slots {
             known.clone_from(&slots);
-            todo.push(Action::Relieve { slots });
+            todo.push(Action::AcceptFor { slots });
         }
     }
 

@@ -83,7 +83,7 @@ impl System for Host {
         self.children.describe(slot, seat);
     }
 
-    fn bury(&mut self, seat: u16, clean: bool) {
+    fn free_seat(&mut self, seat: u16, clean: bool) {
         self.children.report_rescue(seat);
         self.children.ledger.retire(&self.children.board, seat, clean);
     }
@@ -106,7 +106,7 @@ impl System for Host {
         }
     }
 
-    fn relieve(&mut self, slots: Vec<u16>) {
+    fn accept_for(&mut self, slots: Vec<u16>) {
         self.sockets.unattended.become_these(slots);
     }
 

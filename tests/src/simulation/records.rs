@@ -97,7 +97,7 @@ pub(super) struct Arbiter {
 
     // Listeners and backlog.
     pub(super) slots: BTreeSet<u16>,
-    pub(super) relieved: Vec<u16>,
+    pub(super) accepted_for: Vec<u16>,
     pub(super) has_new_listeners: bool,
     /// Connections of the backlog that are being passed to workers.
     pub(super) passing: VecDeque<u32>,
@@ -114,7 +114,7 @@ pub(super) struct Arbiter {
     pub(super) retired: BTreeSet<i32>,
     pub(super) logs: u32,
     /// Workers that were reaped, with seats that were not cleared yet.
-    pub(super) unburied: BTreeMap<u16, i32>,
+    pub(super) unfreed: BTreeMap<u16, i32>,
     /// Seats with workers that were described.
     pub(super) described: BTreeSet<u16>,
     /// The number of requests to reopen the logs.
@@ -260,7 +260,7 @@ impl Arbiter {
             open: BTreeSet::new(),
             has_loaded: false,
             slots: BTreeSet::new(),
-            relieved: Vec::new(),
+            accepted_for: Vec::new(),
             has_new_listeners: false,
             passing: VecDeque::new(),
             is_passing: false,
@@ -271,7 +271,7 @@ impl Arbiter {
             helper: None,
             retired: BTreeSet::new(),
             logs: 0,
-            unburied: BTreeMap::new(),
+            unfreed: BTreeMap::new(),
             described: BTreeSet::new(),
             reopens: 0,
             reload_requested: false,

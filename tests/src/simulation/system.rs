@@ -50,12 +50,12 @@ pub const ACTIONS: [&str; 29] = [
     "Look",
     "Weigh",
     "Describe",
-    "Bury",
+    "FreeSeat",
     "Abort",
     "Kill",
     "SaveBacklog",
     "HurryBacklog",
-    "Relieve",
+    "AcceptFor",
     "EndSlot",
     "DropBacklog",
     "ReopenLogs",
@@ -202,13 +202,13 @@ impl World {
     /// Accepts connections for slots without a worker.
     fn accept_unattended(&mut self, arbiter: usize) {
         let own = &self.arbiters[arbiter];
-        if own.relieved.is_empty() || own.is_saved {
+        if own.accepted_for.is_empty() || own.is_saved {
             return;
         }
         let mut taken = Vec::new();
         for socket in &mut self.sockets {
             let is_own = socket.holders.contains(&arbiter) && socket.is_open;
-            if is_own && socket.slot.is_some_and(|slot| own.relieved.contains(&slot)) {
+            if is_own && socket.slot.is_some_and(|slot| own.accepted_for.contains(&slot)) {
                 taken.extend(socket.queue.drain(..));
             }
         }
@@ -391,9 +391,9 @@ fn pass_on(supervisor: &mut Supervisor<ArbiterSystem<'_>>, input: Input) -> Cont
         }
         Input::KeeperGone(seat) => {
             let fed = supervisor.feed(simulated::Event::KeeperGone { seat });
-            let left = supervisor.system.own().unburied.contains_key(&seat);
+            let left = supervisor.system.own().unfreed.contains_key(&seat);
             let monitor = &supervisor.system.world.monitor;
-            monitor.hold("counts_are_kept", !left, || format!("seat {seat} was not buried"));
+            monitor.hold("counts_are_kept", !left, || format!("seat {seat} was not freed"));
             fed
         }
         Input::Exited(pid, status) => {
@@ -423,7 +423,7 @@ fn pass_on(supervisor: &mut Supervisor<ArbiterSystem<'_>>, input: Input) -> Cont
                     true => drop(own.short.remove(&place)),
                     false => drop(own.short.insert(place, (if long { 0 } else { before + 1 }, now))),
                 }
-                own.unburied.insert(place.1, pid);
+                own.unfreed.insert(place.1, pid);
             }
             let own = supervisor.system.own();
             own.unreaped.remove(&pid);
@@ -435,8 +435,8 @@ fn pass_on(supervisor: &mut Supervisor<ArbiterSystem<'_>>, input: Input) -> Cont
             let ArbiterSystem { world, arbiter } = &mut supervisor.system;
             let own = &world.arbiters[*arbiter];
             // Its keeper may have ended already, and not be reaped yet.
-            let left = !world.script.rescue && own.unburied.values().any(|unburied| *unburied == pid);
-            world.monitor.hold("counts_are_kept", !left, || format!("worker {pid} was not buried"));
+            let left = !world.script.rescue && own.unfreed.values().any(|unfreed| *unfreed == pid);
+            world.monitor.hold("counts_are_kept", !left, || format!("worker {pid} was not freed"));
             fed
         }
         Input::BacklogOver(lost) => supervisor.feed(simulated::Event::BacklogOver { lost }),
@@ -728,12 +728,12 @@ impl System for ArbiterSystem<'_> {
         self.own().described.insert(seat);
     }
 
-    fn bury(&mut self, seat: u16, clean: bool) {
-        if !self.performs("Bury") {
+    fn free_seat(&mut self, seat: u16, clean: bool) {
+        if !self.performs("FreeSeat") {
             return;
         }
         let living = self.world.of(self.arbiter).any(|process| process.seat == seat);
-        let dead = self.own().unburied.remove(&seat);
+        let dead = self.own().unfreed.remove(&seat);
         let is_described = self.own().described.remove(&seat);
         self.hold("lost_workers_are_described", clean || is_described, || format!("seat {seat}"));
         self.hold("counts_are_kept", !living && dead.is_some(), || {
@@ -829,8 +829,8 @@ impl System for ArbiterSystem<'_> {
         own.gate = own.gate.min(until);
     }
 
-    fn relieve(&mut self, slots: Vec<u16>) {
-        if !self.performs("Relieve") {
+    fn accept_for(&mut self, slots: Vec<u16>) {
+        if !self.performs("AcceptFor") {
             return;
         }
         let accepts = |process: &&Process| process.is_known && !process.is_leaving();
@@ -841,9 +841,9 @@ impl System for ArbiterSystem<'_> {
         let quiet =
             self.world.of(self.arbiter).all(|process| process.drain().is_none() || process.is_leaving());
         self.hold("reuse_port", attended.is_empty() || !quiet, || {
-            format!("{attended:?} accept, and are relieved of it")
+            format!("{attended:?} accept, and the arbiter accepts for them too")
         });
-        self.own().relieved = slots;
+        self.own().accepted_for = slots;
     }
 
     fn end_slot(&mut self, slot: u16) {
@@ -1067,7 +1067,7 @@ impl System for ArbiterSystem<'_> {
             self.world.of(self.arbiter).filter(|process| process.ready_at.is_some() && !process.is_leaving());
         let ready = ready.count();
         // A ready worker may have died since, and may not have been reaped.
-        let unreaped = self.own().inputs.len() + self.world.arbiters[self.arbiter].unburied.len() + 1;
+        let unreaped = self.own().inputs.len() + self.world.arbiters[self.arbiter].unfreed.len() + 1;
         self.hold("ready", ready + unreaped >= workers, || format!("{ready} workers of {workers} are ready"));
         self.own().serving = true;
         let Some(old_arbiter) =

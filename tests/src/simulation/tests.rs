@@ -27,7 +27,7 @@ fn a_seed_brings_the_same_to_pass_again() {
 
 /// Actions whose absence breaks a rule only within up to 1,000 schedules. That of the others does
 /// within few.
-const LATE: [&str; 2] = ["Relieve", "Signal"];
+const LATE: [&str; 2] = ["AcceptFor", "Signal"];
 
 #[test]
 fn an_action_that_is_left_undone_breaks_a_rule() {

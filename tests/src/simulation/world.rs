@@ -299,8 +299,9 @@ impl World {
         }
         socket.queue.push_back(conn);
         self.wake_acceptor();
-        let arbiters: Vec<_> =
-            (0..self.arbiters.len()).filter(|arbiter| !self.arbiters[*arbiter].relieved.is_empty()).collect();
+        let arbiters: Vec<_> = (0..self.arbiters.len())
+            .filter(|arbiter| !self.arbiters[*arbiter].accepted_for.is_empty())
+            .collect();
         arbiters.into_iter().for_each(|arbiter| self.soon(Event::Arbiter(arbiter)));
         self.soon(Event::Client(conn));
     }

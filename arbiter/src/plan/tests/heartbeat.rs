@@ -30,9 +30,9 @@ fn d1_a_hang_is_found_within_a_second_and_the_worker_replaced() {
     assert_eq!(world.in_slot(1), Some(102));
     assert_eq!(world.in_slot(0), Some(103), "replaced at once, as after any long process");
     assert_eq!(
-        (&world.promised.described[..], &world.promised.buried[..]),
+        (&world.promised.described[..], &world.promised.freed[..]),
         (&[0][..], &[0][..]),
-        "described once, then buried"
+        "described once, then its seat is freed"
     );
     let silent = PATIENCE.timeout;
     assert!(world.promised.log.contains(&Notice::Silent { slot: 0, pid: pid(101), silent }));
@@ -201,10 +201,10 @@ fn a_failed_worker_is_described_before_its_seat_is_reused() {
         let actions = world.feed(Event::Exited { pid: pid(101), death });
         let at = |wanted: Action| actions.iter().position(|action| *action == wanted);
         assert_eq!(at(Action::Describe { slot: 0, seat: 0 }).is_some(), described);
-        let buried = at(Action::Bury { seat: 0, clean: !described });
+        let freed = at(Action::FreeSeat { seat: 0, clean: !described });
         assert!(
-            at(Action::Describe { slot: 0, seat: 0 }) < buried
-                && buried < at(Action::Spawn { slot: 0, seat: 0, generation: 1 })
+            at(Action::Describe { slot: 0, seat: 0 }) < freed
+                && freed < at(Action::Spawn { slot: 0, seat: 0, generation: 1 })
         );
     }
 }

@@ -21,14 +21,14 @@ fn d20_a_seat_is_freed_once_the_keeper_of_its_worker_is_gone() {
     world.pass(SECOND);
     assert_eq!(world.in_slot(0), Some(103), "the worker is replaced meanwhile");
     assert_ne!(world.is.seats[&103], seat, "the keeper counts in the seat of its worker");
-    assert!(world.promised.buried.is_empty());
+    assert!(world.promised.freed.is_empty());
     world.feed(Event::KeeperGone { seat });
-    assert_eq!(world.promised.buried, [seat]);
+    assert_eq!(world.promised.freed, [seat]);
     let again = die_kept(&mut world, 103, 902);
     world.pass(SECOND);
     assert_eq!((world.is.seats[&104], again != seat), (seat, true), "a seat is used again");
     world.feed(Event::KeeperGone { seat: 77 });
-    assert_eq!(world.promised.buried, [seat], "no keeper has that seat");
+    assert_eq!(world.promised.freed, [seat], "no keeper has that seat");
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn d20_a_worker_without_a_keeper_leaves_its_seat_at_once() {
     let mut world = serving();
     let seat = world.is.seats[&101];
     world.die(101, Death::Signal(9));
-    assert_eq!(world.promised.buried, [seat]);
+    assert_eq!(world.promised.freed, [seat]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn d15_the_old_worker_is_told_to_drain_when_the_new_one_is_ready() {
         (vec![102, 103], None),
         "nothing is left to do"
     );
-    assert_eq!(world.promised.buried, [0]);
+    assert_eq!(world.promised.freed, [0]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn ttou_drains_the_last_worker_which_is_not_replaced() {
     world.die(103, Death::Status(0));
     assert_eq!(world.pids(), [101, 102]);
     assert_eq!(world.supervisor.plan.deadline(), None, "nothing is left to do");
-    assert_eq!(world.promised.buried, [2]);
+    assert_eq!(world.promised.freed, [2]);
 }
 
 #[test]

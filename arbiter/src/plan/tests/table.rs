@@ -448,8 +448,8 @@ impl Auditor {
             Action::Signal { pid, .. } | Action::HandOver { pid } => {
                 assert!(self.living.get(&raw(*pid)).is_some_and(Option::is_none), "no worker takes over");
             }
-            Action::Bury { seat, .. } => {
-                assert!(!self.living.values().any(|of| *of == Some(*seat)), "buried alive");
+            Action::FreeSeat { seat, .. } => {
+                assert!(!self.living.values().any(|of| *of == Some(*seat)), "a living worker has it");
             }
             Action::Answer { ticket, .. } => assert!(self.tickets.remove(ticket), "answered once"),
             Action::Log(Notice::Stopping { .. }) => self.stopping = true,

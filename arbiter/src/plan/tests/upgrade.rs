@@ -83,17 +83,17 @@ fn a_new_arbiter_that_dies_unready_changes_nothing() {
 
 #[test]
 fn listeners_of_slots_are_relieved_by_the_serving_arbiter() {
-    let relieved = |has_old| {
+    let accepted_for = |has_old| {
         let mut world = World::with(PlanConfig { own_listeners: true, ..config(2) });
         world.supervisor.plan.other = if has_old { Other::Old } else { Other::None };
         world.report(101, Report::Ready);
-        let before = world.promised.relieved.clone();
+        let before = world.promised.accepted_for.clone();
         world.report(102, Report::Ready);
         world.die(102, Death::Signal(9));
-        (before, world.promised.relieved.clone())
+        (before, world.promised.accepted_for.clone())
     };
-    assert_eq!(relieved(false), (vec![1], vec![1]));
-    assert_eq!(relieved(true), (vec![], vec![1]), "what it accepts would be lost if it fails");
+    assert_eq!(accepted_for(false), (vec![1], vec![1]));
+    assert_eq!(accepted_for(true), (vec![], vec![1]), "what it accepts would be lost if it fails");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_stop_before_the_new_arbiter_is_ready_ends_both_and_saves_the_backlog_last()
         let mut world = upgrading();
         world.signal(signal);
         assert_eq!(told(&world), [signal]);
-        world.bury();
+        world.end_the_killed();
         assert!(world.promised.listening, "the backlog is shared while both live");
         world.new_arbiter_dies(Death::Status(0));
         assert!(!world.promised.listening);

@@ -112,7 +112,7 @@ pub(super) struct Promised {
     /// The number of readings of memory.
     pub(super) weighed: usize,
     /// Seats that were freed.
-    pub(super) buried: Vec<u16>,
+    pub(super) freed: Vec<u16>,
     /// Whether the listeners are open.
     pub(super) listening: bool,
     /// Whether a stop has begun.
@@ -130,7 +130,7 @@ pub(super) struct Promised {
     /// Living workers that were told the end of the backlog.
     pub(super) told_end: BTreeSet<i32>,
     /// Slots from whose listeners the arbiter accepts.
-    pub(super) relieved: Vec<u16>,
+    pub(super) accepted_for: Vec<u16>,
     /// Slots whose listeners have ended.
     pub(super) ended_slots: Vec<u16>,
     /// Since when the lame duck phase lasts.
@@ -212,7 +212,7 @@ impl World {
             aborted: BTreeSet::new(),
             described: Vec::new(),
             weighed: 0,
-            buried: Vec::new(),
+            freed: Vec::new(),
             listening: true,
             stopping: false,
             stopped: Time::MAX,
@@ -221,7 +221,7 @@ impl World {
             handed_to: None,
             passing: false,
             told_end: BTreeSet::new(),
-            relieved: Vec::new(),
+            accepted_for: Vec::new(),
             ended_slots: Vec::new(),
             is_lame: false,
             announced: false,
@@ -347,11 +347,11 @@ impl World {
             assert!(at > self.is.now);
             self.is.now = at;
             self.feed(Event::Tick);
-            self.bury();
+            self.end_the_killed();
         }
         self.is.now = end;
         self.feed(Event::Tick);
-        self.bury();
+        self.end_the_killed();
     }
 
     /// Lets time pass in which neither the arbiter nor a worker runs.
@@ -361,7 +361,7 @@ impl World {
         self.is.now = self.is.now + length;
         self.feed(Event::Tick);
         self.is.silent = hung;
-        self.bury();
+        self.end_the_killed();
     }
 
     /// Silences a worker.
@@ -370,7 +370,7 @@ impl World {
         self.is.silent.entry(raw).or_insert(now);
     }
 
-    pub(super) fn bury(&mut self) {
+    pub(super) fn end_the_killed(&mut self) {
         if self.is.new_arbiter.as_ref().is_some_and(|new| self.promised.killed.contains(&new.pid)) {
             self.new_arbiter_dies(Death::Signal(9));
         }
@@ -618,9 +618,9 @@ impl System for Machine {
         self.promised.described.push(slot);
     }
 
-    fn bury(&mut self, seat: u16, _: bool) {
-        assert_eq!(self.in_seat(seat), None, "buried alive");
-        self.promised.buried.push(seat);
+    fn free_seat(&mut self, seat: u16, _: bool) {
+        assert_eq!(self.in_seat(seat), None, "a living worker has it");
+        self.promised.freed.push(seat);
     }
 
     fn abort(&mut self, pid: Pid) {
@@ -660,9 +660,9 @@ impl System for Machine {
         assert!(self.promised.passing && !self.promised.listening, "there is one to hurry");
     }
 
-    fn relieve(&mut self, slots: Vec<u16>) {
+    fn accept_for(&mut self, slots: Vec<u16>) {
         assert!(self.promised.listening, "a stop is for all of them");
-        self.promised.relieved = slots;
+        self.promised.accepted_for = slots;
     }
 
     fn end_slot(&mut self, slot: u16) {
