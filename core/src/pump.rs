@@ -266,6 +266,7 @@ const TURNS: u32 = 16;
 ///
 /// Bytes that it waited for are moved before its first step. So a machine that waited for a request
 /// needs one step for it, and bytes that arrived before a deadline are in time.
+#[inline]
 pub fn drive<T: Transport>(machine: &mut impl Machine, io: &mut Io<T>, cx: &Cx<'_>) -> Next {
     let entry = io.entry();
     let cx = &cx.published(entry);

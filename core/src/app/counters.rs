@@ -244,6 +244,7 @@ impl Tally {
 
 impl Counts {
     /// Counts a request that the application has answered.
+    #[inline]
     pub(crate) fn finished(&self, status: u16, took: Duration) {
         self.finished.increment();
         self.took.add(took.as_nanos() as u64);

@@ -400,6 +400,7 @@ impl AsyncCall {
 
     /// Whether the protocol changes with the response, whose status is now known. If it does, the
     /// bytes after the request are read from now on. Otherwise there is nothing to wait for.
+    #[inline]
     fn settle_upgrade(&mut self, switching: bool) -> bool {
         let Some(upgrade) = self.upgrade.take() else { return false };
         if switching {
@@ -488,6 +489,7 @@ impl Storage {
     }
 
     /// A queue for interim responses that no other exchange uses.
+    #[inline]
     fn interim(&mut self) -> Arc<Interim> {
         match Arc::get_mut(&mut self.interim) {
             Some(former) => *former = Interim::default(),
@@ -577,6 +579,7 @@ fn send(exchange: &mut impl Exchange, frame: Option<Result<Frame<Bytes>, AppErro
 
 /// Fills `request` from the head. All parts share `bytes`, one copy of the head. The error is the
 /// reason why [`http::Request`] cannot represent it.
+#[inline]
 fn tell(
     request: &mut Request<Incoming>,
     head: &RequestHead,

@@ -121,6 +121,7 @@ impl ResponseHead {
     }
 
     /// Returns the storage.
+    #[inline]
     pub(crate) fn into_storage(self) -> Vec<u8> {
         self.fields
     }

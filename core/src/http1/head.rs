@@ -184,6 +184,7 @@ impl RequestHead {
 
     /// Copies its bytes into `room`, for heads that outlive this one. The ranges of the methods
     /// below lie within the copy. Memory of earlier copies is reused once they are dropped.
+    #[inline]
     pub(crate) fn copy_into(&self, room: &mut BytesMut) -> Bytes {
         const LEAST: usize = 512;
         let end = self.fields.last().map_or(self.target, |(_, value)| *value).end;
