@@ -473,12 +473,17 @@ impl Connection {
     }
 
     /// Whether the current exchange has only its handler to wait for: the request was read to its
-    /// end and nothing after it, and the response is queued completely and lets another follow.
+    /// end, and the response is queued completely and lets another follow.
     fn is_over_but_for_its_handler(&self) -> bool {
         self.is_complete()
             && self.state.receiving() == Receiving::Done
             && self.exchange.response.close_after.is_none()
-            && self.reader.buffer.is_empty()
+    }
+
+    /// The standing once all responses are sent. Bytes behind the last request may be another one,
+    /// which ends with the worker.
+    fn standing_after(&self, served: u32, since: Time) -> Standing {
+        if self.reader.buffer.is_empty() { Standing::Idle { served, since } } else { Standing::Unanswered }
     }
 
     /// Whether there is no current request, and nothing of one left to be read.
@@ -558,21 +563,24 @@ impl Wire for Connection {
             _ if self.is_answerable() => Standing::Unanswered,
             // Its handler ends with the worker, and has left nothing to do.
             _ if self.writer.is_empty() && self.is_over_but_for_its_handler() => {
-                Standing::Idle { served: self.usage.served + 1, since: self.usage.idle_since }
+                self.standing_after(self.usage.served + 1, self.usage.idle_since)
             }
             _ => Standing::Begun,
         }
     }
 
     fn standing_once_sent(&self, n: usize) -> Option<Standing> {
-        if self.writer.unsent() != n || !self.state.is_open() || !self.reader.buffer.is_empty() {
+        if self.writer.unsent() != n || !self.state.is_open() {
             return None;
         }
         if self.is_idle() {
-            return Some(Standing::Idle { served: self.usage.served, since: self.usage.idle_since });
+            return Some(self.standing_after(self.usage.served, self.usage.idle_since));
         }
-        let served = self.usage.served + 1;
-        self.is_over_but_for_its_handler().then_some(Standing::Idle { served, since: self.writer.since })
+        if self.writer.queued() == self.exchange.response.start && !self.exchange.is_upgraded {
+            return Some(Standing::Unanswered);
+        }
+        self.is_over_but_for_its_handler()
+            .then(|| self.standing_after(self.usage.served + 1, self.writer.since))
     }
 
     fn handle_written(&mut self, n: usize, now: Time) {

@@ -142,8 +142,8 @@ pub trait Wire {
         Standing::Begun
     }
 
-    /// The same once the next `n` bytes are sent, if the connection is between requests then, and
-    /// nothing else is queued. Default: it is not.
+    /// The same once the next `n` bytes are sent, if nothing else is queued, and the connection is
+    /// between requests then or its next request can be answered. Default: neither.
     fn standing_once_sent(&self, n: usize) -> Option<Standing> {
         let _ = n;
         None

@@ -79,9 +79,10 @@ pub struct EntryMemory {
     since: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
-    /// Where the final response to the current request begins, in bytes written.
+    /// Where a response begins of which nothing was sent, in bytes written.
     response: AtomicU64,
-    /// The connection is idle once so many bytes are written; [`u64::MAX`]: it is not.
+    /// The connection is between requests once so many bytes are written; with [`UNANSWERED_THEN`],
+    /// its next request can be answered. [`u64::MAX`]: neither.
     rest: AtomicU64,
     peer: PeerMemory,
     proxied: PeerMemory,
@@ -105,6 +106,9 @@ mod state {
 /// The counts of bytes of an entry are those of the whole connection, as TCP counts them. This bit
 /// marks those of a connection of which it is not known what another worker has read and written.
 const COUNTS_UNKNOWN: u64 = 1 << 63;
+
+/// Marks a place in the response bytes at which the next request was read, and can be answered.
+const UNANSWERED_THEN: u64 = 1 << 63;
 
 /// The entry of one connection, or none, on which all methods do nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,10 +168,14 @@ impl Entry {
 
     /// A handler is about to be called, on bytes that may have been read long before. Its response
     /// begins after `start` bytes. `is_answerable`: all of these were written, see
-    /// [`Standing::Unanswered`].
+    /// [`Standing::Unanswered`]. While nothing was written of an earlier response either, that one
+    /// remains the next.
     #[inline]
     pub fn call(self, start: u64, is_answerable: bool) {
         let Some(memory) = self.0 else { return };
+        if !is_answerable && memory.state() == state::UNANSWERED {
+            return;
+        }
         memory.response.store(start, Ordering::Relaxed);
         memory.rest.store(u64::MAX, Ordering::Relaxed);
         self.publish(if is_answerable { Standing::Unanswered } else { Standing::Begun });
@@ -203,19 +211,24 @@ impl Entry {
     }
 
     /// So many bytes are about to be written, all that are queued. `then`: the standing once that
-    /// is done, if the connection is between requests then.
+    /// is done, if the connection is between requests then or its next request can be answered.
     #[inline]
     pub fn before_write(self, n: usize, then: impl FnOnce() -> Option<Standing>) {
         let Some(memory) = self.0.filter(|memory| memory.state() != state::CLOSING) else { return };
+        let written = memory.written.load(Ordering::Relaxed);
         let rest = match then() {
             Some(Standing::Idle { served, since }) => {
                 memory.served.store(served, Ordering::Relaxed);
                 memory.since.store(since.as_nanos(), Ordering::Relaxed);
-                memory.written.load(Ordering::Relaxed) + n as u64
+                written + n as u64
             }
+            Some(Standing::Unanswered) => (written + n as u64) | UNANSWERED_THEN,
             _ => u64::MAX,
         };
         memory.rest.store(rest, Ordering::Relaxed);
+        if memory.state() == state::UNANSWERED {
+            memory.response.store(written, Ordering::Relaxed);
+        }
         memory.enter(state::BEGUN);
     }
 
@@ -270,13 +283,13 @@ pub struct Found {
     pub read: u64,
     /// Bytes that were written before.
     pub written: u64,
-    /// Where the final response to the current request begins. If the kernel counts so many bytes
+    /// Where a response begins of which nothing was sent. If the kernel counts so many bytes
     /// written, a connection that has [begun](Standing::Begun) is in fact unanswered.
     pub response: u64,
-    /// If the kernel counts so many bytes written, a connection that has begun is in fact idle,
-    /// with [`after`](Self::after).
+    /// If the kernel counts so many bytes written, the standing of a connection that has begun is in
+    /// fact [`after`](Self::after).
     pub rest: u64,
-    /// See [`rest`](Self::rest).
+    /// See [`rest`](Self::rest): idle or unanswered.
     pub after: Standing,
     /// Whether these numbers count from the beginning of the connection, and can be compared with
     /// those of the kernel.
@@ -322,14 +335,19 @@ impl EntryMemory {
             _ => (Some(Standing::Begun), None),
         };
         let (read, written) = (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed));
+        let (rest, after) = match self.rest.load(Ordering::Relaxed) {
+            u64::MAX => (u64::MAX, idle),
+            rest if rest & UNANSWERED_THEN == 0 => (rest, idle),
+            rest => (rest & !UNANSWERED_THEN, Standing::Unanswered),
+        };
         Found {
             standing,
             before,
             read: read & !COUNTS_UNKNOWN,
             written: written & !COUNTS_UNKNOWN,
             response: self.response.load(Ordering::Relaxed),
-            rest: self.rest.load(Ordering::Relaxed),
-            after: idle,
+            rest,
+            after,
             is_counted: read & COUNTS_UNKNOWN == 0,
         }
     }

@@ -156,4 +156,27 @@ proptest! {
         let served = boundaries(&out).last().map(|(_, finals)| *finals);
         prop_assert_eq!(served, Some(requests.len() as u32));
     }
+
+    #[test]
+    fn d20_nothing_is_cut_after_a_whole_response_or_before_the_first(
+        requests in prop::collection::vec(request(), 1..6),
+        pieces in prop::collection::vec(1..400_usize, 1..4),
+        (short, by_request) in (any::<bool>(), any::<bool>()),
+        (read, written) in (0..1000_u64, 0..1000_u64),
+    ) {
+        let pieces = if by_request { vec![usize::MAX] } else { pieces };
+        let bench = Bench::of(App::blocking(Tester { short, ..Tester::default() }));
+        {
+            // Each write takes all that is queued, so none ends between two responses.
+            let mut ends = bench.pipe.0.borrow_mut();
+            (ends.read_most, ends.write_most) = (usize::MAX, usize::MAX);
+        }
+        let (made, out) = decisions(bench, &requests.concat(), &pieces, ByteCounts { read, written });
+        assert_right(&made, &requests, &out);
+        let boundaries = boundaries(&out);
+        for decision in made.iter().filter(|decision| decision.counted) {
+            let is_whole = boundaries.iter().any(|(at, _)| *at == decision.written);
+            prop_assert!(!is_whole || decision.standing != Standing::Begun, "{:?}", decision);
+        }
+    }
 }
