@@ -1,5 +1,6 @@
 //! A herd of clients, each with one connection for good, while workers are replaced: no request is
-//! lost, and no connection ends (D19). A separate program, because it leaves no processor time for
+//! lost, and no connection ends (D19). While workers die, that holds for each connection that has no
+//! request in flight on one of them (D20). A separate program, because it leaves no processor time for
 //! scenarios that measure time.
 //!
 //! A backend's run ends after [`REQUESTS`] and some rounds. `HERD=500000` in the environment sets
@@ -9,7 +10,7 @@ use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,11 @@ use remuda_conformance::probe::backends;
 use remuda_conformance::process::{Process, Server};
 use rustix::process::Signal;
 
+use self::deaths::{SUDDEN, workers_die};
 use self::drains::Drains;
 use self::herd::Herd;
 
+mod deaths;
 mod drains;
 mod herd;
 
@@ -105,11 +108,20 @@ fn clients_notice_no_change_of_the_worker_count() {
     });
 }
 
+#[test]
+fn clients_notice_no_crash() {
+    workers_die(SUDDEN, 10, &[], true);
+}
+
+#[test]
+fn clients_notice_no_hang_but_its_wait() {
+    // Where all handlers run on threads, blocking the only one equals blocking the loop.
+    workers_die(&["hang"], 1, &["--timeout", "2", "--threads", "1"], false);
+}
+
 /// A server of each backend, to which `event` happens while a herd sends requests.
 fn under_a_herd(event: &Event) {
-    // One server at a time: with its clients it takes the whole machine.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let requests =
         env::var("HERD").map_or(REQUESTS, |number| number.parse().expect("HERD is a number of requests"));
     report(
@@ -146,6 +158,12 @@ fn under_a_herd(event: &Event) {
         let log = server.log();
         assert!(!log.contains("ERROR"), "{log}");
     }
+}
+
+/// Waits for the only server at a time: with its clients it takes the whole machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Requests the replacement of a worker, without waiting for it.

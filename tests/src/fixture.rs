@@ -16,6 +16,7 @@
 //! - `GET /child` answers `/proc/self/status` of a program that the handler starts.
 //! - `GET /grow?mb=N` makes the worker keep N MiB more for good.
 //! - `GET /panic` panics.
+//! - `GET /exhaust` allocates more memory than there can be, which aborts the worker.
 //! - `GET /seize` makes the worker hold for good: the file `seized` in the working directory,
 //!   locked by flock(2) and by fcntl(2), the writing end of the FIFO `pipe` there, and a TCP port,
 //!   which it answers.
@@ -63,6 +64,7 @@ use std::env;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::future::poll_fn;
+use std::hint;
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter;
 use std::mem;
@@ -111,7 +113,7 @@ pub fn server() -> Server {
     }
 }
 
-/// A policy that panics in the middle of a drain.
+/// A policy that panics in the middle of a drain, as soon as there is a connection between requests.
 #[derive(Debug)]
 struct Panics;
 
@@ -121,7 +123,7 @@ impl ShutdownPolicy for Panics {
     }
 
     fn announce(&self, _: &Drain, _: &ConnView, _: Time) -> Announce {
-        Announce::Close
+        Announce::KeepAlive
     }
 }
 
@@ -230,6 +232,7 @@ impl<H: Handler> Handler for Fixture<H> {
                 Ok(out.send(ResponseHead::new(200), "late\n")?)
             }
             "/panic" => panic!("as it was asked to"),
+            "/exhaust" => exhaust(),
             "/grow" => {
                 grow(head.query());
                 Ok(out.send(ResponseHead::new(200), "larger\n")?)
@@ -261,7 +264,8 @@ impl<H: Handler> Handler for Fixture<H> {
     fn is_short(&self, head: &Head<'_>) -> bool {
         match head.path() {
             "/hang" => true,
-            "/child" | "/collect" | "/ignore-drain" | "/panic" | "/overtime" | "/overtime/begun" => false,
+            "/child" | "/collect" | "/exhaust" | "/ignore-drain" | "/panic" => false,
+            "/overtime" | "/overtime/begun" => false,
             "/patient" | "/patient/begun" | "/client-end" | "/client-end/begun" | "/farewell" => false,
             path if path.starts_with("/after") || message::name(path).is_some() => false,
             _ => self.demo.is_short(head),
@@ -288,6 +292,7 @@ impl<H: AsyncHandler> AsyncHandler for Fixture<H> {
                 Response::new("late\n".into())
             }
             "/panic" => panic!("as it was asked to"),
+            "/exhaust" => exhaust(),
             "/grow" => {
                 grow(request.uri().query());
                 Response::new("larger\n".into())
@@ -635,6 +640,12 @@ fn grow(query: Option<&str>) {
     let mebibytes: usize = number(query, "mb=").unwrap_or(1);
     let more = vec![1; mebibytes << 20];
     KEPT.lock().expect("no thread panics with the lock").push(more);
+}
+
+/// Requests memory that no allocator has.
+fn exhaust() -> ! {
+    hint::black_box(Vec::<u8>::with_capacity(isize::MAX as usize));
+    unreachable!("an allocation that fails aborts the process")
 }
 
 fn hang(query: Option<&str>) {
