@@ -25,6 +25,8 @@ pub(crate) struct Server<'a> {
     pub(crate) listeners: &'a Listeners,
     /// Missing files by which the server is found, one sentence each.
     pub(crate) lost: Vec<String>,
+    /// Whether workers are to have keepers (D20).
+    pub(crate) rescue: bool,
 }
 
 /// Returns all lines of the answer. Times are in seconds, sizes in bytes.
@@ -36,7 +38,7 @@ pub(crate) fn lines(server: Server<'_>, plan: &Plan, board: &Scoreboard, now: Ti
 }
 
 fn arbiter(server: Server<'_>, plan: &Plan, now: Time) -> Value {
-    let Server { version, backend, generation, started, listeners, lost } = server;
+    let Server { version, backend, generation, started, listeners, lost, rescue } = server;
     let listeners: Vec<_> = listeners.iter().map(|listener| listener.bound.to_string()).collect();
     json!({ "v": VERSION, "arbiter": {
         "pid": std::process::id(),
@@ -47,6 +49,7 @@ fn arbiter(server: Server<'_>, plan: &Plan, now: Time) -> Value {
         "backend": backend,
         "listeners": listeners,
         "lost": lost,
+        "rescue": rescue,
         "workers": plan.workers(),
         "admin_pid": plan.helper().map(|pid| pid.as_raw_nonzero()),
     }})

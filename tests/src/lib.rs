@@ -311,6 +311,9 @@ macro_rules! scenarios {
                 d20_every_request_and_connection_is_counted_once,
                 d20_a_panic_outside_a_handler_costs_no_connection,
                 d20_locks_pipes_and_ports_are_free_before_a_client_is_told,
+                d20_a_keeper_that_is_killed_costs_only_what_it_kept,
+                d20_a_keeper_that_is_late_is_ended_by_a_stop,
+                d20_a_worker_without_a_keeper_serves_and_status_says_so,
                 d20_a_keeper_has_the_rights_of_its_worker_and_little_memory;
             ending:
                 d14_the_applications_end_runs_before_a_worker_exits,

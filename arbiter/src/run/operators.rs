@@ -112,6 +112,7 @@ impl Host {
             started: self.children.ledger.started(),
             listeners: &self.sockets.listeners,
             lost: self.lost(),
+            rescue: self.current.loaded.config.worker.rescue,
         };
         status::lines(server, plan, &self.children.board, now())
     }

@@ -44,6 +44,8 @@ pub(super) struct Machine {
     pub(super) somaxconn: Option<u64>,
     /// Processes and threads that the control group may have (`pids.max`).
     pub(super) tasks: Option<u64>,
+    /// Processes and threads that a user without privilege may have (`ulimit -u`, RLIMIT_NPROC).
+    pub(super) user_tasks: Option<u64>,
     /// The largest core dump of a process, in bytes; 0: none.
     pub(super) core_dump: Option<u64>,
     /// Whether connections that wait at an ending listener may move to another listener on the same
@@ -74,6 +76,7 @@ impl Machine {
             sees_handshakes: end.map(|end| end.sees_handshakes),
             descriptors: column(&read("/proc/self/limits"), "Max open files", 0),
             tasks: most_tasks(&read("/proc/self/cgroup")),
+            user_tasks: column(&read("/proc/self/limits"), "Max processes", 0),
             core_dump: most_core_dump(&read("/proc/self/limits")),
             somaxconn: read("/proc/sys/net/core/somaxconn").trim().parse().ok(),
             migrates: read("/proc/sys/net/ipv4/tcp_migrate_req").trim().parse::<u8>().ok().map(|n| n != 0),
@@ -184,6 +187,15 @@ pub(super) fn findings(settings: &Settings, machine: &Machine) -> Vec<Finding> {
             machine.tasks.unwrap_or_default()
         ),
         "raise pids.max (TasksMax=, --pids-limit), lower workers, or set rescue to false",
+    );
+    let is_bound = !machine.is_root || arbiter.process.user.is_some();
+    note(
+        worker.rescue && is_bound && machine.user_tasks.is_some_and(|most| most < processes),
+        format!(
+            "the server may have {processes} processes, each worker with its keeper, but RLIMIT_NPROC allows {}",
+            machine.user_tasks.unwrap_or_default()
+        ),
+        "raise the limit (ulimit -u, LimitNPROC=), lower workers, or set rescue to false",
     );
     note(
         worker.rescue && machine.core_dump.is_some_and(|most| most > 0),

@@ -26,6 +26,12 @@ pub(super) fn status(answer: &[Value]) -> String {
         for lost in arbiter["lost"].as_array().into_iter().flatten() {
             text += &format!("! {}; HUP creates it again, or logs why not\n", word(lost));
         }
+        let is_unkept = |worker: &&Value| worker["keeper_pid"].is_null() && worker["phase"] != "booting";
+        let workers = answer.iter().filter_map(|line| line.get("worker"));
+        for worker in workers.filter(is_unkept).filter(|_| arbiter["rescue"] == true) {
+            let pid = word(&worker["pid"]);
+            text += &format!("! worker {pid} has no keeper: its connections end with it if it dies\n");
+        }
         text.push('\n');
     }
     let rows: Vec<_> = answer.iter().filter_map(|line| line.get("worker")).map(row).collect();

@@ -31,6 +31,22 @@ PID  SLOT  GEN  PHASE                  AGE    REQUESTS  CONNS  BUSY  BEAT  RSS  
     assert_eq!(status(&answer), expected);
 }
 
+#[test]
+fn status_names_workers_that_have_no_keeper() {
+    let said = |rescue: bool, phase: &str| {
+        let answer = [
+            json!({ "arbiter": { "pid": 7, "rescue": rescue } }),
+            json!({ "worker": { "pid": 8, "slot": 0, "phase": "running", "keeper_pid": 9 } }),
+            json!({ "worker": { "pid": 10, "slot": 1, "phase": phase, "keeper_pid": null } }),
+        ];
+        status(&answer).lines().filter(|line| line.starts_with('!')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let note = "! worker 10 has no keeper: its connections end with it if it dies";
+    assert_eq!(said(true, "running"), [note]);
+    assert_eq!(said(true, "booting"), [""; 0], "its keeper is started later");
+    assert_eq!(said(false, "running"), [""; 0], "it is not to have one");
+}
+
 fn trusted(list: &str) -> Trusted {
     Trusted::parse(list.split(',')).unwrap()
 }
@@ -55,14 +71,18 @@ fn doctor_finds_each_problem_and_nothing_else() {
     one(|s, _| s.arbiter.worker.connections = 0, "worker-connections is 0");
     one(|_, m| m.somaxconn = Some(128), "caps it at 128");
     one(|_, m| m.tasks = Some(4), "pids.max allows 4");
+    one(|_, m| m.user_tasks = Some(4), "RLIMIT_NPROC allows 4");
+    assert_eq!(found(|_, m| m.user_tasks = Some(5)), [""; 0], "there is room for a worker");
+    let roots = found(|_, m| (m.is_root, m.user_tasks) = (true, Some(4)));
+    assert!(roots.len() == 1 && roots[0].contains("as root"), "root is not bound by it: {roots:?}");
     one(|_, m| m.core_dump = Some(1), "core dumps are enabled");
     assert_eq!(
         found(|s, m| {
             s.arbiter.worker.rescue = false;
-            (m.tasks, m.core_dump) = (Some(4), Some(1));
+            (m.tasks, m.user_tasks, m.core_dump) = (Some(4), Some(4), Some(1));
         }),
         [""; 0],
-        "without keepers neither matters"
+        "without keepers none of them matters"
     );
     one(|s, m| (s.arbiter.reuse_port, m.migrates) = (true, Some(false)), "tcp_migrate_req is 0");
     assert_eq!(found(|s, m| (s.arbiter.reuse_port, m.migrates) = (true, Some(true))), [""; 0]);

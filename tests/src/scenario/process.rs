@@ -264,13 +264,13 @@ fn no_thread_is_needed(harness: &Harness) {
 
 /// A harness whose servers may have one process or thread for each user (`ulimit -u 1`). Privileged
 /// users are not bound by that limit.
-fn scarce(harness: &Harness) -> Harness {
+pub(super) fn scarce(harness: &Harness) -> Harness {
     harness.clone().started_by(&["bash", "-c", "ulimit -u 1; exec \"$@\"", "bash"])
 }
 
 /// A user that has no other process: its id derives from this process's id and is above those that
 /// systems assign.
-fn scarce_user() -> [&'static str; 4] {
+pub(super) fn scarce_user() -> [&'static str; 4] {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let id = 1_000_000 + std::process::id() * 64 + COUNT.fetch_add(1, Ordering::Relaxed);
     let id: &'static str = id.to_string().leak();

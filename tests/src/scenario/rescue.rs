@@ -6,11 +6,11 @@ use std::net::TcpListener;
 use std::time::Instant;
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags};
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 
 use super::heartbeat::assert_logged;
-use super::process::{connection_to, replacement};
-use super::{admin, get, get_with_body, seconds, took};
+use super::process::{self, connection_to, replacement};
+use super::{admin, control, get, get_with_body, seconds, took};
 use crate::Harness;
 use crate::client::{Client, End, PATIENCE};
 use crate::process::{Process, Server, until};
@@ -291,6 +291,98 @@ pub(crate) fn d20_locks_pipes_and_ports_are_free_before_a_client_is_told(harness
     kill(&workers[0]);
     client.last_response(500);
     assert_eq!(held(), [false; 4], "locks, port and pipe");
+}
+
+/// Settings under which workers and keepers have another user than the arbiter, if the suite may
+/// have that.
+fn other_user() -> &'static [&'static str] {
+    if geteuid().is_root() { &["--user", "nobody"] } else { &[] }
+}
+
+pub(crate) fn d20_a_keeper_that_is_killed_costs_only_what_it_kept(harness: &Harness) {
+    let server = harness.serve(&[other_user(), &["--keep-alive", "60"]].concat());
+    let first = server.worker();
+    let mut idle = at_rest(&server, &first);
+    // While its worker lives: the worker serves on, and its connections end with it.
+    let keeper = keeper(&server);
+    keeper.signal(Signal::KILL);
+    assert!(server.logs("the keeper of a worker ended with", PATIENCE), "{}", server.log());
+    for client in &mut idle {
+        assert_eq!(client.get("/info").number("pid"), first.id());
+    }
+    kill(&first);
+    for client in &mut idle {
+        assert!(matches!(client.end(PATIENCE), End::Fin | End::Reset));
+    }
+    // After its worker: what it holds, a connection that it has answered, ends.
+    let second = replacement(&server, &[first]);
+    let mut client = connection_to(&server, &second);
+    let keeper = self::keeper(&server);
+    server.begin(&mut client, get("/sleep?ms=60000"));
+    kill(&second);
+    assert_eq!(client.response().status, 500);
+    keeper.signal(Signal::KILL);
+    assert!(keeper.wait_gone(PATIENCE), "it outlives SIGKILL");
+    assert!(matches!(client.end(PATIENCE), End::Fin | End::Reset));
+    // The arbiter goes on, and the next worker has a keeper.
+    let third = Process::of(server.connect().get("/info").number("pid")).expect("it lives");
+    let mut idle = at_rest(&server, &third);
+    kill(&third);
+    for client in &mut idle {
+        assert_ne!(client.get("/info").number("pid"), third.id());
+    }
+}
+
+/// The only keeper, once it is there.
+#[track_caller]
+fn keeper(server: &Server) -> Process {
+    let one = until(PATIENCE, || server.keepers().pop().filter(|_| server.keepers().len() == 1));
+    one.expect("the worker has a keeper")
+}
+
+pub(crate) fn d20_a_keeper_that_is_late_is_ended_by_a_stop(harness: &Harness) {
+    // It may have another user than the arbiter, and its worker may live or be dead.
+    for is_dead in [false, true] {
+        let mut server = harness.serve(&[other_user(), &["--graceful-timeout", "1"]].concat());
+        let worker = server.worker();
+        let _idle = at_rest(&server, &worker);
+        let keeper = keeper(&server);
+        keeper.signal(Signal::STOP);
+        assert!(keeper.wait_frozen(PATIENCE), "it goes on");
+        if is_dead {
+            kill(&worker);
+            replacement(&server, &[worker]);
+        }
+        let start = Instant::now();
+        server.arbiter().signal(Signal::TERM);
+        server.exit(PATIENCE);
+        took("the server ended", start, 0.0..5.0);
+    }
+}
+
+pub(crate) fn d20_a_worker_without_a_keeper_serves_and_status_says_so(harness: &Harness) {
+    let told = |harness: &Harness, args: &[&str]| {
+        let server = control::serve(harness, args);
+        server.connect().get("/");
+        let table = control::done(harness, &server, &["status"]);
+        let (_, workers) = control::status(harness, &server);
+        let note = format!("! worker {} has no keeper", workers[0]["pid"]);
+        (server, workers[0]["keeper_pid"].is_null(), table.contains(&note))
+    };
+    let (server, has_none, is_noted) = told(harness, &[]);
+    assert_eq!((has_none, is_noted), (false, false));
+    drop(server);
+    let (server, has_none, is_noted) = told(harness, &["--no-rescue"]);
+    assert_eq!((has_none, is_noted), (true, false), "it is not to have one");
+    drop(server);
+    if harness.backend() != "sync" || !geteuid().is_root() {
+        // Other backends need threads, and only root has users whose processes are counted apart.
+        return;
+    }
+    let args = [&process::scarce_user()[..], &["--request-timeout", "0"]].concat();
+    let (server, has_none, is_noted) = told(&process::scarce(harness), &args);
+    assert_eq!((has_none, is_noted), (true, true));
+    assert_logged(&server, &["WARN", "worker serves without a keeper", "RLIMIT_NPROC"]);
 }
 
 pub(crate) fn d20_a_keeper_has_the_rights_of_its_worker_and_little_memory(harness: &Harness) {
