@@ -78,7 +78,7 @@ impl Entries {
     }
 
     /// The entries that were ever used, and unused ones between them.
-    fn used(&self) -> &'static [EntryMemory] {
+    pub(super) fn used(&self) -> &'static [EntryMemory] {
         &self.entries[..self.memory.used().min(self.entries.len())]
     }
 }

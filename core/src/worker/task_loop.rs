@@ -207,7 +207,7 @@ impl<R: Runtime> Loop<R> {
         let pool = HandlerPool::new(&cx.config, work, move || wake.call())?;
         let departures = Departures::new(cx.outbox.clone(), service.counters.clone());
         let ending = Ending::new(&service, shared.watch.state().holds());
-        let acceptor = AcceptThread::start(cx.listeners, cx.outbox)?;
+        let acceptor = AcceptThread::start(cx.listeners, cx.outbox, cx.entries, service.counters.clone())?;
         // The first heartbeat comes before the report: from there on the arbiter expects more.
         cx.seat.beat(sys::now(), 0, shared.drain());
         cx.link.report_ready()?;
@@ -347,7 +347,6 @@ impl<R: Runtime> Loop<R> {
 
     fn begin_accepted(&mut self, accepted: Accepted) {
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        self.common.service.counters.accepted.increment();
         // The process may have been suspended since the turn's time was read, so the time is read
         // again.
         let now = self.common.clock.borrow_mut().tick();

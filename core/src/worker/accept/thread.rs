@@ -5,6 +5,9 @@
 //! over a worker that does not wait (epoll_ctl(2), `EPOLLEXCLUSIVE`), and the connection goes to
 //! another worker or stays in the backlog. A connection that the loop asked for before it hung goes
 //! to another worker through the hand-off queue.
+//!
+//! The thread counts and publishes what it accepts (D20), so that a connection on its way to the
+//! loop is not lost with the worker.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,10 +24,13 @@ use rustix::io::Errno;
 
 use super::acceptor::{Accepted, Acceptor};
 use super::listener::Listener;
+use crate::app::Counters;
 use crate::handoff::ConnectionRecord;
 use crate::peer::Origin;
+use crate::rescue::{ByteCounts, Entry, Standing};
 use crate::worker::draws::Draws;
 use crate::worker::handoff::Outbox;
+use crate::worker::keeper::Entries;
 use crate::worker::sys;
 
 /// The token of the alert in the epoll set; the tokens of listeners are their numbers.
@@ -46,19 +52,27 @@ pub struct AcceptThread {
 
 impl AcceptThread {
     /// Starts the thread. It accepts nothing before the loop asks, and sends connections that the
-    /// loop does not take to `outbox`, if there is one.
+    /// loop does not take to `outbox`, if there is one. It counts in `counters`, and publishes
+    /// connections in `entries`, as fresh ones.
     ///
     /// # Errors
     ///
     /// As epoll_create1(2), epoll_ctl(2), eventfd(2) and pthread_create(3).
-    pub fn start(listeners: Vec<Listener>, outbox: Option<Outbox>) -> io::Result<Self> {
+    pub fn start(
+        listeners: Vec<Listener>,
+        outbox: Option<Outbox>,
+        entries: Option<Entries>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let alert = eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &alert, EventData::new_u64(ALERT), EventFlags::IN)?;
         let mut acceptor = Acceptor::new(listeners, epoll.try_clone()?, 0);
         acceptor.resume()?;
         let mailbox = Arc::new(Mailbox { alert, state: Mutex::default() });
-        let thread = AcceptLoop { mailbox: mailbox.clone(), epoll, acceptor, outbox, draws: Draws::new() };
+        let (mailbox_of_thread, draws) = (mailbox.clone(), Draws::new());
+        let thread =
+            AcceptLoop { mailbox: mailbox_of_thread, epoll, acceptor, outbox, entries, counters, draws };
         thread::Builder::new().name("acceptor".to_owned()).spawn(move || thread.run())?;
         Ok(Self { mailbox })
     }
@@ -182,6 +196,8 @@ struct AcceptLoop {
     acceptor: Acceptor,
     /// The way to other workers.
     outbox: Option<Outbox>,
+    entries: Option<Entries>,
+    counters: Arc<Counters>,
     draws: Draws,
 }
 
@@ -190,9 +206,13 @@ impl AcceptLoop {
         while self.wait() {
             let Some(answer) = self.accept().transpose() else {
                 // The kernel may have woken this thread for a connection while it waited.
-                self.acceptor.close().into_iter().for_each(|last| self.mailbox.answer(Ok(last)));
+                for last in self.acceptor.close() {
+                    self.enter(&last);
+                    self.mailbox.answer(Ok(last));
+                }
                 break;
             };
+            answer.iter().for_each(|accepted| self.enter(accepted));
             self.mailbox.answer(answer);
         }
         // The kernel wakes no thread that does not wait, so connections that have arrived by now
@@ -200,6 +220,24 @@ impl AcceptLoop {
         self.acceptor.pause();
         self.acceptor.close();
         self.mailbox.end();
+    }
+
+    /// Counts a connection, and publishes it.
+    fn enter(&mut self, accepted: &Accepted) {
+        self.counters.accepted.increment();
+        self.publish(accepted);
+    }
+
+    /// Publishes a connection that the loop has not taken. The loop publishes it again.
+    fn publish(&mut self, accepted: &Accepted) {
+        let entry = self.entry(accepted);
+        let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
+        entry.describe(origin, sys::now(), None, Some(ByteCounts::default()));
+        entry.publish(Standing::Fresh);
+    }
+
+    fn entry(&self, accepted: &Accepted) -> Entry {
+        self.entries.map_or(Entry::NONE, |entries| entries.entry(&accepted.socket))
     }
 
     /// Waits until the loop asks for a connection (true) or closes (false). Meanwhile passes the
@@ -219,14 +257,19 @@ impl AcceptLoop {
     fn pass_on(&mut self) {
         let Some((outbox, accepted)) = self.outbox.as_ref().zip(self.mailbox.take_back()) else { return };
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
-        match outbox.send(accepted.socket.as_fd(), &ConnectionRecord::fresh(origin, sys::now())) {
+        let now = sys::now();
+        let record = ConnectionRecord { handed: Some(now), ..ConnectionRecord::fresh(origin, now) };
+        self.entry(&accepted).clear();
+        match outbox.send(accepted.socket.as_fd(), &record) {
             Ok(()) => {
+                self.counters.handed.increment();
                 tracing::debug!("loop busy: its accepted connection is handed to another worker")
             }
             Err(error) => {
                 tracing::debug!(
                     "loop busy, and its accepted connection cannot be handed to another worker: {error}"
                 );
+                self.publish(&accepted);
                 self.mailbox.state().answers.push_front(Ok(accepted));
             }
         }

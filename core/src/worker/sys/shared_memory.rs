@@ -78,7 +78,8 @@ impl RescueMemory {
     /// At least so many entries are used. Called by the loop only.
     pub(in crate::worker) fn raise(&self, used: usize) {
         if self.used() < used {
-            self.used.store(used as u32, Ordering::Release);
+            // An accept thread raises it as well.
+            self.used.fetch_max(used as u32, Ordering::Release);
         }
     }
 

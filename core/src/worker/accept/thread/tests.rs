@@ -16,6 +16,8 @@ struct Asker {
     thread: AcceptThread,
     waker: Waker,
     woken: Receiver<()>,
+    entries: Entries,
+    counters: Arc<Counters>,
 }
 
 struct Wakes(Mutex<Sender<()>>);
@@ -35,14 +37,21 @@ impl Asker {
         let bound = Bound::Inet(listener.local_addr().unwrap());
         listener.set_nonblocking(true).unwrap();
         let socket = OwnedFd::from(listener.try_clone().unwrap());
-        let thread =
-            AcceptThread::start(vec![Listener::new(3, socket, bound, Ownership::Sole)], outbox).unwrap();
+        let listeners = vec![Listener::new(3, socket, bound, Ownership::Sole)];
+        let (entries, counters) = (Entries::map().unwrap(), Arc::new(Counters::default()));
+        let thread = AcceptThread::start(listeners, outbox, Some(entries), counters.clone()).unwrap();
         let (wake, woken) = channel();
-        Self { thread, waker: Arc::new(Wakes(Mutex::new(wake))).into(), woken }
+        let waker = Arc::new(Wakes(Mutex::new(wake))).into();
+        Self { thread, waker, woken, entries, counters }
     }
 
     fn ask(&self) -> Poll<Option<Accepted>> {
         self.thread.poll_accept(&Context::from_waker(&self.waker)).map(|next| next.map(Result::unwrap))
+    }
+
+    /// How many connections are published.
+    fn published(&self) -> usize {
+        self.entries.used().iter().filter(|entry| entry.is_taken()).count()
     }
 
     /// Waits for the answer.
@@ -115,10 +124,16 @@ fn a_connection_that_the_loop_does_not_take_goes_to_another_worker() {
     assert!(asker.ask().is_pending());
     let client = connect(&listener);
     asker.woken.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((asker.published(), asker.counters.accepted.get()), (1, 1), "a keeper would have it");
     poll(&mut [PollFd::new(&queue, PollFlags::IN)], None).unwrap();
     let adopted = handoff::receive(queue.as_fd()).unwrap().expect("the connection");
     assert_eq!((adopted.record.listener, adopted.record.served), (3, 0));
     assert_eq!(adopted.record.peer, crate::peer::Peer::Inet(client.local_addr().unwrap()));
+    // It is the other worker's now.
+    assert_eq!(asker.published(), 0);
+    while asker.counters.handed.get() == 0 {
+        thread::yield_now();
+    }
     // The loop has not received it, and may ask again.
     assert!(asker.ask().is_pending());
     let _next = connect(&listener);
