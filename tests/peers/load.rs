@@ -133,6 +133,65 @@ pub(crate) fn while_reloads_fail(server: &Server, front: &Address, settings: &st
     assert!(workers > before.len(), "no new worker has served");
 }
 
+/// Kills a worker of `server` every half second. Returns how many requests through `front` were
+/// answered with 500. Asserts that every other response is 200, that none is cut, and that no more
+/// requests have failed than clients can have had in flight. `KILLS=120` in the environment makes
+/// that a minute.
+///
+/// The response fits into one write(2): a request is in flight, or its response was sent whole, and
+/// the counts of the kernel tell the keeper which.
+#[track_caller]
+pub(crate) fn while_workers_are_killed(server: &Server, front: &Address, workers: usize) -> usize {
+    let kills: u32 = env::var("KILLS").map_or(6, |number| number.parse().expect("KILLS is a number"));
+    let over = AtomicBool::new(false);
+    let (served, failed) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask_during_kills(front, &over))).collect();
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let start = Instant::now();
+            for n in 1..=kills {
+                thread::sleep((start + n * KILLED_EVERY).saturating_duration_since(Instant::now()));
+                // The oldest has lived for longer than a second, so it is replaced at once (D17).
+                let oldest = server.workers(workers).remove(0);
+                oldest.signal(Signal::KILL);
+                assert!(oldest.wait_gone(PATIENCE), "a worker outlives SIGKILL");
+            }
+            server.workers(workers);
+        }));
+        over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| resume_unwind(panic));
+        let ended = clients.into_iter().map(|client| client.join().expect("every answer is 200 or 500"));
+        ended.fold((0, 0), |(served, failed), (s, f)| (served + s, failed + f))
+    });
+    report(&format!("{kills} workers killed: {served} requests answered with 200, {failed} with 500"));
+    assert!(served > 10 * CLIENTS, "{served} requests are not enough load");
+    assert!(failed <= CLIENTS * kills as usize, "{failed} requests have failed");
+    failed
+}
+
+/// How often a worker is killed.
+const KILLED_EVERY: Duration = Duration::from_millis(500);
+
+/// Sends one request after the other. Returns how many were answered with 200, and with 500.
+fn ask_during_kills(front: &Address, over: &AtomicBool) -> (usize, usize) {
+    let (mut served, mut failed) = (0, 0);
+    while !over.load(Ordering::Relaxed) {
+        let mut client = front.connect(PATIENCE).expect("the proxy takes connections");
+        while !over.load(Ordering::Relaxed) {
+            client.send("GET /info HTTP/1.1\r\nHost: test\r\n\r\n");
+            let response = client.response();
+            match response.status {
+                200 => served += 1,
+                500 => failed += 1,
+                _ => panic!("after {served} requests: {response:?}"),
+            }
+            if response.announces_close() {
+                break;
+            }
+        }
+    }
+    (served, failed)
+}
+
 /// Runs clients while `happens` runs. Returns the number of workers that have answered.
 #[track_caller]
 fn under_load(front: &Address, happens: impl FnOnce()) -> usize {

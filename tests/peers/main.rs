@@ -1,9 +1,9 @@
 //! Other programs as peers of every backend that is built in: nginx and HAProxy in front, with
-//! connections that they keep; Apache in front of uploads; `ab`; and nginx and hyper beside remuda,
-//! with the same requests.
+//! connections that they keep; Apache in front of uploads; `ab`; clients that repeat requests by
+//! themselves; and nginx and hyper beside remuda, with the same requests.
 //!
-//! They are Debian packages (`nginx`, `haproxy`, `apache2`, `apache2-utils`), so only `.ci/run`
-//! runs this: `cargo test -p remuda-conformance --features peers --test peers`. A missing program
+//! They are Debian packages (`nginx`, `haproxy`, `apache2`, `apache2-utils`, `curl`, `wget`,
+//! `php-cli`, `php-curl`), so only `.ci/run` runs this: `cargo test -p remuda-conformance --features peers --test peers`. A missing program
 //! is a failure.
 
 use std::path::Path;
@@ -13,8 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use remuda_conformance::Harness;
 use remuda_conformance::client::{Address, PATIENCE};
 use remuda_conformance::probe::backends;
+use rustix::process::Signal;
 
 use self::front::Proxy;
+use self::repeats::Ending;
 
 #[allow(dead_code, reason = "the expected results are used by other binaries")]
 #[path = "../src/corpus.rs"]
@@ -22,6 +24,7 @@ mod corpus;
 mod differential;
 mod front;
 mod load;
+mod repeats;
 
 #[test]
 fn nginx_in_front_sees_no_error_while_workers_come_and_go() {
@@ -160,6 +163,37 @@ fn nginx_in_front_names_its_clients_in_fields() {
     }
 }
 
+/// nginx passes a 500 on and logs only what it makes itself.
+#[test]
+fn nginx_in_front_sees_a_500_for_each_request_in_flight_in_a_killed_worker() {
+    for harness in servers() {
+        let server = harness.serve(KILLED);
+        let nginx = Proxy::nginx(server.address());
+        load::while_workers_are_killed(&server, nginx.address(), 4);
+        assert_eq!(nginx.errors(), "", "{harness:?}");
+    }
+}
+
+/// HAProxy logs each 500, with a state of four dashes if nothing else was wrong.
+#[test]
+fn haproxy_in_front_sees_a_500_for_each_request_in_flight_in_a_killed_worker() {
+    for harness in servers() {
+        let server = harness.serve(KILLED);
+        let haproxy = Proxy::haproxy(server.address());
+        let failed = load::while_workers_are_killed(&server, haproxy.address(), 4);
+        let errors = haproxy.errors();
+        let (passed_on, others): (Vec<_>, Vec<_>) = errors.lines().partition(|line| is_passed_on(line));
+        assert_eq!(others, [""; 0], "{harness:?}");
+        assert_eq!(passed_on.len(), failed, "{harness:?}");
+    }
+}
+
+/// Whether this line of HAProxy's log is about a 500 of the server behind, whole and in order.
+fn is_passed_on(line: &str) -> bool {
+    let words: Vec<_> = line.split(' ').collect();
+    words.contains(&"500") && words.contains(&"----")
+}
+
 /// Asserts that a client whose address `front` learns from a PROXY header has that address at the
 /// server behind, for each of its requests. A forwarding field of the client is ignored.
 #[track_caller]
@@ -178,6 +212,9 @@ fn named(front: &Proxy, client: &str, scheme: &str) {
 /// The server decides when its connections end, but an idle one must not end while a request is in
 /// flight to it.
 const BEHIND: &[&str] = &["-w", "2", "--keep-alive", "60"];
+
+/// Each worker lives for about two seconds.
+const KILLED: &[&str] = &["-w", "4", "--keep-alive", "60"];
 
 /// The test reads the number of connections from the metrics.
 const COUNTED: &[&str] = &["--admin-bind", load::ADMIN];
@@ -205,6 +242,37 @@ fn ab_loses_no_request_to_recycling() {
             assert_eq!(number("Non-2xx responses:"), None, "{harness:?}: {output:?}");
         }
     }
+}
+
+#[test]
+fn a_post_cut_by_the_deadline_of_a_drain_is_told_503_and_runs_once() {
+    post_once(&Ending { settings: &["--graceful-timeout", "1"], signal: Some(Signal::TERM), status: 503 });
+}
+
+#[test]
+fn a_post_over_its_timeout_is_told_503_and_runs_once() {
+    post_once(&Ending {
+        settings: &["--request-timeout", "1", "--graceful-timeout", "1"],
+        signal: None,
+        status: 503,
+    });
+}
+
+#[test]
+fn a_post_in_a_killed_worker_is_told_500_and_runs_once() {
+    post_once(&Ending { settings: &[], signal: Some(Signal::KILL), status: 500 });
+}
+
+#[test]
+fn a_post_in_a_worker_that_hangs_is_told_500_and_runs_once() {
+    // A worker that is stopped hangs, wherever the backend runs the handler.
+    post_once(&Ending { settings: &["--timeout", "2"], signal: Some(Signal::STOP), status: 500 });
+}
+
+/// Both kinds of application at a time: mostly, time passes.
+fn post_once(ending: &Ending) {
+    let all: Vec<_> = servers().collect();
+    all.chunks(2).for_each(|both| repeats::end(both, ending));
 }
 
 /// Every backend with both kinds of application, one at a time: each takes the whole machine.
