@@ -297,6 +297,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether [`resolve`](Self::resolve) may depend on the counts of the kernel.
+    pub fn needs_counts(&self) -> bool {
+        self.is_counted && (self.before.is_some() || self.standing == Some(Standing::Begun))
+    }
+
     /// What can be done for the connection, with the counts of the kernel if they are known.
     pub fn resolve(&self, counts: Option<ByteCounts>) -> Option<Standing> {
         let standing = self.standing?;

@@ -45,7 +45,9 @@ fn decisions(
             let (read, written) = (ends.taken, ends.outgoing.len() as u64);
             let now = ByteCounts { read: before.read + read, written: before.written + written };
             for counts in [Some(now), None] {
-                let standing = memory.found().resolve(counts);
+                let found = memory.found();
+                let standing = found.resolve(counts);
+                assert!(found.needs_counts() || standing == found.resolve(None), "{found:?}");
                 let decision =
                     standing.map(|standing| Decision { standing, counted: counts.is_some(), read, written });
                 made.borrow_mut().extend(decision);

@@ -37,11 +37,11 @@ const LAST: Duration = Duration::from_millis(1200);
 /// How soon connections that are held are looked at again, at the least.
 const NAP: Duration = Duration::from_millis(5);
 
-/// The same while the queue is full and more is to be sent.
+/// The same while the queue is full, and other workers take from it.
 const NAP_FULL: Duration = Duration::from_millis(1);
 
-/// The keeper sleeps at least so many times as long as it has worked: many connections that are
-/// held cost little.
+/// A keeper that nothing is taken from sleeps at least so many times as long as it has worked: many
+/// connections that are held cost little.
 const REST: u32 = 10;
 
 /// How many bytes of a lingering connection are discarded before others have their turn.
@@ -96,11 +96,15 @@ impl Rescue {
             {
                 break;
             }
+            let before = left;
             left = self.tend_all(server, gone, now);
             self.seat.rescue_holds(left);
             if left > 0 {
                 let took = sys::now() - now;
-                sys::keeper::nap(if self.is_full { NAP_FULL } else { NAP }.max(took * REST));
+                // Workers that take connections are waited for only shortly: most of that time was
+                // spent on these, or without a processor.
+                let has_receiver = self.is_full && left < before;
+                sys::keeper::nap(if has_receiver { NAP_FULL } else { NAP.max(took * REST) });
             }
         }
         self.end_all();
@@ -308,7 +312,9 @@ fn connection(number: i32, peer: Peer) -> Option<BorrowedFd<'static>> {
 /// The standing of a connection. If its worker was perhaps about to read or to write, the counts of
 /// the kernel show whether it has. A unix socket has none.
 fn resolve(socket: BorrowedFd<'_>, entry: &EntryMemory, found: Found) -> Standing {
-    let counts = if entry.peer() == Peer::Unix { None } else { tcp_counts(socket) };
+    // Most connections are between requests. With many, the first would wait for the counts of all.
+    let needs_counts = entry.peer() != Peer::Unix && found.needs_counts();
+    let counts = if needs_counts { tcp_counts(socket) } else { None };
     found.resolve(counts).unwrap_or(Standing::Begun)
 }
 
