@@ -3,6 +3,7 @@
 use remuda_conformance::conformance;
 
 mod alike;
+mod crowd;
 mod documents;
 mod endurance;
 mod handlers;

@@ -41,7 +41,7 @@
 //!   worker, `/leave/task?ms=N` a tokio task that does.
 //! - Paths under `/message/` are described in the module `message`.
 //! - A file `stall-boot` in the working directory keeps the next booting worker, which removes the
-//!   file, from becoming ready. While `crash-boot` exists, each booting worker crashes, and while
+//!   file, from becoming ready. While `hold-boot` exists, booting workers wait. While `crash-boot` exists, each booting worker crashes, and while
 //!   `fail-boot` exists, each fails to boot.
 //! - With `FIXTURE_HOOKS` in the environment the file `journal` in the working directory has a line
 //!   for each hook that is called, and for each time that the application is built. Hooks that its
@@ -160,6 +160,9 @@ fn build(boot: &Boot) -> Result<App, AppError> {
     }
     if Path::new("crash-boot").exists() {
         process::abort();
+    }
+    while Path::new("hold-boot").exists() {
+        thread::sleep(Duration::from_millis(5));
     }
     while fs::remove_file("stall-boot").is_ok() {
         thread::sleep(Duration::MAX);
