@@ -72,7 +72,7 @@ fn doctor_finds_each_problem_and_nothing_else() {
     one(|_, m| m.somaxconn = Some(128), "caps it at 128");
     one(|_, m| m.tasks = Some(4), "pids.max allows 4");
     one(|_, m| m.user_tasks = Some(4), "RLIMIT_NPROC allows 4");
-    assert_eq!(found(|_, m| m.user_tasks = Some(5)), [""; 0], "there is room for a worker");
+    assert_eq!(found(|_, m| m.user_tasks = Some(9)), [""; 0], "all have room");
     let roots = found(|_, m| (m.is_root, m.user_tasks) = (true, Some(4)));
     assert!(roots.len() == 1 && roots[0].contains("as root"), "root is not bound by it: {roots:?}");
     one(|_, m| m.core_dump = Some(1), "core dumps are enabled");
