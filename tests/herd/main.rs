@@ -110,7 +110,7 @@ fn clients_notice_no_change_of_the_worker_count() {
 
 #[test]
 fn clients_notice_no_crash() {
-    workers_die(SUDDEN, 10, &[], true);
+    workers_die(SUDDEN, 6, &[], true);
 }
 
 #[test]
