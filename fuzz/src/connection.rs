@@ -131,7 +131,8 @@ impl Play {
         };
         if let Some(LeasedCall::Blocking(call)) = session.lease(&self.world.cx()) {
             let io = &mut PollBlocking { world: &mut self.world, io: &mut self.io };
-            let now = call.run(&mut session.hold(io).expect("it carries HTTP/1.1")).expect("its lease is held");
+            let now =
+                call.run(&mut session.hold(io).expect("it carries HTTP/1.1")).expect("its lease is held");
             session.settle(call, now);
         }
     }
