@@ -20,6 +20,7 @@ const SETTINGS: [&str; 4] = ["--worker-connections", "0", "--keep-alive", "300"]
 
 #[test]
 fn ten_thousand_connections_of_a_killed_worker_move_to_another() {
+    let _alone = crate::crowd_alone();
     for backend in ["mio", "tokio"] {
         let server = server(backend);
         let first = server.worker();
@@ -46,6 +47,7 @@ fn ten_thousand_connections_of_a_killed_worker_move_to_another() {
 
 #[test]
 fn ten_thousand_connections_wait_for_a_replacement_that_is_late() {
+    let _alone = crate::crowd_alone();
     // While it boots, and in a pause of some seconds of a crash loop (D17).
     for (obstacle, time) in [("hold-boot", Duration::from_secs(3)), ("crash-boot", Duration::from_secs(6))] {
         let server = server("mio");
@@ -66,8 +68,8 @@ fn ten_thousand_connections_wait_for_a_replacement_that_is_late() {
 }
 
 fn server(backend: &str) -> Server {
-    // Those of a server, with some for itself.
-    allow_descriptors(IDLE as u64 + 1000);
+    // Those of a server, with some for other tests of this process.
+    allow_descriptors(2 * IDLE as u64);
     Harness::new(backend, "blocking", Path::new(env!("CARGO_BIN_EXE_fixture"))).serve(&SETTINGS)
 }
 

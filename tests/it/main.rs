@@ -1,5 +1,7 @@
 //! Every scenario against every backend: real processes, sockets and signals.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use remuda_conformance::conformance;
 
 mod alike;
@@ -46,3 +48,10 @@ conformance!(async_std_async => "async-std", "async", deviations: [
     ("requests_wait_for_a_handler_thread", "futures do not run on handler threads"),
     ("a_stalled_reader_ends_its_connection", "futures do not hold the handler thread that shows it"),
 ]);
+
+/// Waits until no other test of this process has ten thousand connections open: two of them would
+/// exceed the limit on descriptors of many systems.
+fn crowd_alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -19,6 +19,7 @@ const MARGIN: u64 = 2 << 20;
 
 #[test]
 fn ten_thousand_silent_connections_delay_no_other_client() {
+    let _alone = crate::crowd_alone();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("a limit can be raised");
     for backend in ["sync", "threaded", "mio", "smol", "tokio"] {

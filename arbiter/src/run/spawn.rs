@@ -212,7 +212,7 @@ fn become_worker(
         }
         // After the change of user, which the keeper shares, and before anything else exists that
         // it would copy.
-        let entries = start_keeper_of(&child, title, ledger, &loaded.config, &outbox);
+        let entries = start_keeper_of(&child, title, ledger, &loaded.config, &listeners, &outbox);
         let ForkedChild { generation, seat, orders, parent, .. } = child;
         // After the change of user, which clears the setting in the kernel.
         let link = match sys::follow(parent, process::Signal::TERM)
@@ -265,13 +265,15 @@ fn start_keeper_of(
     mut title: Option<Title>,
     ledger: Ledger,
     config: &ArbiterConfig,
+    listeners: &[Listener],
     outbox: &Outbox,
 ) -> Option<Entries> {
     if !config.worker.rescue {
         return without_keeper().ok();
     }
     let ForkedChild { slot, seat, parent, .. } = child;
-    let cx = KeeperCx { seat: *seat, ledger, arbiter: *parent, outbox, limits: &config.worker.limits };
+    let limits = &config.worker.limits;
+    let cx = KeeperCx { seat: *seat, ledger, arbiter: *parent, listeners, outbox, limits };
     let started = start_keeper(&cx);
     title.iter_mut().for_each(|title| title.set(&config.process.title(&format!("worker {slot}"))));
     match started {

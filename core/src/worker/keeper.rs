@@ -20,11 +20,12 @@ use rustix::process::{Pid, PidfdFlags, Resource, getpid, getppid, getrlimit, pid
 use rustix::thread;
 
 use self::rescue::Rescue;
+use super::accept::Listener;
 use super::handoff::Outbox;
 use super::scoreboard::{Ledger, Seat};
 use super::sys;
 use super::sys::keeper::{Cloned, clone_sharing_descriptors};
-use super::sys::shared_memory::{self, RescueMemory};
+use super::sys::shared_memory::{self, Arrivals, RescueMemory};
 use crate::config::Limits;
 use crate::rescue::{ByteCounts, Entry, EntryMemory};
 
@@ -71,6 +72,13 @@ impl Entries {
         Entry::new(entry)
     }
 
+    /// Announces that connections are about to be accepted. A connection that is accepted, but not
+    /// published, when the worker dies, is found by its listener.
+    pub(super) fn arrival(&self) -> Arrival {
+        self.memory.set_arrivals(Some(Arrivals::Uncounted));
+        Arrival(self.memory)
+    }
+
     /// How many bytes of a connection that this worker takes over were read and written before. None:
     /// the kernel does not count them, as on unix sockets.
     pub(super) fn counts(socket: &impl AsFd) -> Option<ByteCounts> {
@@ -80,6 +88,23 @@ impl Entries {
     /// The entries that were ever used, and unused ones between them.
     pub(super) fn used(&self) -> &'static [EntryMemory] {
         &self.entries[..self.memory.used().min(self.entries.len())]
+    }
+}
+
+/// The time from before a connection is accepted until it is published.
+#[derive(Debug)]
+pub(super) struct Arrival(&'static RescueMemory);
+
+impl Arrival {
+    /// The connection is counted as accepted.
+    pub(super) fn is_counted(&self) {
+        self.0.set_arrivals(Some(Arrivals::Counted));
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.set_arrivals(None);
     }
 }
 
@@ -93,6 +118,8 @@ pub struct KeeperCx<'a> {
     pub ledger: Ledger,
     /// The arbiter, the parent of both.
     pub arbiter: Pid,
+    /// The listeners of the worker.
+    pub listeners: &'a [Listener],
     /// The sending end of the hand-off queue.
     pub outbox: &'a Outbox,
     /// The limits of the connections.
@@ -139,7 +166,7 @@ pub fn start(cx: &KeeperCx<'_>) -> io::Result<Entries> {
             Ok(entries)
         }
         Cloned::Copy => {
-            let rescue = Rescue::new(entries, cx.seat, cx.ledger, cx.arbiter, cx.outbox, patience);
+            let rescue = Rescue::new(entries, cx, patience);
             keep(&worker, rescue)
         }
     }

@@ -24,7 +24,7 @@ use super::draws::Draws;
 use super::exit::{EndOnPanic, Exit};
 use super::handlers::{Handlers, Job, WorkerShared};
 use super::handoff::{Departures, Inbox};
-use super::keeper::Entries;
+use super::keeper::{Arrival, Entries};
 use super::scoreboard::Seat;
 use super::socket::Socket;
 use super::tokio_context::TokioContext;
@@ -276,8 +276,9 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
     fn handle_orders(&mut self, now: Time) -> bool {
         let changed = self.link.handle(now);
         if changed {
+            let arrival = self.entries.map(|entries| entries.arrival());
             for last in self.acceptor.close() {
-                self.begin_accepted(last);
+                self.begin_accepted(last, arrival.as_ref());
             }
             self.connections.wake_all();
         }
@@ -285,17 +286,19 @@ impl<W: Waiter, H: Handlers> Loop<W, H> {
     }
 
     fn accept(&mut self, listener: u64, now: Time) -> io::Result<()> {
+        let arrival = self.entries.map(|entries| entries.arrival());
         let Some(accepted) = self.acceptor.accept(listener, now) else { return Ok(()) };
-        self.begin_accepted(accepted);
+        self.begin_accepted(accepted, arrival.as_ref());
         if self.is_full() {
             self.acceptor.pause();
         }
         Ok(())
     }
 
-    fn begin_accepted(&mut self, accepted: Accepted) {
+    fn begin_accepted(&mut self, accepted: Accepted, arrival: Option<&Arrival>) {
         let origin = Origin::new(accepted.listener, accepted.peer, self.draws.draw());
         self.service.counters.accepted.increment();
+        arrival.into_iter().for_each(Arrival::is_counted);
         // The process may have been suspended since the turn's time was read, so the time is read
         // again.
         let now = self.clock.tick();

@@ -206,6 +206,11 @@ impl Seat {
         self.memory.open.store(open as u64, Ordering::Relaxed);
     }
 
+    /// The keeper has found a connection that was not counted as accepted.
+    pub(super) fn rescue_accepts(&self) {
+        self.memory.counts.accepted.increment();
+    }
+
     /// The keeper has handed a connection to another worker.
     pub(super) fn rescue_moved(&self) {
         self.memory.counts.rescued.increment();

@@ -30,7 +30,7 @@ use crate::peer::Origin;
 use crate::rescue::{ByteCounts, Entry, Standing};
 use crate::worker::draws::Draws;
 use crate::worker::handoff::Outbox;
-use crate::worker::keeper::Entries;
+use crate::worker::keeper::{Arrival, Entries};
 use crate::worker::sys;
 
 /// The token of the alert in the epoll set; the tokens of listeners are their numbers.
@@ -206,13 +206,13 @@ impl AcceptLoop {
         while self.wait() {
             let Some(answer) = self.accept().transpose() else {
                 // The kernel may have woken this thread for a connection while it waited.
+                let arrival = self.entries.map(|entries| entries.arrival());
                 for last in self.acceptor.close() {
-                    self.enter(&last);
+                    self.enter(&last, arrival.as_ref());
                     self.mailbox.answer(Ok(last));
                 }
                 break;
             };
-            answer.iter().for_each(|accepted| self.enter(accepted));
             self.mailbox.answer(answer);
         }
         // The kernel wakes no thread that does not wait, so connections that have arrived by now
@@ -223,8 +223,9 @@ impl AcceptLoop {
     }
 
     /// Counts a connection, and publishes it.
-    fn enter(&mut self, accepted: &Accepted) {
+    fn enter(&mut self, accepted: &Accepted, arrival: Option<&Arrival>) {
         self.counters.accepted.increment();
+        arrival.into_iter().for_each(Arrival::is_counted);
         self.publish(accepted);
     }
 
@@ -275,7 +276,7 @@ impl AcceptLoop {
         }
     }
 
-    /// Waits for a connection. `None` if the alert was signalled: while a request is open, it only
+    /// Waits for a connection, counts and publishes it. `None` if the alert was signalled: while a request is open, it only
     /// signals the end.
     fn accept(&mut self) -> io::Result<Option<Accepted>> {
         let mut events = Vec::with_capacity(EVENTS);
@@ -291,7 +292,9 @@ impl AcceptLoop {
                 if event.data.u64() == ALERT {
                     return Ok(None);
                 }
+                let arrival = self.entries.map(|entries| entries.arrival());
                 if let Some(accepted) = self.acceptor.accept(event.data.u64(), now) {
+                    self.enter(&accepted, arrival.as_ref());
                     return Ok(Some(accepted));
                 }
             }

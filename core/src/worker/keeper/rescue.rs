@@ -4,10 +4,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketType, sockopt};
 use rustix::process::Pid;
 
-use super::{Entries, Patience, is_orphan};
+use self::arrivals::ListenerAddress;
+use super::{Entries, KeeperCx, Patience, is_orphan};
 use crate::config::LINGER_AT_DEADLINE;
 use crate::handoff::ConnectionRecord;
 use crate::peer::Peer;
@@ -47,6 +48,8 @@ const REST: u32 = 10;
 /// How many bytes of a lingering connection are discarded before others have their turn.
 const DISCARDED_A_TURN: usize = 64;
 
+mod arrivals;
+
 pub(super) struct Rescue {
     entries: Entries,
     seat: Seat,
@@ -56,6 +59,7 @@ pub(super) struct Rescue {
     queue: i32,
     version: u16,
     patience: Patience,
+    listeners: [Option<ListenerAddress>; arrivals::LISTENERS],
     /// Whether the queue had no room at the last attempt.
     is_full: bool,
 }
@@ -70,21 +74,17 @@ enum Server {
 }
 
 impl Rescue {
-    pub(super) fn new(
-        entries: Entries,
-        seat: Seat,
-        ledger: Ledger,
-        arbiter: Pid,
-        outbox: &Outbox,
-        patience: Patience,
-    ) -> Self {
+    pub(super) fn new(entries: Entries, cx: &KeeperCx<'_>, patience: Patience) -> Self {
+        let KeeperCx { seat, ledger, arbiter, listeners, outbox, .. } = *cx;
         let (queue, version) = (outbox.as_raw_fd(), outbox.version());
-        Self { entries, seat, ledger, arbiter, queue, version, patience, is_full: false }
+        let listeners = arrivals::addresses(listeners);
+        Self { entries, seat, ledger, arbiter, queue, version, patience, listeners, is_full: false }
     }
 
     /// Goes on with the connections of the worker until none is left.
     pub(super) fn run(mut self) -> ! {
         let gone = sys::now();
+        self.enter_arrivals(gone);
         self.close_others();
         let mut left = self.look_at_all(gone);
         self.seat.rescue_begins(left);
@@ -298,15 +298,20 @@ fn limit(since: Time, time: Duration) -> Time {
 /// put another one in its place.
 fn connection(number: i32, peer: Peer) -> Option<BorrowedFd<'static>> {
     let socket = borrow(number);
-    let is_connection = sockopt::socket_type(socket) == Ok(SocketType::STREAM)
-        && sockopt::socket_acceptconn(socket) == Ok(false);
-    let found = rustix::net::getpeername(socket).ok().filter(|_| is_connection)?;
-    let found = found.and_then(|found| std::net::SocketAddr::try_from(found).ok());
+    let found = stream_to(socket)?.and_then(|found| std::net::SocketAddr::try_from(found).ok());
     let is_it = match peer {
         Peer::Inet(addr) => found == Some(addr),
         Peer::Unix => sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX),
     };
     is_it.then_some(socket)
+}
+
+/// The other end of a connected stream socket, which has no address on some unix sockets. None for
+/// every other descriptor.
+fn stream_to(socket: BorrowedFd<'_>) -> Option<Option<SocketAddrAny>> {
+    let is_stream = sockopt::socket_type(socket) == Ok(SocketType::STREAM)
+        && sockopt::socket_acceptconn(socket) == Ok(false);
+    rustix::net::getpeername(socket).ok().filter(|_| is_stream)
 }
 
 /// The standing of a connection. If its worker was perhaps about to read or to write, the counts of

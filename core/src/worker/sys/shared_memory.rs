@@ -68,6 +68,17 @@ pub(in crate::worker) struct RescueMemory {
     beyond: AtomicU32,
     /// When the kernel ends a draining worker; 0: it does not drain.
     deadline: AtomicU64,
+    /// Not 0 while connections may be accepted that have no entry yet: an [`Arrivals`], plus 1.
+    arrivals: AtomicU32,
+}
+
+/// How far a worker is with connections that it accepts and has not published yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::worker) enum Arrivals {
+    /// They are not counted as accepted.
+    Uncounted,
+    /// They are.
+    Counted,
 }
 
 impl RescueMemory {
@@ -86,6 +97,18 @@ impl RescueMemory {
     /// Notes that a descriptor has no entry. Returns whether it is the first one.
     pub(in crate::worker) fn mark_beyond(&self) -> bool {
         self.beyond.swap(1, Ordering::Relaxed) == 0
+    }
+
+    pub(in crate::worker) fn arrivals(&self) -> Option<Arrivals> {
+        match self.arrivals.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Arrivals::Uncounted),
+            _ => Some(Arrivals::Counted),
+        }
+    }
+
+    pub(in crate::worker) fn set_arrivals(&self, arrivals: Option<Arrivals>) {
+        self.arrivals.store(arrivals.map_or(0, |arrivals| arrivals as u32 + 1), Ordering::Release);
     }
 
     pub(in crate::worker) fn deadline(&self) -> &AtomicU64 {
