@@ -184,7 +184,8 @@ impl<S: StreamState> SharedExchange<S> {
         state
     }
 
-    /// Whether a handler has it: one that runs or will run.
+    /// Whether a handler has it: one that runs or will run. Once this is false, the state changes no
+    /// more; until then it may, also after it was looked at.
     pub fn is_lent(&self) -> bool {
         self.0.lock().is_lent
     }
